@@ -1,0 +1,51 @@
+"""What a user gets for what is wrong on any machine: one screen, before anything is started."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+COMMAND = "python -m mfubench"
+
+
+class ConfigError(ValueError):
+    """A setting that is wrong on any machine: what was given, what was expected, and the override that would be right."""
+
+    def __init__(self, problem: str, *, given: str, expected: str, instead: str | None = None) -> None:
+        super().__init__(f"{problem} (given {given}; expected {expected})")
+        self.problem = problem
+        self.given = given
+        self.expected = expected
+        self.instead = instead
+
+    def screen(self, argv: Sequence[str]) -> str:
+        """The error for a terminal, with the command line `argv` put right."""
+        typed = next((a for a in argv if "=" in a and _key(a) == _key(self.given)), self.given)
+        lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
+        if self.instead is not None:
+            right = self.instead
+            if _value(right) == _value(self.given):  # another name for the same values, of which a sweep has several
+                right = f"{right.partition('=')[0]}={_value(typed)}"
+            kept = [a for a in argv if a != typed and not ("=" in a and _key(a) == _key(right))]
+            lines.append(f"  try       {COMMAND} {shlex.join([*kept, *shlex.split(right)])}")
+        return "\n".join(lines)
+
+
+class WrongCombination(ConfigError):
+    """Settings that are each right and don't go together; inside a sweep this is a row, not the end."""
+
+
+def nearest(given: str, valid: Iterable[str]) -> list[str]:
+    """The valid names most like the one given, best first; empty when none is like it."""
+    names = list(valid)
+    longer = sorted(name for name in names if given and name.startswith(given))
+    return list(dict.fromkeys([*longer, *get_close_matches(given, names, n=3, cutoff=0.5)]))[:3]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _value(override: str) -> str:
+    return override.partition("=")[2]

@@ -1,0 +1,99 @@
+"""Experiment in; ConfigError out for what is wrong on any machine. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from mfubench.config.errors import ConfigError, WrongCombination, nearest
+from mfubench.config.schema import Experiment
+
+PRECISIONS = ("auto", "bf16", "bf16_pure", "fp32")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
+WEIGHTS = ("random", "hub")
+TRACKING_MODES = ("auto", "online", "offline", "disabled")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def validate(experiment: Experiment) -> None:
+    """Raise ConfigError for a setting that can be right on no machine, WrongCombination for settings that exclude each other."""
+    for setting, value, least in (
+        ("batch_size", experiment.batch_size, 1),
+        ("sequence_length", experiment.sequence_length, 2),
+        ("gradient_accumulation_steps", experiment.gradient_accumulation_steps, 1),
+        ("seed", experiment.seed, 0),
+        ("parallelism.num_devices", experiment.parallelism.num_devices, 1),
+        ("measurement.warmup_steps", experiment.measurement.warmup_steps, 0),
+        ("measurement.steps", experiment.measurement.steps, 2),
+        ("measurement.minimum_steps", experiment.measurement.minimum_steps, 2),
+    ):
+        if value < least:
+            _reject(setting, value, f"a whole number, at least {least}", least)
+    _more_than_zero("measurement.timeout_s", experiment.measurement.timeout_s, 1800)
+    if experiment.hardware.peak_flops_per_second is not None:
+        _more_than_zero("hardware.peak_flops_per_second", experiment.hardware.peak_flops_per_second, 312e12)
+    _one_of("precision", experiment.precision, PRECISIONS)
+    _one_of("attention", experiment.attention, ATTENTIONS)
+    _one_of("model.weights", experiment.model.weights, WEIGHTS)
+    _one_of("tracking.mode", experiment.tracking.mode, TRACKING_MODES)
+    _one_of("hardware.device", experiment.hardware.device, DEVICES)
+    _validate_lora(experiment)
+    _validate_parallelism(experiment)
+    _validate_model(experiment)
+
+
+def _validate_lora(experiment: Experiment) -> None:
+    mode = experiment.mode
+    if mode.rank is not None and mode.rank < 1:
+        _reject("mode.rank", mode.rank, "a whole number, at least 1", 8)
+    if mode.alpha is not None:
+        _more_than_zero("mode.alpha", mode.alpha, 16)
+    if mode.dropout is not None and not 0 <= mode.dropout < 1:
+        _reject("mode.dropout", mode.dropout, "at least 0 and less than 1", 0.05)
+    if mode.target_modules is not None and not mode.target_modules:
+        _reject("mode.target_modules", "[]", "the names of linear layers", "[q_proj,v_proj]")
+
+
+def _validate_model(experiment: Experiment) -> None:
+    model = experiment.model
+    if model.weights == "hub" and model.hub_id is None:
+        raise WrongCombination(
+            f"the model {model.name} is not on the hub",
+            given="model.weights=hub",
+            expected="a model with a hub_id, or weights made at random",
+            instead="model.weights=random",
+        )
+    limit = model.architecture.get("max_position_embeddings")
+    if isinstance(limit, int) and experiment.sequence_length > limit:
+        raise WrongCombination(
+            f"{model.name} reads at most {limit} positions",
+            given=f"sequence_length={experiment.sequence_length}",
+            expected=f"2 to {limit}",
+            instead=f"sequence_length={limit}",
+        )
+
+
+def _validate_parallelism(experiment: Experiment) -> None:
+    parallelism = experiment.parallelism
+    if parallelism.num_devices > 1 and not parallelism.launcher:
+        raise WrongCombination(
+            f"parallelism={parallelism.name} runs on one device",
+            given=f"parallelism.num_devices={parallelism.num_devices}",
+            expected="1, or a parallelism that starts several ranks",
+            instead=f"parallelism=ddp parallelism.num_devices={parallelism.num_devices}",
+        )
+
+
+def _one_of(setting: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        _reject(setting, value, "one of " + ", ".join(valid), (nearest(value, valid) or [valid[0]])[0])
+
+
+def _more_than_zero(setting: str, value: float, example: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        _reject(setting, value, "a number greater than 0", f"{example:g}")
+
+
+def _reject(setting: str, value: object, expected: str, example: object) -> None:
+    raise ConfigError(
+        f"{setting} can't be {value}", given=f"{setting}={value}", expected=expected, instead=f"{setting}={example}"
+    )

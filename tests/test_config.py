@@ -1,0 +1,154 @@
+"""What the command line may say, and what it gets for what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mfubench.config import ConfigError, Experiment, WrongCombination
+from mfubench.config.compose import GROUPS, check_command_line, store_schema
+from mfubench.config.defaults import defaults
+from mfubench.config.validate import validate
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = [
+    (group, path.stem) for group in (*GROUPS, "experiment") for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
+]
+
+
+def refusal(*argv: str) -> ConfigError:
+    """What the command line `argv` is refused with."""
+    store_schema()
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(argv)
+    return caught.value
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_every_group_composes_and_is_valid(compose: Callable[..., Experiment], group: str, option: str) -> None:
+    experiment = compose(f"{group}={option}")
+    validate(experiment)
+    if group in GROUPS:
+        assert getattr(experiment, group).name == option
+
+
+def test_the_defaults_are_those_of_the_design(compose: Callable[..., Experiment]) -> None:
+    default, lora = compose(), compose("mode=lora")
+    options = {group: getattr(default, group).name for group in GROUPS}
+    assert options["framework"] == "hf_trainer"
+    assert options["model"] == "llama-tiny"
+    assert (options["mode"], options["parallelism"], options["gradient_checkpointing"]) == ("full", "single", "none")
+    assert (default.batch_size, default.sequence_length, default.gradient_accumulation_steps) == (2, 256, 1)
+    assert (default.precision, default.attention, default.optimizer) == ("auto", "sdpa", "adamw_torch_fused")
+    assert (default.liger_kernel, default.torch_compile) == (False, False)
+    assert (lora.mode.rank, lora.mode.alpha, lora.mode.dropout) == (8, 16, 0.05)
+    assert lora.mode.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("mode=lora")
+    said = defaults("lora")
+    assert said["batch_size"] == experiment.batch_size
+    assert said["mode.rank"] == experiment.mode.rank
+    assert defaults("full")["mode.rank"] is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "right"),
+    [
+        ("batchsize=4", "batch_size=4"),
+        ("mod=full", "mode=full"),
+        ("mode=ful", "mode=full"),
+        ("mode.rnk=4", "mode.rank=4"),
+        ("model=llama-3.1-8", "model=llama-3.1-8b"),
+        ("hardware=h100-sx", "hardware=h100-sxm"),
+        ("attention=sdp", "attention=sdpa"),
+        ("precision=fp16", "precision=bf16"),
+        ("framework=hf", "framework=hf_trainer"),
+        ("+gradient_accumulation=4", "gradient_accumulation_steps=4"),
+        ("framework.native.optim=sgd", "+framework.native.optim=sgd"),
+        ("batch_size=1,2", "-m batch_size=1,2"),
+    ],
+)
+def test_what_is_misspelled_names_what_is_meant(argument: str, right: str) -> None:
+    assert refusal(argument).screen([argument]).endswith(f"python -m mfubench {right}")
+
+
+def test_a_misspelled_key_in_a_sweep_keeps_all_its_values() -> None:
+    argv = ["-m", "batchsize=1,2", "mode=lora"]
+    assert refusal(*argv).screen(argv).endswith("python -m mfubench -m mode=lora batch_size=1,2")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["batch_size=0"],
+        ["batch_size=x"],
+        ["batch_size=1.5"],
+        ["batch_size"],
+        ["sequence_length=1"],
+        ["gradient_accumulation_steps=0"],
+        ["mode=lora", "mode.rank=0"],
+        ["mode=lora", "mode.dropout=1"],
+        ["mode=lora", "mode.target_modules=[]"],
+        ["measurement.steps=1"],
+        ["measurement.timeout_s=0"],
+        ["hardware.peak_flops_per_second=-1"],
+        ["-m", "batch_size=1,0"],
+        ["+nothing=1"],
+        ["~mode"],
+    ],
+)
+def test_what_is_wrong_on_any_machine_is_refused(argv: list[str]) -> None:
+    screen = refusal(*argv).screen(argv)
+    assert screen.startswith("mfubench: ")
+    assert "given" in screen and "expected" in screen
+    assert len(screen.splitlines()) <= 4
+
+
+def test_a_sequence_beyond_the_models_limit_is_refused_alone_and_left_to_its_row_in_a_sweep() -> None:
+    error = refusal("sequence_length=4096")
+    assert isinstance(error, WrongCombination)
+    assert error.instead == "sequence_length=2048"
+    check_command_line(["-m", "sequence_length=256,4096"])
+
+
+def test_several_devices_need_something_that_starts_them() -> None:
+    error = refusal("parallelism.num_devices=4")
+    assert error.instead == "parallelism=ddp parallelism.num_devices=4"
+
+
+def test_hub_weights_need_a_model_that_is_on_the_hub() -> None:
+    assert isinstance(refusal("model.weights=hub"), WrongCombination)
+
+
+def test_a_sweep_over_modes_may_set_what_only_one_of_them_has(compose: Callable[..., Experiment]) -> None:
+    check_command_line(["-m", "mode=full,lora", "mode.rank=4"])
+    assert compose("mode=lora", "mode.rank=4").mode.rank == 4
+
+
+def test_an_experiment_is_its_own_sweep() -> None:
+    study = yaml.safe_load((ROOT / "conf/experiment/checkpointing-cost.yaml").read_text())
+    assert study["hydra"]["mode"] == "MULTIRUN"
+    check_command_line(["experiment=checkpointing-cost"])
+    assert refusal("experiment=checkpointing-cost", "batch_size=1,0").problem == "batch_size can't be 0"
+
+
+def test_a_wrong_command_line_exits_with_2_prints_one_screen_and_leaves_no_folder(tmp_path: Path) -> None:
+    for argv in (["batchsize=4"], ["batch_size=0"], ["-m", "batch_size=1,0"], ["mode=lora", "mode.rank=0"]):
+        command = [sys.executable, "-m", "mfubench", *argv]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 4
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_the_composed_configuration_are_printed() -> None:
+    for flags, expected in ((["--help"], "gradient_checkpointing"), (["--cfg", "job"], "batch_size: 2")):
+        done = subprocess.run([sys.executable, "-m", "mfubench", *flags], capture_output=True, text=True, check=True)
+        assert expected in done.stdout
