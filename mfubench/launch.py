@@ -1,0 +1,208 @@
+"""Plan → Outcome: starts the framework, watches it once a second, leaves no process behind. The only subprocesses.
+
+The framework runs in a session of its own with its output in a file. It is ended by SIGTERM, a grace period, then SIGKILL
+to every descendant: launchers put their ranks into sessions of their own, so a signal to the group would miss them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from mfubench.paths import PROBE_SITE
+from mfubench.plan import Plan
+
+GRACE_S = 10.0
+LOOK_EVERY_S = 1.0
+LOG_TAIL_LINES = 20
+LOG_TAIL_BYTES = 64 * 1024
+RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run, so that a stray one is recognised
+PR_SET_CHILD_SUBREAPER = 36
+# A child would attach to our W&B service, and its settings are not the run's; a framework must not track beside us.
+NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
+OUT_OF_MEMORY = re.compile(
+    r"CUDA out of memory|torch\.OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|DefaultCPUAllocator: can't allocate memory|HIP out of memory|MemoryError"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the framework's processes ended."""
+
+    ended: str  # itself | stopped (by us: enough was recorded) | timeout | interrupted (by the user) | not_installed
+    returncode: int | None
+    wall_s: float
+    log_tail: tuple[str, ...]
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the last lines of the log say so."""
+        return any(OUT_OF_MEMORY.search(line) for line in self.log_tail)
+
+
+def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
+    """Write the plan's files, start its command and wait for its end, or end it: when `enough()`, asked once a second,
+    says so; at the timeout; at Ctrl-C (a second Ctrl-C skips the grace)."""
+    plan.records.mkdir(parents=True)
+    plan.scratch.mkdir(parents=True)
+    plan.config_path.write_text(plan.config_text)
+    started = time.monotonic()
+    tag = uuid.uuid4().hex
+    with open(plan.log, "wb") as log, _terminated_like_interrupted():
+        try:
+            process = subprocess.Popen(
+                plan.command,
+                env=_environment(plan, tag),
+                cwd=plan.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            return Outcome("not_installed", None, 0.0, (str(error),))
+        try:
+            ended = _watch(process, enough, started + plan.timeout_s)
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        finally:
+            _end(process, tag)
+    return Outcome(ended, process.returncode, time.monotonic() - started, log_tail(plan.log))
+
+
+def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
+    """Run short helper programs at the same time and return what each printed; RuntimeError if one fails."""
+    children = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+    deadline = time.monotonic() + timeout_s
+    outputs = []
+    try:
+        for child in children:
+            output, errors = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
+            if child.returncode != 0:
+                raise RuntimeError(f"{child.args!r} ended with {child.returncode}: {errors.strip()[-2000:]}")
+            outputs.append(output)
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    return outputs
+
+
+def commit_of(root: Path) -> str | None:
+    """The commit of a checkout, with -dirty where it has changes; None where there is no checkout or no git."""
+    try:
+        return run_together([["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]], {}, 10)[
+            0
+        ].strip()
+    except (OSError, RuntimeError, subprocess.TimeoutExpired):
+        return None
+
+
+def log_tail(log: Path) -> tuple[str, ...]:
+    """The last lines of the framework's output."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return tuple(line.rstrip() for line in lines if line.strip())[-LOG_TAIL_LINES:]
+
+
+def _environment(plan: Plan, tag: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
+    path = os.pathsep.join([str(PROBE_SITE), *filter(None, [inherited.get("PYTHONPATH")])])
+    ours = {"PYTHONPATH": path, "MFUBENCH_RECORDS": str(plan.records), RUN_TAG: tag, "WANDB_MODE": "disabled"}
+    return {**inherited, **plan.environment, **ours}
+
+
+def _watch(process: subprocess.Popen[bytes], enough: Callable[[], bool], deadline: float) -> str:
+    """Wait until the process ends or is to be ended. A thread blocks in wait(): Popen.wait(timeout) would poll."""
+    waiter = threading.Thread(target=process.wait, daemon=True)
+    waiter.start()
+    while True:
+        waiter.join(LOOK_EVERY_S)
+        if not waiter.is_alive():
+            return "itself"
+        if enough():
+            return "stopped"
+        if time.monotonic() > deadline:
+            return "timeout"
+
+
+def _end(process: subprocess.Popen[bytes], tag: str) -> None:
+    """No process of this run is left when this returns; a Ctrl-C meanwhile skips what is left of the grace."""
+    family = _family(process.pid, tag)
+    try:
+        if process.poll() is None:
+            process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=GRACE_S)
+    except KeyboardInterrupt:
+        alive = family
+    for attempt in range(3):  # a dying launcher may still have started a rank
+        for survivor in {*alive, *_family(process.pid, tag)}:
+            with suppress(psutil.Error):  # it is gone already
+                survivor.kill()
+        _, alive = psutil.wait_procs(alive, timeout=GRACE_S if attempt else 1.0)
+        if not alive and not _family(process.pid, tag):
+            break
+    process.wait()
+
+
+def _family(pid: int, tag: str) -> list[psutil.Process]:
+    """The process, its descendants, and whatever else carries the run's tag (orphans in sessions of their own)."""
+    found: set[psutil.Process] = set()
+    with suppress(psutil.Error):  # it is gone already
+        leader = psutil.Process(pid)
+        found |= {leader, *leader.children(recursive=True)}
+    for other in psutil.process_iter():
+        with suppress(psutil.Error):  # it is gone already
+            if other.environ().get(RUN_TAG) == tag:
+                found.add(other)
+    return [p for p in found if p.is_running() and not _is_zombie(p)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return True
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP to mfubench end the run as Ctrl-C does, and orphans of the run come home to be ended."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

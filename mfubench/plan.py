@@ -1,0 +1,147 @@
+"""Experiment + Workload → Plan: the argv, the environment, the native config, how many steps, how long at most. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mfubench import support
+from mfubench.config import Experiment
+from mfubench.workload import Workload
+
+EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the framework is not already closing down then
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with what a run is started."""
+
+    folder: Path  # the run folder, absolute
+    launchers: Path
+    root: Path  # a framework's relative interpreter is looked up from here
+    python: str  # mfubench's own interpreter
+    device: str  # cpu | cuda
+    precision: str  # resolved: bf16 | bf16_pure | fp32
+    threads_per_rank: int  # on a CPU; on a GPU it is left to the framework
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that starting the framework takes, and what the run must show for it."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]  # laid over the parent's
+    config_path: Path  # the native config
+    config_text: str
+    folder: Path
+    num_ranks: int
+    max_steps: int  # optimizer steps asked of the framework
+    periods: int  # step periods needed on every rank: warm-up and measured
+    timeout_s: float
+
+    @property
+    def records(self) -> Path:
+        """Where the probe writes."""
+        return self.folder / "records"
+
+    @property
+    def log(self) -> Path:
+        """Where the framework's output goes."""
+        return self.folder / "framework.log"
+
+    @property
+    def scratch(self) -> Path:
+        """What the framework may write and nobody keeps."""
+        return self.folder / "scratch"
+
+
+def max_steps(experiment: Experiment) -> int:
+    """Optimizer steps to ask of the framework, so that all measured step periods lie well inside its training."""
+    return experiment.measurement.warmup_steps + experiment.measurement.steps + EXTRA_STEPS
+
+
+def num_samples(experiment: Experiment) -> int:
+    """Sequences that the framework reads in all its steps, on all devices."""
+    per_step = experiment.batch_size * experiment.gradient_accumulation_steps * experiment.parallelism.num_devices
+    return max_steps(experiment) * per_step
+
+
+def threads_per_rank(cores: int, num_ranks: int) -> int:
+    """Threads of each rank on a CPU: the cores shared out."""
+    return max(1, cores // num_ranks)
+
+
+def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
+    """The plan of a run. Raises support.Unsupported where the framework's YAML has no branch for a value, ValueError
+    where its YAML interpolates something that isn't there."""
+    framework = experiment.framework
+    python = place.python if framework.python is None else str(place.root / framework.python)
+    config_path = place.folder / framework.config_file
+    plan_steps = max_steps(experiment)
+    known = {f: getattr(experiment, f) for f in support.SCALARS}
+    known |= {"mode": asdict(experiment.mode), "parallelism": asdict(experiment.parallelism)}
+    known |= {"model": asdict(experiment.model), "workload": asdict(workload), "precision": place.precision}
+    known["run"] = {
+        "python": python,
+        "launchers": str(place.launchers),
+        "config_path": str(config_path),
+        "scratch": str(place.folder / "scratch"),
+        "max_steps": plan_steps,
+        "device": place.device,
+        "offline": str(int(experiment.model.weights == "random")),
+    }
+    values = support.values_of(experiment, place.device, place.precision)
+    native = _drop_nulls(_resolve(framework.name, support.layers(framework, values), known))
+    command = _resolve(framework.name, [{"command": framework.command}], known)["command"]
+    environment = _resolve(framework.name, [framework.environment], known)
+    threads = {"OMP_NUM_THREADS": str(place.threads_per_rank)} if place.device == "cpu" else {}
+    return Plan(
+        command=tuple(_spliced(command)),
+        environment=threads | {key: str(value) for key, value in environment.items()},
+        config_path=config_path,
+        config_text=_text(native, config_path.suffix),
+        folder=place.folder,
+        num_ranks=experiment.parallelism.num_devices,
+        max_steps=plan_steps,
+        periods=experiment.measurement.warmup_steps + experiment.measurement.steps,
+        timeout_s=experiment.measurement.timeout_s,
+    )
+
+
+def _resolve(name: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers merged (lists replaced), with every ${...} filled in from what is known."""
+    merged = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
+    root = OmegaConf.create({**known, "it": merged})
+    try:
+        resolved = OmegaConf.to_container(root.it, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(
+            f"conf/framework/{name}.yaml: {str(error).splitlines()[0]}; there is {', '.join(known)}"
+        ) from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _spliced(command: list[Any]) -> list[str]:
+    """argv; an element that is a list stands for its elements."""
+    return [str(part) for item in command for part in (item if isinstance(item, list) else [item])]
+
+
+def _drop_nulls(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _drop_nulls(value) for key, value in tree.items() if value is not None}
+    return tree
+
+
+def _text(native: Mapping[str, Any], suffix: str) -> str:
+    if suffix == ".json":
+        return json.dumps(native, indent=2) + "\n"
+    assert suffix in (".yaml", ".yml"), f"a native config that ends in {suffix} can't be written yet"
+    return yaml.safe_dump(dict(native), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,125 @@
+"""Framework YAML + the values asked for → the layers of its native config, or the reason why it can't do that. Pure.
+
+The keys under a framework's `when`, less its `unsupported`, are its support matrix. A setting that is neither under `when`
+nor interpolated can only have its default: no switch is silently ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mfubench.config import Experiment, Framework, Mode, Parallelism
+from mfubench.hardware import Machine
+
+# What a framework must obey. The other groups are mfubench's own (hardware, measurement, tracking) or reach the
+# framework as the workload's files (model, data).
+SCALARS = (
+    "batch_size",
+    "sequence_length",
+    "gradient_accumulation_steps",
+    "precision",
+    "attention",
+    "liger_kernel",
+    "torch_compile",
+    "optimizer",
+    "seed",
+)
+OPTIONS = ("mode", "parallelism", "gradient_checkpointing", "data")
+MODE_SETTINGS = ("mode.rank", "mode.alpha", "mode.dropout", "mode.target_modules")
+INTERPOLATION = re.compile(r"\$\{([a-z_.]+)\}")
+
+Values = Mapping[str, Any]
+
+
+class Unsupported(Exception):
+    """This framework, or this machine, can't do what was asked; `str()` is the reason."""
+
+
+def values_of(experiment: Experiment, device: str, precision: str) -> dict[str, Any]:
+    """What `when` and `unsupported` are matched against: options by name, settings, the device, the resolved precision."""
+    values: dict[str, Any] = {name: getattr(experiment, name).name for name in OPTIONS}
+    values |= {name: getattr(experiment, name) for name in SCALARS}
+    return values | {"precision": precision, "device": device, "weights": experiment.model.weights}
+
+
+def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:
+    """`base`, the branches of `when` that the values choose, in order, then the user's `native`; Unsupported if one lacks."""
+    return [framework.base, *_branches(framework.name, framework.when, values), framework.native]
+
+
+def mapped_settings(framework: Framework, values: Values) -> set[str]:
+    """The settings that reach this framework: those under `when`, and those interpolated in what the values choose."""
+    chosen = [framework.command, framework.environment, *layers(framework, values)]
+    return set(_interpolated(chosen)) | set(framework.when)
+
+
+def check(experiment: Experiment, values: Values, defaults: Values) -> None:
+    """Raise Unsupported where the framework can't do what is asked. `defaults`: setting → its value when nothing is said."""
+    framework = experiment.framework
+    for rule in framework.unsupported:
+        conditions = {key: wanted for key, wanted in rule.items() if key != "because"}
+        if all(_matches(values[key], wanted) for key, wanted in conditions.items()):
+            what = ", ".join(f"{key}={_text(values[key])}" for key in conditions)
+            raise Unsupported(f"{framework.name} with {what}: {rule['because']}")
+    mapped = mapped_settings(framework, values)
+    asked = {name: getattr(experiment, name) for name in SCALARS}
+    asked |= {name: getattr(experiment.mode, name.partition(".")[2]) for name in MODE_SETTINGS}
+    for setting, value in asked.items():
+        applies = defaults[setting] is not None
+        if applies and setting not in mapped and value != defaults[setting]:
+            raise Unsupported(
+                f"{framework.name} has no way to set {setting}={_text(value)}; it runs with {_text(defaults[setting])}"
+            )
+
+
+def check_devices(parallelism: Parallelism, machine: Machine) -> None:
+    """Raise Unsupported when the machine has fewer devices than are asked for."""
+    if parallelism.num_devices > machine.num_devices:
+        have = (
+            f"{machine.num_devices} core(s) for ranks" if machine.device == "cpu" else f"{machine.num_devices} GPU(s)"
+        )
+        raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}")
+
+
+def inapplicable(mode: Mode, defaults: Values) -> Iterator[tuple[str, str]]:
+    """The settings that were given to a mode which doesn't have them, with their values (a sweep over modes does so)."""
+    for name in MODE_SETTINGS:
+        value = getattr(mode, name.partition(".")[2])
+        if defaults[name] is None and value is not None:
+            yield name, _text(value)
+
+
+def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[dict[str, Any]]:
+    for setting, branches in when.items():
+        assert setting in values, f"{name}: `when` names {setting!r}, which is no setting"
+        chosen = [content for value, content in branches.items() if _text(value) == _text(values[setting])]
+        if not chosen:
+            known = ", ".join(_text(value) for value in branches)
+            raise Unsupported(f"{name} does not support {setting}={_text(values[setting])}; it supports {known}")
+        content = dict(chosen[0] or {})
+        nested = content.pop("when", {})
+        yield content
+        yield from _branches(name, nested, values)
+
+
+def _matches(value: object, wanted: object) -> bool:
+    return _text(value) in ([_text(w) for w in wanted] if isinstance(wanted, list) else [_text(wanted)])
+
+
+def _text(value: object) -> str:
+    """A value as it is written in a YAML key or on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _interpolated(tree: object) -> Iterator[str]:
+    """Every name that is interpolated anywhere in a tree of mappings, lists and strings."""
+    if isinstance(tree, str):
+        yield from INTERPOLATION.findall(tree)
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _interpolated(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _interpolated(value)

@@ -1,0 +1,98 @@
+"""The plan: argv, environment and native config, worked out from an Experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mfubench import plan, support
+from mfubench.config import Experiment
+from mfubench.workload import Workload
+
+WORKLOAD = Workload("/w/model", "/w/tokenizer", "/w/messages.jsonl", "/w/alpaca.jsonl", 74, None)
+PLACE = plan.Place(Path("/runs/1"), Path("/p/launchers"), Path("/p"), "/usr/bin/python3", "cpu", "fp32", 2)
+
+
+def native(planned: plan.Plan) -> dict[str, object]:
+    """The native config as the framework reads it."""
+    return dict(yaml.safe_load(planned.config_text))
+
+
+def test_the_default_plan_starts_the_launcher_with_its_config(compose: Callable[..., Experiment]) -> None:
+    experiment = compose()
+    planned = plan.make(experiment, WORKLOAD, PLACE)
+    assert planned.command == ("/usr/bin/python3", "/p/launchers/hf_trainer/train.py", "/runs/1/hf_trainer.yaml")
+    assert planned.environment["OMP_NUM_THREADS"] == "2"
+    assert planned.environment["HF_HUB_OFFLINE"] == "1"
+    assert native(planned)["per_device_train_batch_size"] == 2
+    assert native(planned)["train_file"] == "/w/messages.jsonl"
+    assert "lora_r" not in native(planned) and "revision" not in native(planned)  # nulls are dropped
+
+
+def test_two_steps_more_than_measured_are_asked_of_the_framework(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("measurement.steps=30", "measurement.warmup_steps=5")
+    planned = plan.make(experiment, WORKLOAD, PLACE)
+    assert (planned.periods, planned.max_steps) == (35, 37)
+    assert native(planned)["max_steps"] == 37
+
+
+def test_the_samples_are_enough_for_all_steps_on_all_devices(compose: Callable[..., Experiment]) -> None:
+    overrides = ("batch_size=3", "gradient_accumulation_steps=4", "parallelism=ddp", "parallelism.num_devices=2")
+    experiment = compose("measurement.steps=10", "measurement.warmup_steps=2", *overrides)
+    assert plan.num_samples(experiment) == (10 + 2 + 2) * 3 * 4 * 2
+
+
+def test_a_list_in_the_command_is_spliced(compose: Callable[..., Experiment]) -> None:
+    planned = plan.make(compose("parallelism=ddp", "parallelism.num_devices=2"), WORKLOAD, PLACE)
+    assert planned.command[1:5] == ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    assert planned.num_ranks == 2
+
+
+def test_the_settings_reach_the_native_config(compose: Callable[..., Experiment]) -> None:
+    overrides = ("mode=lora", "mode.rank=4", "batch_size=8", "gradient_checkpointing=reentrant", "seed=3")
+    config = native(plan.make(compose(*overrides), WORKLOAD, PLACE))
+    assert (config["lora_r"], config["per_device_train_batch_size"], config["seed"]) == (4, 8, 3)
+    assert config["gradient_checkpointing_kwargs"] == {"use_reentrant": True}
+
+
+def test_the_users_native_keys_win_and_a_null_removes_one(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("+framework.native.optim=adafactor", "+framework.native.max_grad_norm=null")
+    config = native(plan.make(experiment, WORKLOAD, PLACE))
+    assert config["optim"] == "adafactor"
+    assert "max_grad_norm" not in config
+
+
+def test_a_framework_with_its_own_interpreter_is_started_with_it(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("framework.python=launchers/x/.venv/bin/python")
+    assert plan.make(experiment, WORKLOAD, PLACE).command[0] == "/p/launchers/x/.venv/bin/python"
+
+
+def test_weights_from_the_hub_let_the_framework_online(compose: Callable[..., Experiment]) -> None:
+    planned = plan.make(compose("model=llama-3.1-8b", "model.weights=hub"), WORKLOAD, PLACE)
+    assert planned.environment["HF_HUB_OFFLINE"] == "0"
+
+
+def test_a_yaml_that_interpolates_what_is_not_there_says_so(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("+framework.native.x='${workload.modelpath}'")
+    with pytest.raises(ValueError, match=r"conf/framework/hf_trainer.yaml: .*modelpath"):
+        plan.make(experiment, WORKLOAD, PLACE)
+
+
+def test_a_json_config_is_written_as_json(compose: Callable[..., Experiment]) -> None:
+    planned = plan.make(compose("framework.config_file=native.json"), WORKLOAD, PLACE)
+    assert planned.config_text.startswith("{")
+    assert native(planned)["max_length"] == 256  # JSON is YAML
+
+
+@pytest.mark.parametrize(("cores", "ranks", "threads"), [(2, 1, 2), (2, 2, 1), (16, 4, 4), (2, 4, 1)])
+def test_the_cores_are_shared_out_among_the_ranks(cores: int, ranks: int, threads: int) -> None:
+    assert plan.threads_per_rank(cores, ranks) == threads
+
+
+def test_a_value_without_a_branch_is_unsupported(compose: Callable[..., Experiment]) -> None:
+    with pytest.raises(support.Unsupported, match="optimizer=lion"):
+        plan.make(replace(compose(), optimizer="lion"), WORKLOAD, PLACE)
