@@ -1,0 +1,87 @@
+"""Result ↔ result.json, the only source of truth for everything downstream. Written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+FILE_NAME = "result.json"
+
+
+class UnreadableResult(ValueError):
+    """A file named result.json that is torn, foreign, or of another schema version."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: what was asked, what really ran, what it measured, and where every figure comes from.
+
+    The mappings hold JSON values. Only a run whose status is `ok` has a `measurement`; the figures of others, where there
+    are any, stand under `withheld`.
+    """
+
+    name: str  # framework-model-mode-parallelism-checkpointing-bs
+    status: str
+    reason: str | None  # why it isn't ok
+    stopped_by: str | None  # mfubench (enough was recorded) | user | None: the framework ended by itself
+    group: str | None  # the sweep
+    started_at: str  # ISO 8601, UTC
+    settings: Mapping[str, Any]  # the experiment, resolved
+    hardware: Mapping[str, Any] | None  # device, count, peak, where the peak is from
+    flops: Mapping[str, Any] | None  # per optimizer step and device
+    work: Mapping[str, Any] | None  # what the probe saw on the measured rank
+    differences: Sequence[Mapping[str, str]]  # what was asked and not seen
+    measurement: Mapping[str, Any] | None
+    withheld: Mapping[str, Any] | None
+    step_times_s: Mapping[str, Sequence[float]]  # by rank, warm-up included
+    warnings: Sequence[str]
+    conventions: Mapping[str, str]  # what each figure means
+    plan: Mapping[str, Any] | None  # command, environment, native config
+    outcome: Mapping[str, Any] | None  # how the processes ended, the log's last lines
+    provenance: Mapping[str, Any]  # versions, platform, commit
+    schema_version: int = SCHEMA_VERSION
+
+
+def write(result: Result, folder: Path) -> Path:
+    """result.json in the folder: a temporary file, fsync, rename."""
+    text = json.dumps(asdict(result), indent=1, allow_nan=False)
+    path = folder / FILE_NAME
+    temporary = folder / f".{FILE_NAME}.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def read(path: Path) -> Result:
+    """The result in a file; UnreadableResult says what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableResult(f"{path} can't be read: {error}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UnreadableResult(f"{path} has schema_version {version!r}; this mfubench reads {SCHEMA_VERSION}")
+    names = {field.name for field in fields(Result)}
+    if names != content.keys():
+        odd = ", ".join(sorted(names ^ content.keys()))
+        raise UnreadableResult(f"{path} is not a result of mfubench: {odd} missing or unknown")
+    return Result(**content)
+
+
+def find(folders: Iterable[Path]) -> Iterator[Path]:
+    """Every result.json in or below the folders, in the order of their runs."""
+    for folder in folders:
+        yield from sorted(folder.rglob(FILE_NAME), key=_in_run_order) if folder.is_dir() else [folder]
+
+
+def _in_run_order(path: Path) -> list[tuple[int, str]]:
+    """Job 10 of a sweep comes after job 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]

@@ -1,0 +1,135 @@
+"""Results → what people read in a terminal: one row per run, what all share folded into a header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mfubench.report.result import Result
+
+# Figure → its heading over a column, in two lines.
+HEADINGS = {
+    "step time": "step\ntime",
+    "tokens/s/device": "tokens/s\nper device",
+    "TFLOP/s": "model\nTFLOP/s",
+    "MFU": "\nMFU",
+    "MFU causal": "MFU\ncausal",
+    "HFU": "\nHFU",
+    "HFU causal": "HFU\ncausal",
+    "memory": "peak\nmemory",
+}
+LEGEND = (
+    "MFU: the FLOPs that training needs (no recomputation, attention over the full square) / (step time × peak). "
+    "HFU: those that are executed, recomputation included. Causal: without attention's masked half. "
+    "±: 95 % interval of the mean."
+)
+LEAST_WIDTH = 130  # of a table: folded rows are harder to read than long ones
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """Print the table of the results: what they share above it, reasons, warnings and the legend below."""
+    settings = [_settings(result) for result in results]
+    varying = [key for key in settings[0] if len({own[key] for own in settings}) > 1]
+    console.print(" · ".join(f"{k} {v}" for k, v in settings[0].items() if v and k not in varying), highlight=False)
+    for line in _devices(results):
+        console.print(line, highlight=False)
+    console.print()
+    table = _one(results[0]) if len(results) == 1 else _many(results, settings, varying)
+    console.print(table, width=max(console.width, LEAST_WIDTH), crop=False, no_wrap=True)
+    console.print()
+    for result in results:
+        if result.reason:
+            console.print(f"{result.name}: {result.status}: {result.reason}", style="red", markup=False)
+        for warning in result.warnings:
+            console.print(f"{result.name}: {warning}", style="yellow", markup=False)
+    if any(result.measurement for result in results):
+        console.print(LEGEND, style="dim", highlight=False)
+
+
+def _many(results: Sequence[Result], settings: Sequence[Mapping[str, str]], varying: Sequence[str]) -> Table:
+    """A row per run: the settings that differ, the status, the figures."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in [*varying, "status"]:
+        table.add_column(f"\n{key}", no_wrap=True)
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result, own in zip(results, settings, strict=True):
+        figures = _figures(result)
+        cells = [figures.get(name, "–") for name in HEADINGS]
+        table.add_row(*(Text(own[key]) for key in varying), _status(result), *map(Text, cells))
+    return table
+
+
+def _one(result: Result) -> Table:
+    """A row per figure."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("status", _status(result))
+    for name, cell in _figures(result).items():
+        table.add_row(name, Text(cell))
+    return table
+
+
+def _status(result: Result) -> Text:
+    return Text(result.status, style="green" if result.status == "ok" else "red")
+
+
+def _settings(result: Result) -> dict[str, str]:
+    """The run's settings by the names under which they are set, in words."""
+    asked: Mapping[str, Any] = result.settings
+    devices = asked["parallelism"]["num_devices"]
+    return {
+        "framework": asked["framework"]["name"],
+        "model": asked["model"]["name"],
+        "mode": asked["mode"]["name"],
+        "rank": str(asked["mode"]["rank"] or ""),
+        "parallelism": asked["parallelism"]["name"] + (f" ×{devices}" if devices > 1 else ""),
+        "checkpointing": asked["gradient_checkpointing"]["name"],
+        "batch": str(asked["batch_size"]),
+        "sequence": str(asked["sequence_length"]),
+        "accumulation": str(asked["gradient_accumulation_steps"]),
+        "precision": (result.hardware or {}).get("precision") or asked["precision"],
+        "attention": asked["attention"],
+        "liger": _on_off(asked["liger_kernel"]),
+        "compile": _on_off(asked["torch_compile"]),
+        "optimizer": asked["optimizer"],
+        "seed": str(asked["seed"]),
+    }
+
+
+def _on_off(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _figures(result: Result) -> dict[str, str]:
+    """The run's figures in words; empty for a run that is not ok."""
+    m = result.measurement
+    if m is None:
+        return {}
+    low, high = m["ci95"]["step_time_s"]
+    memory = m["peak_memory_bytes"]
+    cells = {
+        "step time": f"{_seconds(m['step_time_s'])} ±{(high - low) / 2 / m['step_time_s']:.1%}",
+        "tokens/s/device": f"{m['tokens_per_second_per_device']:,.0f}",
+        "TFLOP/s": f"{m['model_tflops_per_second_per_device']:.3g}",
+    }
+    cells |= {name: f"{m[name.lower().replace(' ', '_')]:.1%}" for name in ("MFU", "MFU causal", "HFU", "HFU causal")}
+    return cells | {"memory": f"{memory / 2**30:.2f} GiB" if memory else "–"}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.4g} s" if value >= 1 else f"{value * 1e3:.4g} ms"
+
+
+def _devices(results: Sequence[Result]) -> list[str]:
+    """The devices, and the peaks that the results are relative to."""
+    return sorted(
+        {
+            f"{h['device_name']}: peak {h['peak_flops_per_second'] / 1e12:.4g} TFLOP/s in {h['peak_dtype']}, {h['peak_source']}"
+            for h in (result.hardware for result in results)
+            if h and h.get("peak_flops_per_second")
+        }
+    )

@@ -1,0 +1,148 @@
+"""Results on disk and in the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mfubench.config import Experiment
+from mfubench.report import SCHEMA_VERSION, Result, UnreadableResult, find, read, write
+from mfubench.report.table import show
+
+MEASUREMENT = {
+    "step_time_s": 0.2,
+    "ci95": {"step_time_s": [0.19, 0.21]},
+    "tokens_per_second_per_device": 2560.0,
+    "model_tflops_per_second_per_device": 0.0512,
+    "mfu": 0.4,
+    "mfu_causal": 0.38,
+    "hfu": 0.42,
+    "hfu_causal": 0.39,
+    "peak_memory_bytes": 3 * 2**29,
+}
+
+
+@pytest.fixture
+def result(compose: Callable[..., Experiment]) -> Callable[..., Result]:
+    def made(*overrides: str, **changes: object) -> Result:
+        ok = Result(
+            name="a-run",
+            status="ok",
+            reason=None,
+            stopped_by=None,
+            group=None,
+            started_at="2026-01-01T00:00:00+00:00",
+            settings=asdict(compose(*overrides)),
+            hardware={
+                "device_name": "A chip",
+                "precision": "fp32",
+                "peak_flops_per_second": 0.128e12,
+                "peak_dtype": "fp32",
+                "peak_source": "measured",
+            },
+            flops=None,
+            work=None,
+            differences=[],
+            measurement=MEASUREMENT,
+            withheld=None,
+            step_times_s={"0": [0.2, 0.2]},
+            warnings=[],
+            conventions={},
+            plan=None,
+            outcome=None,
+            provenance={},
+        )
+        return replace(ok, **changes)  # type: ignore[arg-type]
+
+    return made
+
+
+def text_of(results: list[Result], width: int = 160) -> str:
+    file = io.StringIO()
+    show(results, Console(width=width, file=file))
+    return file.getvalue()
+
+
+def test_a_result_is_read_back_as_it_was_written(result: Callable[..., Result], tmp_path: Path) -> None:
+    written = result(warnings=["é ×"])
+    path = write(written, tmp_path)
+    assert asdict(read(path)) == json.loads(json.dumps(asdict(written)))  # JSON's keys are strings
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    assert json.loads(path.read_text())["schema_version"] == SCHEMA_VERSION
+
+
+def test_a_figure_that_is_not_a_number_is_never_written(result: Callable[..., Result], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(result(measurement=MEASUREMENT | {"mfu": float("nan")}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1, "x": 2}'])
+def test_a_torn_or_foreign_file_is_told_from_a_result(tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UnreadableResult, match=r"result\.json"):
+        read(tmp_path / "result.json")
+
+
+def test_the_jobs_of_a_sweep_come_in_their_order(result: Callable[..., Result], tmp_path: Path) -> None:
+    for job in ("10", "9", "0"):
+        (tmp_path / job).mkdir()
+        write(result(), tmp_path / job)
+    assert [path.parent.name for path in find([tmp_path])] == ["0", "9", "10"]
+
+
+def test_what_all_runs_share_stands_above_and_what_differs_is_a_column(result: Callable[..., Result]) -> None:
+    lines = text_of([result("batch_size=1"), result("batch_size=4", "mode=lora")]).splitlines()
+    assert "framework hf_trainer" in lines[0] and "model llama-tiny" in lines[0]
+    assert "batch " not in lines[0]
+    header = next(line for line in lines if line.startswith("mode"))
+    assert header.split()[:4] == ["mode", "rank", "batch", "status"]
+    assert sum("200 ms" in line for line in lines) == 2
+
+
+def test_figures_are_printed_with_their_interval_and_in_percent(result: Callable[..., Result]) -> None:
+    text = text_of([result()])
+    for cell in ("200 ms ±5.0%", "2,560", "0.0512", "40.0%", "38.0%", "42.0%", "39.0%", "1.50 GiB"):
+        assert cell in text
+    assert "A chip: peak 0.128 TFLOP/s in fp32, measured" in text
+
+
+def test_a_run_that_is_not_ok_shows_its_reason_and_no_figures(result: Callable[..., Result]) -> None:
+    bad = result(name="b-run", status="failed", reason="exit status 1", measurement=None, withheld=MEASUREMENT)
+    text = text_of([result("batch_size=1"), bad])
+    row = next(line for line in text.splitlines() if "failed" in line)
+    assert "%" not in row
+    assert "b-run: failed: exit status 1" in text
+
+
+def test_the_command_prints_all_results_and_says_which_are_unreadable(
+    result: Callable[..., Result], tmp_path: Path
+) -> None:
+    for job, batch_size in (("0", 1), ("1", 2)):
+        (tmp_path / job).mkdir()
+        write(result(f"batch_size={batch_size}"), tmp_path / job)
+    command = [sys.executable, "-m", "mfubench.report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.count("200 ms") == 2
+    (tmp_path / "1" / "result.json").write_text("{")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stdout.count("200 ms") == 1
+    assert "can't be read" in done.stderr
+
+
+@pytest.mark.parametrize("folder", ["nothing-here", "."])
+def test_a_folder_without_results_is_said(tmp_path: Path, folder: str) -> None:
+    command = [sys.executable, "-m", "mfubench.report", folder]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mfubench.report: ") and "Traceback" not in done.stderr
