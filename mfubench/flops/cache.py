@@ -1,0 +1,83 @@
+"""Counts kept on disk. In: what is counted, and a folder. Out: the FlopCount, without importing torch when it is known.
+
+One JSON file per content key: the arguments, the versions of the libraries whose code is traced, and this package's own
+source, so that no count outlives what made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mfubench.config import Mode
+from mfubench.flops.count import FlopCount, count
+
+TRACED = ("torch", "transformers", "peft")
+
+
+def cached_count(
+    architecture: Mapping[str, Any],
+    mode: Mode,
+    *,
+    recomputation: str,
+    attention: str,
+    batch_size: int,
+    sequence_length: int,
+    folder: Path,
+) -> FlopCount:
+    """`count` of the same arguments, from `folder` when it is there, else counted and written there.
+
+    Raises ValueError as `count` does; nothing is written then.
+    """
+    key = {
+        "architecture": dict(architecture),
+        "mode": asdict(mode),
+        "recomputation": recomputation,
+        "attention": attention,
+        "batch_size": batch_size,
+        "sequence_length": sequence_length,
+        "versions": {library: version(library) for library in TRACED},
+        "source": _source_hash(),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    file = folder / f"{digest[:32]}.json"
+    if file.is_file():
+        return FlopCount(**json.loads(file.read_text(encoding="utf-8"))["count"])
+    counted = count(
+        architecture,
+        mode,
+        recomputation=recomputation,
+        attention=attention,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+    )
+    _write(file, json.dumps({"key": key, "count": asdict(counted)}, indent=1))
+    return counted
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _write(file: Path, text: str) -> None:
+    """Write `file` whole or not at all; another process may be writing the same one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, suffix=".tmp", delete=False) as temporary:
+        try:
+            temporary.write(text)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            os.replace(temporary.name, file)
+        except BaseException:
+            os.unlink(temporary.name)
+            raise

@@ -1,0 +1,119 @@
+"""One forward and backward pass on the meta device. In: a twin and a shape. Out: a Trace of every product in it.
+
+A micro-batch on the meta device runs the model's own Python code and autograd, so that what is recomputed and which
+gradients are needed is found, not assumed; nothing is computed, and no memory is used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from mfubench.flops.attention import AttentionCall, recording_attention
+
+RECORDING = "mfubench_recording"  # a name with "flash" in it would make transformers look for a kernel on the hub
+HARMLESS = frozenset(  # move or normalise several tensors, multiply no matrices
+    {
+        "aten::cat",
+        "aten::copy_",
+        "aten::stack",
+        "aten::index_put",
+        "aten::index_put_",
+        "aten::scatter",
+        "aten::scatter_add",
+        "aten::_softmax_backward_data",
+        "aten::_log_softmax_backward_data",
+        "aten::native_layer_norm",
+        "aten::native_layer_norm_backward",
+        "aten::_fused_rms_norm",
+        "aten::_fused_rms_norm_backward",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one micro-batch does: FLOPs of plain products, attention calls and operators without a formula, by count."""
+
+    matmul_flops: int
+    attention_calls: Mapping[AttentionCall, int]
+    uncounted: Mapping[str, int]
+
+
+def trace(model: Any, *, fused_attention: bool, batch_size: int, sequence_length: int) -> Trace:
+    """Trace forward, loss and backward of [batch_size, sequence_length] positions, every label valid.
+
+    With `fused_attention` attention is recorded as calls; without, the model's own attention function adds the products
+    it is made of to `matmul_flops`.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    matmul_flops = 0
+    attention_calls: Counter[AttentionCall] = Counter()
+    uncounted: Counter[str] = Counter()
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal matmul_flops
+            out = func(*args, **(kwargs or {}))
+            formula = flop_registry.get(func._overloadpacket)
+            if formula is not None:
+                matmul_flops += formula(*args, **(kwargs or {}), out_val=out)
+            elif may_multiply_matrices(func, args, kwargs or {}):
+                uncounted[func._schema.name] += 1
+            return out
+
+    def record(call: AttentionCall) -> None:
+        attention_calls[call] += 1
+
+    model.zero_grad(set_to_none=True)
+    input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
+    # A mask of four dimensions is taken as it is; making one would look at values, which the meta device lacks.
+    mask = torch.empty(1, 1, sequence_length, sequence_length, device="meta")
+    attention = _attention_of(model, recording_attention(record)) if fused_attention else nullcontext()
+    with attention, Recorder():
+        model(input_ids=input_ids, attention_mask=mask, labels=input_ids, use_cache=False).loss.backward()
+    return Trace(matmul_flops, dict(attention_calls), dict(uncounted))
+
+
+def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator without a FLOP formula could hide a product: the rule that decides what is listed.
+
+    A product needs two factors, one of them a matrix, of numbers: floating point or 8 bits (integers of more bits are
+    indices, booleans are masks). PyTorch's own operators qualify with two such tensors, unless they are views, tagged
+    as pointwise, or among the few in HARMLESS. Operators from elsewhere (custom kernels) qualify with one matrix, since
+    a factor may hide in a packed argument.
+    """
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    from_pytorch = func.namespace in ("aten", "prims", "prim")
+    if from_pytorch and (func.is_view or torch.Tag.pointwise in func.tags or func._schema.name in HARMLESS):
+        return False
+    packed = (torch.uint8, torch.int8)
+    dimensions = [
+        leaf.dim()
+        for leaf in tree_leaves((args, kwargs))
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and (leaf.is_floating_point() or leaf.dtype in packed)
+    ]
+    return max(dimensions, default=0) >= 2 and len(dimensions) >= (2 if from_pytorch else 1)
+
+
+@contextmanager
+def _attention_of(model: Any, function: Callable[..., Any]) -> Iterator[None]:
+    """Make `function` the model's attention function; its own is back afterwards."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    own = model.config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[RECORDING] = function
+    model.config._attn_implementation = RECORDING
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = own
+        del ALL_ATTENTION_FUNCTIONS[RECORDING]

@@ -1,0 +1,62 @@
+"""The models of conf/model/: their architectures have the parameter counts that are published for them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mfubench.config import Model
+from mfubench.flops.twin import config_of
+
+FOLDER = Path(__file__).parent.parent / "conf" / "model"
+PARAMETERS = {
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "mistral-7b": 7_248_023_552,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+}
+
+
+def model_of(name: str) -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_an_architecture_has_the_published_number_of_parameters(name: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(model_of(name)["architecture"], sequence_length=1))
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_model_file_has_the_keys_of_the_schema_and_the_name_of_its_file(name: str) -> None:
+    model = model_of(name)
+    assert list(model) == [field.name for field in dataclasses.fields(Model)]
+    assert model["name"] == name
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_key_of_an_architecture_is_one_that_transformers_keeps_unchanged(name: str) -> None:
+    architecture = model_of(name)["architecture"]
+    known = {field.name for field in dataclasses.fields(type(config_of(architecture, sequence_length=1)))}
+    assert set(architecture) - {"model_type"} <= known
+    kept = config_of(architecture, sequence_length=1).to_dict()
+    for key in architecture.keys() - {"sliding_window"}:  # Qwen's config drops the window that isn't used
+        assert kept[key] == architecture[key], key
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_no_model_has_a_sliding_window_in_use(name: str) -> None:
+    config = config_of(model_of(name)["architecture"], sequence_length=1)
+    assert getattr(config, "sliding_window", None) is None
+    assert set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
