@@ -1,0 +1,68 @@
+"""A device's name as its driver gives it in; the option of conf/hardware that means it out, or None.
+
+A name matches an option when all its words are explained: those of the option's `device_name` and a closed list of
+harmless ones. Any other word (Ti, Laptop, D, MIG, PCIe, SUPER, ...) may mean another chip: the name is unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from mfubench.config import Hardware
+from mfubench.paths import CONF
+
+# Words that don't change what the tensor cores can do. PCIe is none of them: an H100 has another peak there.
+BRANDS = {"nvidia", "geforce", "tesla", "amd", "instinct"}
+FORMS = {"generation", "edition", "server", "workstation", "ac", "sxm", "sxm2", "sxm4", "sxm5", "sxm6"}
+MEMORY_KINDS = {"hbm2", "hbm2e", "hbm3", "hbm3e"}
+# In GB, as sold. 64 is left out: that A100 is a special edition with more multiprocessors.
+MEMORY_SIZES = {
+    f"{size}{unit}" for size in (16, 24, 32, 40, 48, 80, 94, 96, 120, 141, 144, 480) for unit in ("g", "gb")
+}
+HARMLESS = frozenset(BRANDS | FORMS | MEMORY_KINDS | MEMORY_SIZES)
+
+
+def known_peaks(device_name: str) -> Hardware | None:
+    """The option of conf/hardware whose peaks hold for a device of this name; None when none explains every word."""
+    explaining = [
+        (len(pattern), option)
+        for option in options()
+        for pattern in _patterns(option)
+        if _explains(pattern, _words(device_name))
+    ]
+    return max(explaining, key=lambda found: found[0])[1] if explaining else None
+
+
+def means(option: Hardware, device_name: str) -> bool:
+    """Whether `device_name` is one of the names of this option's device."""
+    return any(_explains(pattern, _words(device_name)) for pattern in _patterns(option))
+
+
+def nearest_options(device_name: str) -> list[str]:
+    """Options that share a model number (a word with a digit in it) with the name: what the user may have meant."""
+    numbers = {word for word in _words(device_name) - HARMLESS if any(c.isdigit() for c in word)}
+    return [o.name for o in options() if any(numbers & pattern for pattern in _patterns(o))]
+
+
+@cache
+def options() -> tuple[Hardware, ...]:
+    """The options of conf/hardware that name a device, by name."""
+    import yaml
+
+    files = sorted((CONF / "hardware").glob("*.yaml"))
+    read = (Hardware(**yaml.safe_load(file.read_text())) for file in files)
+    return tuple(option for option in read if option.device_name is not None)
+
+
+def _patterns(option: Hardware) -> list[frozenset[str]]:
+    """The words of each name in `device_name`; names are separated by commas."""
+    return [_words(name) for name in (option.device_name or "").split(",") if name.strip()]
+
+
+def _explains(pattern: frozenset[str], words: frozenset[str]) -> bool:
+    return pattern <= words and words - pattern <= HARMLESS
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.split(r"[\s/-]+", name.strip().lower()))

@@ -1,0 +1,187 @@
+"""Hardware settings in; the Machine that is here out, or Unavailable with the reason.
+
+GPUs are read through NVIDIA's management library, which needs no CUDA context: this process stays off the GPU.
+GPUs of other makers are not seen. Reading a real GPU's properties is not yet run on CUDA.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfubench.config import Hardware
+from mfubench.hardware.catalogue import known_peaks, means
+
+BF16_SINCE = (8, 0)  # the first compute capability whose tensor cores take bf16 (Ampere)
+
+
+class Unavailable(Exception):
+    """What was asked for is right, and this machine doesn't have it. The message is the reason."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The devices that a run may use here, all of one kind."""
+
+    device: str  # cpu | cuda
+    device_name: str  # as the driver says it; on a CPU its model
+    num_devices: int  # GPUs visible; on a CPU the cores this process may use, since a rank takes at least one
+    cores: int
+    supports_bf16: bool
+    driver: str | None
+    memory_bytes: int | None  # per device; on a CPU the host's
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as the driver lists it."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    compute_capability: tuple[int, int]
+
+
+def detect(hardware: Hardware) -> Machine:
+    """The machine as `hardware` wants it used. Raises Unavailable when it asks for a device that isn't here."""
+    if hardware.device == "cpu":
+        return _cpu()
+    driver, listed = _driver_lists()
+    machine = of_gpus(hardware, driver, listed, os.environ)
+    if machine is None and hardware.device == "cuda":
+        hidden = f"; CUDA_VISIBLE_DEVICES hides the {len(listed)} that are here" if listed else ""
+        raise Unavailable(
+            f"hardware={hardware.name} needs a CUDA device, and NVIDIA's driver shows none{hidden};"
+            " hardware=cpu measures on the CPU"
+        )
+    return machine or _cpu()
+
+
+def of_gpus(
+    hardware: Hardware, driver: str | None, listed: Sequence[Gpu], environment: Mapping[str, str]
+) -> Machine | None:
+    """The machine whose driver lists these GPUs, as a process with this environment sees it; None when it sees none.
+
+    Raises Unavailable when the visible ones are of several kinds or of another kind than `hardware` names.
+    """
+    gpus = visible(listed, environment.get("CUDA_VISIBLE_DEVICES"), environment.get("CUDA_DEVICE_ORDER"))
+    if not gpus:
+        return None
+    names = sorted({gpu.name for gpu in gpus})
+    if len(names) > 1:
+        raise Unavailable(
+            f"the visible GPUs differ ({', '.join(names)}), so there is no one peak;"
+            " choose those of one kind with CUDA_VISIBLE_DEVICES"
+        )
+    found = known_peaks(names[0])
+    if hardware.device_name is not None and found is not None and not means(hardware, names[0]):
+        raise Unavailable(f"hardware={hardware.name} is not what is here: {names[0]} is hardware={found.name}")
+    return Machine(
+        device="cuda",
+        device_name=names[0],
+        num_devices=len(gpus),
+        cores=len(os.sched_getaffinity(0)),
+        supports_bf16=all(gpu.compute_capability >= BF16_SINCE for gpu in gpus),
+        driver=driver,
+        memory_bytes=min(gpu.memory_bytes for gpu in gpus),
+    )
+
+
+def resolve_precision(precision: str, machine: Machine) -> str:
+    """`auto` becomes bf16 on a CUDA device and fp32 on a CPU. Raises Unavailable where the GPU has no bf16."""
+    if precision == "auto" and machine.device == "cpu":
+        return "fp32"
+    resolved = "bf16" if precision == "auto" else precision
+    if resolved.startswith("bf16") and not machine.supports_bf16:
+        raise Unavailable(
+            f"precision={precision} needs bf16, which {machine.device_name} doesn't have; try precision=fp32"
+        )
+    return resolved
+
+
+def visible(listed: Sequence[Gpu], chosen: str | None, order: str | None) -> list[Gpu]:
+    """The GPUs that CUDA would show, given CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
+
+    As the CUDA programming guide has it: entries are indices or (beginnings of) UUIDs, and the first that means no GPU
+    ends the list; as torch.cuda reads it, an entry given twice hides everything. Raises Unavailable where an index
+    could mean either of two kinds of GPU, and for a slice of a GPU.
+    """
+    if chosen is None:
+        return list(listed)
+    shown: list[Gpu] = []
+    for entry in (part.strip() for part in chosen.split(",")):
+        if entry.startswith("MIG-"):
+            raise Unavailable(f"CUDA_VISIBLE_DEVICES={chosen} names a slice of a GPU; only whole GPUs are measured")
+        if entry.isdigit() and len({gpu.name for gpu in listed}) > 1 and order != "PCI_BUS_ID":
+            raise Unavailable(
+                f"CUDA_VISIBLE_DEVICES={chosen} counts in CUDA's own order, and this machine's GPUs differ;"
+                " name them by UUID, or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+            )
+        meant = [
+            gpu
+            for index, gpu in enumerate(listed)
+            if entry == str(index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
+        ]
+        if len(meant) != 1:
+            break
+        if meant[0] in shown:
+            return []
+        shown += meant
+    return shown
+
+
+def _driver_lists() -> tuple[str | None, list[Gpu]]:
+    """The driver's version and every GPU of the machine in PCI order; (None, []) where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        return None, []
+    except pynvml.NVMLError as error:
+        raise Unavailable(f"NVIDIA's driver doesn't answer ({error}); hardware=cpu measures on the CPU") from error
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return pynvml.nvmlSystemGetDriverVersion(), [_read(handle) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read(handle: object) -> Gpu:
+    import pynvml
+
+    name = pynvml.nvmlDeviceGetName(handle)
+    try:
+        sliced = pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    except pynvml.NVMLError_NotSupported:
+        sliced = False
+    return Gpu(
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        name=f"{name} MIG" if sliced else name,  # CUDA would show a slice: its peak must not be taken for the GPU's
+        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+        compute_capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+    )
+
+
+def _cpu() -> Machine:
+    cores = len(os.sched_getaffinity(0))
+    return Machine(
+        device="cpu",
+        device_name=_cpu_name(),
+        num_devices=cores,
+        cores=cores,
+        supports_bf16=True,  # torch computes it on any CPU; how fast is measured
+        driver=None,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def _cpu_name() -> str:
+    """The model as the kernel names it; on architectures where it names none, the architecture."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

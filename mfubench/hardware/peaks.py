@@ -1,0 +1,73 @@
+"""Hardware settings, Machine and dtype in; the Peak out: the dense FLOP/s of one device, which MFU and HFU divide by.
+
+It is the user's own figure, else the data sheet's for the option named or the device found, else, on a CPU, measured.
+None is guessed: what is not known is UnknownPeak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mfubench.config import Hardware
+from mfubench.hardware.catalogue import known_peaks, nearest_options
+from mfubench.hardware.ceiling import matmul_ceiling
+from mfubench.hardware.machine import Machine
+
+
+class UnknownPeak(ValueError):
+    """The peak of this device in this dtype is not known. The message says how to give it."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What one device can do at most, dense."""
+
+    flops_per_second: float
+    dtype: str  # bf16 | fp16 | tf32 | fp32 | fp8
+    source: str
+    measured: bool
+
+
+def peak_dtype(precision: str, device: str) -> str:
+    """The dtype whose peak a run of this resolved precision is held against; fp32 on CUDA runs with TF32 set."""
+    assert precision in ("bf16", "bf16_pure", "fp32"), precision
+    if precision != "fp32":
+        return "bf16"
+    return "tf32" if device == "cuda" else "fp32"
+
+
+def peak(
+    hardware: Hardware,
+    machine: Machine,
+    dtype: str,
+    num_ranks: int,
+    threads_per_rank: int,
+    run_together: Callable[[Sequence[Sequence[str]], Mapping[str, str], float], list[str]],
+) -> Peak:
+    """The peak of one device of `machine` in `dtype`, in FLOP/s.
+
+    On a CPU the device is a rank of `threads_per_rank` threads, and the peak is measured now, with `num_ranks` of them
+    started by `run_together` (commands, environment, timeout in s -> what each printed). Raises UnknownPeak.
+    """
+    if hardware.peak_flops_per_second is not None:
+        return Peak(hardware.peak_flops_per_second, dtype, "hardware.peak_flops_per_second", measured=False)
+    if machine.device == "cpu":
+        rate, how = matmul_ceiling(dtype, num_ranks, threads_per_rank, run_together)
+        return Peak(rate, dtype, how, measured=True)
+    option = hardware if hardware.device_name is not None else known_peaks(machine.device_name)
+    if option is None or dtype not in option.peaks:
+        raise UnknownPeak(_unknown(machine.device_name, dtype, option))
+    return Peak(option.peaks[dtype], dtype, option.source or f"hardware={option.name}", measured=False)
+
+
+def _unknown(device_name: str, dtype: str, option: Hardware | None) -> str:
+    given = f"the peak of {device_name!r} in {dtype} is not known, and none is guessed"
+    way_out = f"its dense figure in {dtype}, from the vendor, in FLOP/s: hardware.peak_flops_per_second=312e12"
+    if option is not None:
+        return f"{given}; hardware={option.name} has {', '.join(option.peaks)}; give {way_out} (312e12 is an example)"
+    near = nearest_options(device_name)
+    named = (
+        f"if it is one of these in other words, name it: {', '.join(f'hardware={n}' for n in near)}; " if near else ""
+    )
+    return f"{given}; {named}{'else ' if near else ''}give {way_out} (312e12 is an example)"
