@@ -1,0 +1,90 @@
+"""A result with numbers that can be worked out by hand, a W&B server on loopback, and a user with no W&B settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standin import StandIn
+
+from mfubench.report import Result, write
+
+SETTINGS = {
+    "framework": {"name": "some_trainer", "config_file": "trainer.json", "base": {"batch": "${batch_size}"}},
+    "model": {"name": "llama-tiny", "architecture": {"hidden_size": 64}},
+    "mode": {"name": "lora", "rank": 8},
+    "hardware": {"name": "auto", "device": "auto", "device_name": None, "peak_flops_per_second": None},
+    "tracking": {"name": "wandb", "mode": "auto", "project": "mfubench", "entity": None},
+    "batch_size": 2,
+}
+# Two steps of warm-up, four measured, one more recorded; of two ranks, rank 1. MFU: 2e12 / (0.25 s x 4e13) = 0.2.
+OK: dict[str, Any] = {
+    "name": "some_trainer-llama-tiny-lora-ddp-none-bs2",
+    "status": "ok",
+    "reason": None,
+    "stopped_by": "mfubench",
+    "group": "a sweep",
+    "started_at": "2026-01-02T03:04:05+00:00",
+    "settings": SETTINGS,
+    "hardware": {"device": "cpu", "device_name": "Some CPU", "num_devices": 2, "peak_flops_per_second": 4e13},
+    "flops": {"model_flops": 2 * 10**12, "hardware_flops": 3 * 10**12},
+    "work": {"world_size": 2, "attention": "sdpa"},
+    "differences": [],
+    "measurement": {
+        "steps": 4,
+        "warmup_steps": 2,
+        "rank": 1,
+        "step_time_s": 0.25,
+        "tokens_per_second_per_device": 2048.0,
+        "mfu": 0.2,
+        "hfu": 0.3,
+        "ci95": {"step_time_s": [0.2, 0.3], "mfu": [0.16, 0.25]},
+        "positions_per_step": 512,
+        "real_tokens_per_step": None,
+        "peak_memory_bytes": 1_000_000,
+        "memory_kind": "resident",
+    },
+    "withheld": None,
+    "step_times_s": {"0": [9.0] * 7, "1": [1.0, 0.5, 0.25, 0.2, 0.3, 0.25, 7.0]},
+    "warnings": [],
+    "conventions": {},
+    "plan": {"command": ["python", "train.py"]},
+    "outcome": {"wall_s": 3.0},
+    "provenance": {"mfubench": "0.1.0", "versions": {"torch": "2.13.0"}},
+}
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Callable[..., tuple[Result, Path]]:
+    """A result, with what differs from OK, written in a new run folder."""
+
+    def made(folder: Path, **changes: Any) -> tuple[Result, Path]:
+        folder.mkdir(parents=True)
+        result = Result(**{**OK, **changes})
+        write(result, folder)
+        return result, folder
+
+    return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No W&B variable, key or settings file of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("WANDB_", "XDG_")) or name == "NETRC":
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """The stand-in, as the host that W&B's client is configured for; nobody is logged in yet."""
+    standin = StandIn()
+    monkeypatch.setenv("WANDB_BASE_URL", standin.address)
+    yield standin
+    standin.close()
