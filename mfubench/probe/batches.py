@@ -1,0 +1,71 @@
+"""Token counts of micro-batches. In: what DataLoaders hand out. Out: counts, matched to forwards by shape, in order.
+
+Counted where batches leave the loader and still are on the CPU: reading a CUDA tensor would synchronise the device.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Callable, Optional, Tuple
+
+import torch
+import torch.utils.data.dataloader
+
+INPUT_NAMES = ("input_ids", "tokens", "input", "inputs")
+IGNORED_LABEL = -100  # cross-entropy's ignore_index
+
+Shape = Tuple[int, int]
+Counts = Tuple[Optional[int], Optional[int]]  # real tokens (attended), trained tokens; None: cannot be told
+
+
+def token_shape(value: Any) -> Shape | None:
+    """[batch, sequence] of an integer tensor of two dimensions; None for anything else."""
+    if isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32):
+        return (value.shape[0], value.shape[1])
+    return None
+
+
+class BatchQueue:
+    """Batches that were loaded and have not been seen in a forward yet; loaders run ahead of the model."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Shape, Counts]] = deque(maxlen=1024)
+
+    def put(self, batch: Any) -> None:
+        """Counts a batch, if it is a mapping that has token ids."""
+        if not isinstance(batch, Mapping):
+            return
+        shape = token_shape(next((batch[name] for name in INPUT_NAMES if name in batch), None))
+        if shape is None:
+            return
+        real = _count(batch.get("attention_mask"), lambda mask: mask != 0)
+        trained = _count(batch.get("labels"), lambda labels: labels != IGNORED_LABEL)
+        self._waiting.append((shape, (real, trained)))
+
+    def take(self, shape: Shape) -> Counts:
+        """The counts of the oldest waiting batch of this shape; it waits no longer."""
+        for index, (waiting, counts) in enumerate(self._waiting):
+            if waiting == shape:
+                del self._waiting[index]
+                return counts
+        return (None, None)
+
+
+def _count(tensor: Any, chosen: Callable[[torch.Tensor], torch.Tensor]) -> int | None:
+    if not isinstance(tensor, torch.Tensor) or tensor.dim() != 2 or tensor.device.type != "cpu":
+        return None
+    return int(chosen(tensor).sum())
+
+
+def watch_loaders(loaded: Callable[[Any], None]) -> None:
+    """Calls `loaded(batch)` for every batch that any DataLoader of this process hands out."""
+    iterator = torch.utils.data.dataloader._BaseDataLoaderIter
+    original = iterator.__next__
+
+    def next_batch(self: Any) -> Any:
+        batch = original(self)
+        loaded(batch)
+        return batch
+
+    iterator.__next__ = next_batch  # type: ignore[method-assign]

@@ -1,0 +1,79 @@
+"""The writer of a process's records. In: events. Out: one JSON object a line, in `rank<N>.jsonl`.
+
+| event | when | fields |
+|---|---|---|
+| start | first training forward | pid, rank, local_rank, world_size (as in the environment), python, argv, versions |
+| root | a new root module | root, class, wrappers (outermost first, the model last) |
+| forward | every training forward | t, w, root, step, shape [batch, sequence], real, trained (tokens or null), device |
+| step | every optimizer step | t, w, step, peak_memory_bytes, memory_kind |
+| work | once per root, after its first optimizer step | what `work` describes |
+| probe_error | the probe turned itself off | error, pid |
+
+`t` is the monotonic clock and `w` the time of day, both in ns. `step` counts optimizer steps from 0; a forward's is the
+step it belongs to. `device` (CUDA only) lists [step, s]: device time between the first forwards of step - 1 and it.
+
+The file is opened at the first training forward, so a launcher that only imports torch writes nothing. Lines are
+written whole and at once: workers are killed, not left to finish.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import traceback
+from typing import Any, TextIO
+
+
+class Writer:
+    """Appends events to this process's file, which it opens with the first one."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._file: TextIO | None = None
+
+    def write(self, event: str, fields: dict[str, Any]) -> None:
+        """Writes one line. Errors: OSError, and TypeError for what JSON cannot hold."""
+        if self._file is None:
+            self._file = _open_exclusively(self._folder)
+            self.write("start", _start())
+        self._file.write(json.dumps({"event": event, **fields}) + "\n")
+
+    def write_error(self, error: Exception) -> None:
+        """Records a mistake of the probe; before the first training forward in a file of its own."""
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__)[-3:])
+        line = json.dumps({"event": "probe_error", "error": text, "pid": os.getpid()}) + "\n"
+        try:
+            if self._file is not None:
+                self._file.write(line)
+            else:
+                with open(os.path.join(self._folder, f"errors.{os.getpid()}.jsonl"), "a", encoding="utf-8") as file:
+                    file.write(line)
+        except OSError:
+            pass  # nowhere left to say it; the reader finds no records
+
+
+def _open_exclusively(folder: str) -> TextIO:
+    """The file of this rank. A second process of the same rank gets a name that tells the reader so."""
+    rank = os.environ.get("RANK") or "0"
+    path = os.path.join(folder, f"rank{int(rank)}.jsonl")
+    try:
+        return open(path, "x", buffering=1, encoding="utf-8")
+    except FileExistsError:
+        return open(f"{path[: -len('.jsonl')]}.{os.getpid()}.jsonl", "x", buffering=1, encoding="utf-8")
+
+
+def _start() -> dict[str, Any]:
+    import importlib.metadata  # here: every Python process of the run loads this module, few get this far
+
+    installed = [distribution.metadata for distribution in importlib.metadata.distributions()]
+    return {
+        "pid": os.getpid(),
+        "rank": int(os.environ.get("RANK") or 0),
+        "local_rank": int(os.environ.get("LOCAL_RANK") or 0),
+        "world_size": int(os.environ.get("WORLD_SIZE") or 1),
+        "python": platform.python_version(),
+        "argv": sys.argv,
+        "versions": {each["Name"]: each["Version"] for each in installed if each["Name"]},
+    }

@@ -1,0 +1,114 @@
+"""What the root does during its first optimizer step. In: calls inside it. Out: facts for `work`.
+
+Looked at closely once, because it costs more per module call than the steps that are timed should carry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+
+class FirstStep:
+    """Facts gathered from the first training forward of `root` to the end of its first optimizer step."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.in_training_forward = False
+        self.autocast: str | None = None
+        self.attention_calls: Counter[str] | None = None  # None: compiled, so calls cannot be seen
+        self.with_gradient: set[int] = set()  # ids of trainable parameters
+        self.optimizers: dict[int, OptimizerSeen] = {}
+        self.recomputed: set[nn.Module] = set()
+        self.recomputed_reentrant: set[nn.Module] = set()
+        self._forward_without_gradients: set[nn.Module] = set()
+        self._modules = set(root.modules())
+        self._device_type = next((parameter.device.type for parameter in root.parameters()), "cpu")
+        self._trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
+        self._attention = F.scaled_dot_product_attention
+        self._counter: Any = None
+        if not any(is_compiled(module) for module in self._modules):
+            self._count_attention_calls(Counter())
+
+    def inner_call(self, module: nn.Module) -> None:
+        """A module was called inside the root."""
+        if not self.in_training_forward:
+            return
+        if not torch.is_grad_enabled():
+            # Reentrant checkpointing runs a block without gradients first; non-reentrant keeps them enabled.
+            self._forward_without_gradients.add(module)
+        if self.autocast is None and torch.is_autocast_enabled(self._device_type):
+            self.autocast = str(torch.get_autocast_dtype(self._device_type)).replace("torch.", "")
+
+    def recomputed_call(self, module: nn.Module) -> None:
+        """A module was called during the backward pass, outside any other."""
+        if module in self._modules:
+            self.recomputed.add(module)
+            if module in self._forward_without_gradients:
+                self.recomputed_reentrant.add(module)
+
+    def optimizer_starts(self, optimizer: Optimizer) -> None:
+        """Gradients are looked for now: afterwards they may have been zeroed."""
+        if len(self.with_gradient) < len(self._trainable):
+            self.with_gradient.update(id(p) for p in self._trainable if p.grad is not None)
+        self.optimizers.setdefault(id(optimizer), OptimizerSeen(optimizer))
+
+    def optimizer_ended(self, optimizer: Optimizer) -> None:
+        """States exist now. Engines that step one group at a time show a different group in each event."""
+        self.optimizers.setdefault(id(optimizer), OptimizerSeen(optimizer)).look(optimizer)
+        self.stop()
+
+    def stop(self) -> None:
+        """Takes the attention counter away, unless someone has replaced it since."""
+        if F.scaled_dot_product_attention is self._counter:
+            F.scaled_dot_product_attention = self._attention
+
+    def _count_attention_calls(self, calls: Counter[str]) -> None:
+        """Counts, until `stop`, the calls inside training forwards: all, the causal ones, those with a mask."""
+        self.attention_calls = calls
+        original = self._attention
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            if self.in_training_forward:
+                named = {**dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args)), **kwargs}
+                calls["all"] += 1
+                calls["causal"] += bool(named.get("is_causal"))
+                calls["masked"] += named.get("attn_mask") is not None
+            return original(*args, **kwargs)
+
+        self._counter = F.scaled_dot_product_attention = counting
+
+
+class OptimizerSeen:
+    """An optimizer's class, and what it was seen to step, and its states: (dtype, number of elements) by id."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.name = type(optimizer).__name__
+        self.fused = optimizer.defaults.get("fused")
+        self.stepped: dict[int, tuple[str, int]] = {}
+        self.state: dict[tuple[int, str], tuple[str, int]] = {}
+
+    def look(self, optimizer: Optimizer) -> None:
+        """Takes in the parameter groups the optimizer has now."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if not parameter.requires_grad:
+                    continue
+                self.stepped[id(parameter)] = size(parameter)
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    if isinstance(value, torch.Tensor) and value.dim() > 0:  # a step count is no state to speak of
+                        self.state[(id(parameter), name)] = size(value)
+
+
+def size(tensor: torch.Tensor) -> tuple[str, int]:
+    """(dtype, number of elements), the whole tensor's where it is sharded."""
+    return str(tensor.dtype).replace("torch.", ""), tensor.numel()
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a call of this very module goes through torch.compile, in either of its two styles."""
+    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None

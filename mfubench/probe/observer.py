@@ -1,0 +1,235 @@
+"""What happens in this process, as events. In: calls of modules, optimizer events, batches. Out: lines of `events`.
+
+A training forward is an outermost call of the root module, outside a backward pass, with gradients enabled and an
+integer [batch, sequence] input. The root is the module called that way; one that contains the old root (a wrapper put
+around it later) takes its place. Everything optimizers do between two training forwards is one step, because sharding
+engines and per-parameter optimizers step several times; what they do before the first one (warm up states) is none.
+
+A model called only inside a function that is compiled as a whole is not seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+import threading
+import time
+import weakref
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from . import work
+from .batches import INPUT_NAMES, BatchQueue, Shape, token_shape, watch_loaders
+from .device_clock import DeviceClock
+from .events import Writer
+from .first_step import FirstStep
+from .import_hook import after_import
+
+
+def install(writer: Writer) -> None:
+    """Observes every module call, optimizer step and loaded batch of this process from now on."""
+    observer = Observer(writer)
+    _watch_module_calls(observer)
+    register_optimizer_step_pre_hook(lambda optimizer, _args, _kwargs: observer.optimizer_starts(optimizer))
+    register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: observer.optimizer_ended(optimizer))
+    watch_loaders(observer.loaded)
+
+
+class _Here(threading.local):
+    """Per thread, because the backward pass of a CUDA model recomputes modules in threads of its own."""
+
+    in_a_call = False
+
+
+def _watch_module_calls(observer: Observer) -> None:
+    """Replaces nn.Module.__call__, the one way in that sees keyword inputs and that torch.compile follows unbroken.
+
+    It stays for good: torch.compile takes the function it finds when it is loaded for the unpatched one.
+    """
+    original = nn.Module.__call__
+    is_compiling = torch.compiler.is_dynamo_compiling
+    here = _Here()
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if is_compiling():
+            return original(self, *args, **kwargs)
+        if here.in_a_call:
+            if observer.details is not None:
+                observer.inner_call(self)
+            return original(self, *args, **kwargs)
+        here.in_a_call = True
+        opened = observer.outermost_call(self, args, kwargs)
+        try:
+            return original(self, *args, **kwargs)
+        finally:  # non-reentrant recomputation leaves calls by an exception as soon as it has what it needs
+            here.in_a_call = False
+            if opened:
+                observer.root_returned()
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+
+    def leave_uncompiled(dynamo: ModuleType) -> None:
+        # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
+        for function in (call, *vars(Observer).values(), *vars(FirstStep).values()):
+            if isinstance(function, FunctionType):
+                dynamo.skip_code(function.__code__)
+
+    after_import("torch._dynamo.eval_frame", leave_uncompiled, observer.switch_off)
+
+
+class Observer:
+    """Follows one process. Every public method is called from the host's code and never raises."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.details: FirstStep | None = None  # what the first step of the root does; None once that is known
+        self._writer = writer
+        self._batches = BatchQueue()
+        self._clock: DeviceClock | None = None  # CUDA only
+        self._off = False
+        self._root: weakref.ref[nn.Module] | None = None
+        self._root_ids: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+        self._numbers = itertools.count()  # of roots
+        self._root_runs = False
+        self._step = -1  # index of the current optimizer step
+        self._stepped = True  # the optimizer has finished the current step; the next training forward opens another
+
+    def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """A module was called outside any other in this thread. True: it is the root, `root_returned` must follow."""
+        # While the root runs, other threads' outermost calls are parts of it (nn.DataParallel's replicas).
+        if self._off or self._root_runs:
+            return False
+        try:
+            shape = _input_shape(args, kwargs)
+            in_backward = torch._C._current_graph_task_id() != -1
+            if in_backward and self.details is not None:
+                self.details.recomputed_call(module)
+            if shape is None or in_backward:
+                return False
+            if not torch.is_grad_enabled():
+                return self._evaluation_forward(module, shape)
+            return self._training_forward(module, shape)
+        except Exception as error:
+            self.switch_off(error)
+            return False
+
+    def inner_call(self, module: nn.Module) -> None:
+        """A module was called inside another one, while details are wanted."""
+        try:
+            if self._root_runs and self.details is not None:
+                self.details.inner_call(module)
+        except Exception as error:
+            self.switch_off(error)
+
+    def root_returned(self) -> None:
+        """The root call that `outermost_call` reported is over."""
+        self._root_runs = False
+        if self.details is not None:
+            self.details.in_training_forward = False
+
+    def optimizer_starts(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to step: the gradients it is going to use are there."""
+        if self._off or self.details is None:
+            return
+        try:
+            self.details.optimizer_starts(optimizer)
+        except Exception as error:
+            self.switch_off(error)
+
+    def optimizer_ended(self, optimizer: Optimizer) -> None:
+        """An optimizer has stepped."""
+        if self._off:
+            return
+        try:
+            if self.details is not None:
+                self.details.optimizer_ended(optimizer)
+            if not self._stepped:
+                self._stepped = True
+                peak, kind = self._peak_memory()
+                moment = {"t": time.perf_counter_ns(), "w": time.time_ns(), "step": self._step}
+                self._writer.write("step", {**moment, "peak_memory_bytes": peak, "memory_kind": kind})
+        except Exception as error:
+            self.switch_off(error)
+
+    def loaded(self, batch: Any) -> None:
+        """A DataLoader has handed out a batch."""
+        if self._off:
+            return
+        try:
+            self._batches.put(batch)
+        except Exception as error:
+            self.switch_off(error)
+
+    def switch_off(self, error: Exception) -> None:
+        """The probe made a mistake: it observes nothing any more."""
+        self._off = True
+        if self.details is not None:
+            self.details.stop()
+            self.details = None
+        self._writer.write_error(error)
+
+    def _evaluation_forward(self, module: nn.Module, shape: Shape) -> bool:
+        """Evaluation uses up batches; it may call the model inside its wrappers."""
+        root = self._root() if self._root is not None else None
+        if not any(module is link for link in work.chain(root)) if root is not None else not module._modules:
+            return False
+        self._batches.take(shape)
+        self._root_runs = True
+        return True
+
+    def _training_forward(self, module: nn.Module, shape: Shape) -> bool:
+        root = self._root() if self._root is not None else None
+        if module is not root:
+            # Parts may be called on their own, and an embedding before the root is known.
+            if not module._modules or (root is not None and any(part is module for part in root.modules())):
+                return False
+            self._adopt(module)
+        elif self._stepped and self.details is not None:
+            self._writer.write("work", {"root": self._root_ids[module], **work.describe(module, self.details)})
+            self.details = None
+        t, w = time.perf_counter_ns(), time.time_ns()
+        line: dict[str, Any] = {"t": t, "w": w, "root": self._root_ids[module]}
+        if self._stepped:
+            self._stepped = False
+            self._step += 1
+            if self._clock is not None:
+                self._clock.boundary(self._step)
+        real, trained = self._batches.take(shape)
+        line.update(step=self._step, shape=shape, real=real, trained=trained)
+        if self._clock is not None:
+            line["device"] = self._clock.resolved()
+        self._writer.write("forward", line)
+        self._root_runs = True
+        if self.details is not None:
+            self.details.in_training_forward = True
+        return True
+
+    def _adopt(self, module: nn.Module) -> None:
+        """`module` is the root from here on, and begins a step."""
+        if self.details is not None:
+            self.details.stop()
+        self._root = weakref.ref(module)
+        self.details = None
+        if module not in self._root_ids:
+            number = self._root_ids[module] = next(self._numbers)
+            names = [type(link).__name__ for link in work.chain(module)]
+            self._writer.write("root", {"root": number, "class": type(module).__name__, "wrappers": names})
+            self.details = FirstStep(module)
+        self._stepped = True
+        if self._clock is None and any(parameter.is_cuda for parameter in module.parameters()):
+            self._clock = DeviceClock()
+
+    def _peak_memory(self) -> tuple[int, str]:
+        if self._clock is not None:
+            return torch.cuda.max_memory_allocated(), "cuda_max_allocated"
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process_peak_rss"
+
+
+def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shape | None:
+    """[batch, sequence] of a call's token ids: its first positional input or one of the usual names."""
+    return token_shape(args[0] if args else next((kwargs[name] for name in INPUT_NAMES if name in kwargs), None))

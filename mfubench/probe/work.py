@@ -1,0 +1,168 @@
+"""The work that was really done. In: the root module and what its first step showed. Out: the work event's fields."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .first_step import FirstStep, is_compiled, size
+
+# How wrappers name what they wrap: data parallelism, torch.compile, sharding, adapters.
+WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model")
+# Where the classes live that make a model train on several devices.
+PARALLEL_PACKAGES = ("torch.nn.parallel", "torch.distributed", "deepspeed", "megatron")
+
+
+def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
+    """What was trained, how it was wrapped, stepped and recomputed; null where it cannot be told."""
+    links = chain(root)
+    config = getattr(links[-1], "config", None)
+    parameters = list(root.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return {
+        "model": type(links[-1]).__name__,
+        "model_type": getattr(config, "model_type", None),
+        "wrappers": [type(link).__name__ for link in links],
+        "parallel_wrappers": _parallel_classes(links),
+        "world_size": torch.distributed.get_world_size() if distributed else 1,
+        **_device(parameters),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in trainable),
+        "trainable_parameters_with_gradient": _with_gradient(trainable, first),
+        "dtypes": {
+            "trainable": _by_dtype(map(size, trainable)),
+            "frozen": _by_dtype(size(p) for p in parameters if not p.requires_grad),
+        },
+        "autocast": first.autocast,
+        "optimizers": _optimizers(first),
+        "attention": _attention(config, first),
+        **_recomputation(root, first),
+        "liger_kernels": _liger_kernels(root),
+        "compiled": any(is_compiled(module) for module in root.modules()),
+    }
+
+
+def chain(root: nn.Module) -> list[nn.Module]:
+    """The root and what it wraps, from the outside in; the last one is the model itself."""
+    links = [root]
+    while True:
+        children = links[-1]._modules
+        inner = next((children[name] for name in WRAPPED if children.get(name) is not None), None)
+        if inner is None and list(children) == ["model"]:  # an adapter's; a bare model has its head beside it
+            inner = children["model"]
+        if inner is None:
+            return links
+        links.append(inner)
+
+
+def _parallel_classes(links: list[nn.Module]) -> list[str]:
+    classes = [base for link in links for base in type(link).__mro__]
+    return [base.__name__ for base in classes if base.__module__.startswith(PARALLEL_PACKAGES)]
+
+
+def _device(parameters: list[nn.Parameter]) -> dict[str, str]:
+    if any(p.is_cuda for p in parameters):
+        return {"device": "cuda", "device_name": torch.cuda.get_device_name()}  # not yet run on CUDA
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    device = parameters[0].device.type if parameters else "cpu"
+    return {"device": device, "device_name": names[0] if names else platform.machine()}
+
+
+def _with_gradient(trainable: list[nn.Parameter], first: FirstStep) -> int | None:
+    """Elements of the trainable parameters that had a gradient when the optimizer started.
+
+    None when the optimizer stepped other tensors than the model's: its engine has moved the gradients into its own.
+    """
+    own = {id(p) for p in trainable}
+    if any(not own.issuperset(optimizer.stepped) for optimizer in first.optimizers.values()):
+        return None
+    return sum(p.numel() for p in trainable if id(p) in first.with_gradient)
+
+
+def _by_dtype(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for dtype, elements in sizes:
+        total[dtype] += elements
+    return dict(total)
+
+
+def _optimizers(first: FirstStep) -> list[dict[str, Any]]:
+    """One entry per class; there may be an optimizer per parameter."""
+    kinds: dict[tuple[str, Any], list[Any]] = {}
+    for optimizer in first.optimizers.values():
+        kinds.setdefault((optimizer.name, optimizer.fused), []).append(optimizer)
+    return [
+        {
+            "class": name,
+            "fused": fused,
+            "steps": _by_dtype(each for optimizer in alike for each in optimizer.stepped.values()),
+            "state": _by_dtype(each for optimizer in alike for each in optimizer.state.values()),
+        }
+        for (name, fused), alike in kinds.items()
+    ]
+
+
+def _attention(config: Any, first: FirstStep) -> dict[str, Any]:
+    """The implementation the config names, and the fused attention calls of the first step's training forwards."""
+    calls = first.attention_calls
+    return {
+        "implementation": getattr(config, "_attn_implementation", None),
+        "sdpa_calls": None if calls is None else calls["all"],
+        "sdpa_causal_calls": None if calls is None else calls["causal"],
+        "sdpa_masked_calls": None if calls is None else calls["masked"],
+    }
+
+
+def _recomputation(root: nn.Module, first: FirstStep) -> dict[str, Any]:
+    """Its kind, and how many modules of which class were recomputed. A compiled model may hide both."""
+    kinds = set()
+    if first.recomputed_reentrant:
+        kinds.add("reentrant")
+    if first.recomputed - first.recomputed_reentrant:
+        kinds.add("non_reentrant")
+    if not kinds and first.attention_calls is None:
+        return {"recomputation": None, "recomputed": {}}
+    blocks = Counter(type(module).__name__ for module in _whole_blocks(root, first.recomputed))
+    return {"recomputation": " and ".join(sorted(kinds)) or "none", "recomputed": dict(blocks)}
+
+
+def _whole_blocks(root: nn.Module, recomputed: set[nn.Module]) -> list[nn.Module]:
+    """The outermost modules recomputed whole; a checkpointed forward shows up as calls of all its module's children."""
+    whole = set(recomputed)
+    for module in reversed(list(root.modules())):  # children come after their parents
+        children = list(module.children())
+        if children and whole.issuperset(children) and not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            whole.add(module)
+
+    def outermost(module: nn.Module) -> list[nn.Module]:
+        if module in whole:
+            return [module]
+        return [block for child in module.children() for block in outermost(child)]
+
+    return outermost(root)
+
+
+def _liger_kernels(root: nn.Module) -> list[str]:
+    """Names from the liger_kernel package among the model's classes, methods and the functions its code calls."""
+    if "liger_kernel" not in sys.modules:
+        return []
+    modules = list(root.modules())
+    found: list[Any] = [type(module) for module in modules]
+    found += [getattr(module.forward, "__func__", module.forward) for module in modules]
+    for name in {type(module).__module__ for module in modules}:
+        found += [value for value in vars(sys.modules[name]).values() if inspect.isroutine(value)]
+    names = {(getattr(each, "__module__", None) or "", getattr(each, "__name__", "")) for each in found}
+    return sorted(f"{module}.{name}" for module, name in names if module.startswith("liger_kernel"))

@@ -1,0 +1,19 @@
+"""What the probe wrote. In: a run's records folder. Out: Records, how far they are, where they differ from the plan."""
+
+from __future__ import annotations
+
+from mfubench.records.follow import Follower, RankProgress
+from mfubench.records.invariants import Asked, Difference, differences
+from mfubench.records.reading import MicroBatch, RankRecord, Records, read
+
+__all__ = [
+    "Asked",
+    "Difference",
+    "Follower",
+    "MicroBatch",
+    "RankProgress",
+    "RankRecord",
+    "Records",
+    "differences",
+    "read",
+]

@@ -1,0 +1,148 @@
+"""Records against what was asked: everything that must hold for a figure to mean what it says. Pure.
+
+Each Difference reads as "<what>: asked <asked>, seen <seen>".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mfubench.records.reading import RankRecord, Records
+
+# The time of day is read just after the monotonic clock, and may be slewed by some 0.05 %. A machine that slept, or a
+# clock that was set, shows as much more.
+CLOCKS_APART = 0.005
+CLOCKS_APART_S = 0.02
+# The host queues work ahead of a device, by up to about two steps; over a window both must agree but for that.
+DEVICE_APART = 0.01
+STEPS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run had to do. None: not known, so not compared."""
+
+    num_ranks: int
+    micro_batch_shape: tuple[int, int]  # [batch, sequence]
+    micro_batches_per_step: int
+    periods: int  # step periods needed on every rank
+    trainable_parameters: int
+    recomputation: str  # none | reentrant | non_reentrant
+    wrapper: str | None  # the class that must be around the model for parallel training; None: there must be none
+    attention: str | None = None  # as the model's config names it
+    liger_kernel: bool | None = None
+    torch_compile: bool | None = None
+    optimizer_dtype: str | None = None  # of what the optimizer steps and of its state: float32 | bfloat16
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that was not as asked."""
+
+    what: str
+    asked: str
+    seen: str
+
+
+def differences(records: Records, asked: Asked) -> tuple[Difference, ...]:
+    """All differences, in the order of how much they explain; over the first `asked.periods` periods of each rank."""
+    found = [_probe_error(error, "before any training") for error in records.errors]
+    found += _ranks(records, asked)
+    for rank in records.ranks:
+        found += [_probe_error(error, f"on rank {rank.rank}") for error in rank.errors]
+        found += _work(rank, asked)
+        found += _steps(rank, asked)
+        found += _clocks(rank, asked)
+    return tuple(found)
+
+
+def _probe_error(error: str, where: str) -> Difference:
+    return Difference(f"the observation {where}", "no mistake of the probe", error)
+
+
+def _ranks(records: Records, asked: Asked) -> Iterator[Difference]:
+    """Every rank once, none besides."""
+    seen = Counter(rank.rank for rank in records.ranks)
+    if seen != Counter(range(asked.num_ranks)):
+        listed = ", ".join(f"{rank}" if n == 1 else f"{rank} ({n} processes)" for rank, n in sorted(seen.items()))
+        wanted = ", ".join(map(str, range(asked.num_ranks)))
+        yield Difference("ranks that trained", wanted, listed or "none")
+
+
+def _steps(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
+    """Enough periods, and in each the micro-batches that were asked for."""
+    if len(rank.step_times_s) < asked.periods:
+        yield Difference(f"step periods on rank {rank.rank}", f"{asked.periods}", f"{len(rank.step_times_s)}")
+    steps = rank.micro_batches[: asked.periods]
+    counts = Counter(len(step) for step in steps)
+    if set(counts) - {asked.micro_batches_per_step}:
+        what = f"micro-batches per optimizer step on rank {rank.rank}"
+        yield Difference(what, f"{asked.micro_batches_per_step}", _listed(counts))
+    shapes = Counter((batch.batch_size, batch.sequence_length) for step in steps for batch in step)
+    if set(shapes) - {asked.micro_batch_shape}:
+        what = f"[batch, sequence] of micro-batches on rank {rank.rank}"
+        yield Difference(
+            what, f"{list(asked.micro_batch_shape)}", _listed({str(list(k)): n for k, n in shapes.items()})
+        )
+
+
+def _listed(counts: Counter[int] | dict[str, int]) -> str:
+    return ", ".join(f"{value} ({n} times)" for value, n in counts.items())
+
+
+def _clocks(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
+    """The clocks agree on how long the periods took together."""
+    n = min(asked.periods, len(rank.step_times_s))
+    if n == 0:
+        return
+    host = rank.boundaries_s[n] - rank.boundaries_s[0]
+    wall = rank.wall_boundaries_s[n] - rank.wall_boundaries_s[0]
+    if abs(wall - host) > CLOCKS_APART_S + CLOCKS_APART * host:
+        what = f"time of day that {n} steps took on rank {rank.rank} (was the machine suspended, or its clock set?)"
+        yield Difference(what, f"{host:.3f} s, as on the monotonic clock", f"{wall:.3f} s")
+    if rank.device_step_times_s is not None:
+        device = sum(rank.device_step_times_s[:n])
+        if abs(device - host) > DEVICE_APART * host + STEPS_AHEAD * max(rank.device_step_times_s[:n]):
+            what = f"device time that {n} steps took on rank {rank.rank}"
+            yield Difference(what, f"{host:.3f} s, as on the host's clock", f"{device:.3f} s")
+
+
+def _work(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
+    """The same work as asked. What the probe could not tell is None and is not compared."""
+    work = rank.work
+    if not work:
+        if rank.step_times_s:
+            yield Difference(f"the work of rank {rank.rank}", "a description after its first step", "none")
+        return
+    wanted: dict[str, tuple[Any, Any]] = {
+        "processes that train together": (asked.num_ranks, work["world_size"]),
+        "classes around the model for parallel training": _wrapper(asked, work["parallel_wrappers"]),
+        "trainable parameters": (asked.trainable_parameters, work["trainable_parameters"]),
+        "trainable parameters with a gradient": (
+            asked.trainable_parameters,
+            work["trainable_parameters_with_gradient"],
+        ),
+        "recomputation in the backward pass": (asked.recomputation, work["recomputation"]),
+        "attention": (asked.attention, work["attention"]["implementation"]),
+        "use of Liger kernels": (asked.liger_kernel, bool(work["liger_kernels"])),
+        "use of torch.compile": (asked.torch_compile, work["compiled"]),
+        "dtype that the optimizer steps": (asked.optimizer_dtype, _optimizer_dtypes(work)),
+    }
+    for what, (want, saw) in wanted.items():
+        if want is not None and saw is not None and want != saw:
+            yield Difference(f"{what} on rank {rank.rank}", f"{want}", f"{saw}")
+
+
+def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:
+    if asked.wrapper in seen:
+        return (asked.wrapper, asked.wrapper)  # what else its class derives from is no difference
+    return (asked.wrapper or "none", ", ".join(seen) or "none")
+
+
+def _optimizer_dtypes(work: Any) -> str | None:
+    """Of everything that is stepped and of the optimizers' states."""
+    dtypes = {name for optimizer in work["optimizers"] for part in ("steps", "state") for name in optimizer[part]}
+    return " and ".join(sorted(dtypes)) or None

@@ -1,0 +1,99 @@
+"""A records folder → Records: per rank its step boundaries, micro-batches and the work it did. Pure but for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from mfubench.records.series import Series, events_of
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The input of one training forward; token counts are None where they could not be told."""
+
+    batch_size: int
+    sequence_length: int
+    real_tokens: int | None  # attended to
+    trained_tokens: int | None  # label != -100
+
+
+@dataclass(frozen=True)
+class RankRecord:
+    """What one process recorded: n complete step periods between n + 1 boundaries.
+
+    A boundary is the first training forward of an optimizer step. On a device that has a clock of its own, a period is
+    complete when that clock has confirmed its end.
+    """
+
+    rank: int
+    pid: int
+    boundaries_s: tuple[float, ...]  # the host's monotonic clock
+    wall_boundaries_s: tuple[float, ...]  # the same moments by the time of day
+    device_step_times_s: tuple[float, ...] | None  # None on a CPU
+    micro_batches: tuple[tuple[MicroBatch, ...], ...]  # of each period
+    peak_memory_bytes: int | None
+    memory_kind: str | None  # cuda_max_allocated | process_peak_rss
+    work: Mapping[str, Any]  # mfubench/probe/work.py; empty before the second step
+    versions: Mapping[str, str]  # every distribution in the framework's environment
+    errors: tuple[str, ...]
+
+    @property
+    def step_times_s(self) -> tuple[float, ...]:
+        """Seconds of each period: the device's clock where there is one, else the host's."""
+        return self.host_step_times_s if self.device_step_times_s is None else self.device_step_times_s
+
+    @property
+    def host_step_times_s(self) -> tuple[float, ...]:
+        """Seconds of each period by the host's monotonic clock."""
+        return tuple(after - before for before, after in pairwise(self.boundaries_s))
+
+
+@dataclass(frozen=True)
+class Records:
+    """All processes that trained, by rank; `errors` are of processes in which the probe failed before any training."""
+
+    ranks: tuple[RankRecord, ...]
+    errors: tuple[str, ...] = ()
+
+
+def read(folder: Path) -> Records:
+    """Everything recorded so far; a line torn by the writer's death ends its file. Empty where nothing was recorded."""
+    series = [_series(path) for path in sorted(folder.glob("rank*.jsonl"))]
+    ranks = sorted((_rank(each, each.start) for each in series if each.start), key=lambda rank: (rank.rank, rank.pid))
+    errors = (error for path in sorted(folder.glob("errors.*.jsonl")) for error in _series(path).errors)
+    return Records(tuple(ranks), tuple(errors))
+
+
+def _series(path: Path) -> Series:
+    series = Series()
+    for event in events_of(path.read_text(encoding="utf-8", errors="replace")):
+        series.take(event)
+    return series
+
+
+def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
+    boundaries = series.boundaries[: series.periods + 1]
+    return RankRecord(
+        rank=start["rank"],
+        pid=start["pid"],
+        boundaries_s=tuple(forward["t"] / 1e9 for forward in boundaries),
+        wall_boundaries_s=tuple(forward["w"] / 1e9 for forward in boundaries),
+        device_step_times_s=tuple(series.device_times_s) if series.on_device else None,
+        micro_batches=tuple(
+            tuple(_micro_batch(forward) for forward in step) for step in series.forwards[: series.periods]
+        ),
+        peak_memory_bytes=series.peak_memory_bytes,
+        memory_kind=series.memory_kind,
+        work=series.work,
+        versions=start["versions"],
+        errors=tuple(series.errors),
+    )
+
+
+def _micro_batch(forward: Mapping[str, Any]) -> MicroBatch:
+    batch, sequence = forward["shape"]
+    return MicroBatch(batch, sequence, forward["real"], forward["trained"])

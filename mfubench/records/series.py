@@ -1,0 +1,92 @@
+"""The events of one process, taken in one at a time. In: lines of mfubench/probe/events.py. Out: its steps so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+Event = Mapping[str, Any]
+
+
+@dataclass
+class Series:
+    """One process's steps of the root module found last; step indices are the probe's.
+
+    A period runs from the first training forward of one optimizer step to that of the next.
+    """
+
+    start: Event | None = None
+    work: Event = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
+    memory_kind: str | None = None
+    boundaries: list[Event] = field(default_factory=list)  # the first forward of each step
+    forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step
+    on_device: bool = False
+    device_s: dict[int, float] = field(
+        default_factory=dict
+    )  # by step: since the boundary before, by the device's clock
+    _roots: list[int] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        """Adds one event."""
+        match event.get("event"):
+            case "start":
+                self.start = event
+            case "root":
+                self._roots.append(event["root"])
+                self.boundaries, self.forwards = [], []  # what was before trained something else, or lacked a wrapper
+            case "forward":
+                self._take_forward(event)
+            case "step":
+                self.peak_memory_bytes, self.memory_kind = event["peak_memory_bytes"], event["memory_kind"]
+            case "work":
+                self.work = event
+            case "probe_error":
+                self.errors.append(event["error"].strip())
+
+    def _take_forward(self, event: Event) -> None:
+        if event["root"] != self._roots[-1]:
+            self.errors.append(f"models {event['root']} and {self._roots[-1]} of this process both trained")
+            return
+        if not self.boundaries or event["step"] != self.boundaries[-1]["step"]:
+            self.boundaries.append(event)
+            self.forwards.append([])
+        self.forwards[-1].append(event)
+        if "device" in event:
+            self.on_device = True
+            self.device_s.update((step, seconds) for step, seconds in event["device"])
+
+    @property
+    def device_times_s(self) -> list[float]:
+        """Periods by the device's clock, as far as they are known without a gap."""
+        times = []
+        for boundary in self.boundaries[1:]:
+            if boundary["step"] not in self.device_s:
+                break
+            times.append(self.device_s[boundary["step"]])
+        return times
+
+    @property
+    def periods(self) -> int:
+        """Complete periods; on a device, those whose end its clock has confirmed."""
+        return len(self.device_times_s) if self.on_device else max(len(self.boundaries) - 1, 0)
+
+
+def host_times_s(series: Series, last: int) -> list[float]:
+    """The last so many periods by the host's monotonic clock."""
+    t = [boundary["t"] for boundary in series.boundaries[: series.periods + 1]][-last - 1 :]
+    return [(after - before) / 1e9 for before, after in pairwise(t)]
+
+
+def events_of(text: str) -> Iterator[Event]:
+    """The events in whole lines of text, up to a line that is torn."""
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            return
+        yield event

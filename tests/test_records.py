@@ -1,0 +1,265 @@
+"""Records read from lines written by hand, against figures worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mfubench.records import Asked, Follower, MicroBatch, differences, read
+
+HOUR_NS = 3_600_000_000_000
+WORK = {
+    "event": "work",
+    "root": 0,
+    "world_size": 1,
+    "parallel_wrappers": [],
+    "trainable_parameters": 100,
+    "trainable_parameters_with_gradient": 100,
+    "recomputation": "none",
+    "attention": {"implementation": "sdpa"},
+    "liger_kernels": [],
+    "compiled": False,
+    "optimizers": [{"class": "AdamW", "fused": True, "steps": {"float32": 100}, "state": {"float32": 200}}],
+}
+ASKED = Asked(
+    num_ranks=1,
+    micro_batch_shape=(2, 8),
+    micro_batches_per_step=1,
+    periods=3,
+    trainable_parameters=100,
+    recomputation="none",
+    wrapper=None,
+    attention="sdpa",
+    liger_kernel=False,
+    torch_compile=False,
+    optimizer_dtype="float32",
+)
+
+Lines = list[dict[str, Any]]
+
+
+def start(rank: int = 0, pid: int = 7) -> dict[str, Any]:
+    return {"event": "start", "pid": pid, "rank": rank, "versions": {"torch": "2.13.0"}}
+
+
+def forward(step: int, at_ms: float, wall_ms: float | None = None, **more: Any) -> dict[str, Any]:
+    """A training forward; `at_ms` on the monotonic clock, the same on the wall clock unless given."""
+    wall = at_ms if wall_ms is None else wall_ms
+    times = {"t": int(at_ms * 1e6), "w": HOUR_NS + int(wall * 1e6)}
+    return {"event": "forward", **times, "root": 0, "step": step, "shape": [2, 8], "real": 12, "trained": 9, **more}
+
+
+def optimizer(step: int, at_ms: float, memory: int = 1000) -> dict[str, Any]:
+    times = {"t": int(at_ms * 1e6), "w": HOUR_NS + int(at_ms * 1e6)}
+    return {"event": "step", **times, "step": step, "peak_memory_bytes": memory, "memory_kind": "process_peak_rss"}
+
+
+def run(rank: int = 0, pid: int = 7) -> Lines:
+    """Three complete periods of 100, 300 and 200 ms, and the beginning of a fourth."""
+    lines: Lines = [start(rank, pid), {"event": "root", "root": 0, "class": "M", "wrappers": ["M"]}]
+    for step, (at, end) in enumerate([(1000, 1090), (1100, 1390), (1400, 1590)]):
+        lines += [forward(step, at), optimizer(step, end, memory=1000 + step)]
+    return [*lines[:4], WORK, *lines[4:], forward(3, 1600)]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the lines of each file, and says where."""
+
+    def write(**files: Lines) -> Path:
+        for name, lines in files.items():
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (tmp_path / f"{name.replace('__', '.')}.jsonl").write_text(text)
+        return tmp_path
+
+    return write
+
+
+def whats(folder: Path, asked: Asked = ASKED) -> list[tuple[str, str, str]]:
+    return [(d.what, d.asked, d.seen) for d in differences(read(folder), asked)]
+
+
+def test_a_run_is_read_as_its_periods_and_what_was_in_them(written: Callable[..., Path]) -> None:
+    (rank,) = read(written(rank0=run())).ranks
+    assert rank.step_times_s == pytest.approx((0.1, 0.3, 0.2))
+    assert rank.wall_boundaries_s == pytest.approx((3601.0, 3601.1, 3601.4, 3601.6))
+    assert rank.micro_batches == ((MicroBatch(2, 8, 12, 9),),) * 3
+    assert (rank.rank, rank.pid, rank.peak_memory_bytes, rank.memory_kind) == (0, 7, 1002, "process_peak_rss")
+    assert rank.work["trainable_parameters"] == 100
+    assert rank.versions == {"torch": "2.13.0"}
+    assert rank.device_step_times_s is None
+
+
+def test_a_run_as_asked_has_no_differences(written: Callable[..., Path]) -> None:
+    assert whats(written(rank0=run())) == []
+
+
+def test_an_empty_folder_has_no_ranks_and_says_so(tmp_path: Path) -> None:
+    assert read(tmp_path).ranks == ()
+    assert read(tmp_path / "missing").ranks == ()
+    assert whats(tmp_path) == [("ranks that trained", "0", "none")]
+
+
+def test_a_torn_last_line_is_left_out(written: Callable[..., Path]) -> None:
+    file = written(rank0=run()) / "rank0.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    assert read(file.parent).ranks[0].step_times_s == pytest.approx((0.1, 0.3))
+    file.write_bytes(whole[: len(json.dumps(start())) - 5])
+    assert read(file.parent).ranks == ()
+
+
+def test_forwards_before_a_later_root_do_not_count(written: Callable[..., Path]) -> None:
+    lines = run()
+    early = [start(), {"event": "root", "root": 0, "class": "P", "wrappers": ["P"]}, forward(0, 500), optimizer(0, 600)]
+    later = [{**line, "root": 1} if "root" in line else line for line in lines[1:]]
+    later = [{**line, "step": line["step"] + 1} if "step" in line else line for line in later]
+    (rank,) = read(written(rank0=early + later)).ranks
+    assert rank.step_times_s == pytest.approx((0.1, 0.3, 0.2))
+    assert rank.errors == ()
+
+
+def test_two_models_that_train_in_turns_are_an_error(written: Callable[..., Path]) -> None:
+    lines = run()
+    second = [{"event": "root", "root": 1, "class": "N", "wrappers": ["N"]}, forward(4, 1700, root=1), forward(5, 1800)]
+    found = whats(written(rank0=lines + second))
+    assert (
+        "the observation on rank 0",
+        "no mistake of the probe",
+        "models 0 and 1 of this process both trained",
+    ) in found
+
+
+def test_on_a_device_its_clock_counts_and_periods_end_where_it_is_known(written: Callable[..., Path]) -> None:
+    lines = run()
+    told: dict[int, Any] = {0: [], 1: [], 2: [[1, 0.12]], 3: [[2, 0.29]]}
+    lines = [{**line, "device": told[line["step"]]} if line["event"] == "forward" else line for line in lines]
+    (rank,) = read(written(rank0=lines)).ranks
+    assert rank.step_times_s == rank.device_step_times_s == (0.12, 0.29)
+    assert rank.host_step_times_s == pytest.approx((0.1, 0.3))
+    assert len(rank.micro_batches) == 2
+    assert whats(written(rank0=lines), replace(ASKED, periods=2)) == []
+
+
+def test_a_device_clock_far_from_the_hosts_is_a_difference(written: Callable[..., Path]) -> None:
+    lines = [{**line, "device": []} if line["event"] == "forward" else line for line in run()]
+    lines[-1]["device"] = [[1, 0.01], [2, 0.03], [3, 0.02]]
+    assert whats(written(rank0=lines)) == [
+        ("device time that 3 steps took on rank 0", "0.600 s, as on the host's clock", "0.060 s")
+    ]
+
+
+def test_a_suspended_machine_shows_on_the_wall_clock(written: Callable[..., Path]) -> None:
+    lines = run()
+    lines[-1] = forward(3, 1600, wall_ms=61_600)
+    (difference,) = whats(written(rank0=lines))
+    assert difference[1:] == ("0.600 s, as on the monotonic clock", "60.600 s")
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "asked", "seen"),
+    [
+        ({"trainable_parameters": 99}, "trainable parameters on rank 0", "100", "99"),
+        ({"trainable_parameters_with_gradient": 90}, "trainable parameters with a gradient on rank 0", "100", "90"),
+        ({"recomputation": "reentrant"}, "recomputation in the backward pass on rank 0", "none", "reentrant"),
+        ({"world_size": 4}, "processes that train together on rank 0", "1", "4"),
+        ({"attention": {"implementation": "eager"}}, "attention on rank 0", "sdpa", "eager"),
+        ({"compiled": True}, "use of torch.compile on rank 0", "False", "True"),
+        ({"liger_kernels": ["liger_kernel.X"]}, "use of Liger kernels on rank 0", "False", "True"),
+        (
+            {"parallel_wrappers": ["DataParallel"]},
+            "classes around the model for parallel training on rank 0",
+            "none",
+            "DataParallel",
+        ),
+        (
+            {"optimizers": [{"steps": {"bfloat16": 100}, "state": {"float32": 200}}]},
+            "dtype that the optimizer steps on rank 0",
+            "float32",
+            "bfloat16 and float32",
+        ),
+    ],
+)
+def test_other_work_than_asked_is_a_difference(
+    written: Callable[..., Path], change: dict[str, Any], what: str, asked: str, seen: str
+) -> None:
+    lines = [line | change if line["event"] == "work" else line for line in run()]
+    assert whats(written(rank0=lines)) == [(what, asked, seen)]
+
+
+def test_a_missing_parallel_wrapper_is_a_difference(written: Callable[..., Path]) -> None:
+    asked = replace(ASKED, wrapper="DistributedDataParallel")
+    what = "classes around the model for parallel training on rank 0"
+    assert whats(written(rank0=run()), asked) == [(what, "DistributedDataParallel", "none")]
+
+
+def test_what_the_probe_could_not_tell_is_no_difference(written: Callable[..., Path]) -> None:
+    unknown = {"recomputation": None, "trainable_parameters_with_gradient": None}
+    lines = [line | unknown if line["event"] == "work" else line for line in run()]
+    assert whats(written(rank0=lines)) == []
+
+
+def test_too_few_periods_are_a_difference(written: Callable[..., Path]) -> None:
+    assert whats(written(rank0=run()), replace(ASKED, periods=5)) == [("step periods on rank 0", "5", "3")]
+
+
+def test_another_shape_or_number_of_micro_batches_is_a_difference(written: Callable[..., Path]) -> None:
+    lines = run()
+    lines.insert(3, forward(0, 1050, shape=[2, 7]))
+    assert whats(written(rank0=lines)) == [
+        ("micro-batches per optimizer step on rank 0", "1", "2 (1 times), 1 (2 times)"),
+        ("[batch, sequence] of micro-batches on rank 0", "[2, 8]", "[2, 8] (3 times), [2, 7] (1 times)"),
+    ]
+    # Only the periods that are asked for count.
+    lines = [*run(), forward(3, 1700, shape=[1, 8]), optimizer(3, 1750), forward(4, 1800)]
+    assert whats(written(rank0=lines)) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "num_ranks", "asked", "seen"),
+    [
+        ({"rank0": run(0)}, 2, "0, 1", "0"),
+        ({"rank0": run(0), "rank1": run(1)}, 1, "0", "0, 1"),
+        ({"rank0": run(0, 7), "rank0__8": run(0, 8)}, 2, "0, 1", "0 (2 processes)"),
+        ({"rank1": run(1), "rank2": run(2)}, 2, "0, 1", "1, 2"),
+    ],
+)
+def test_every_rank_must_have_trained_once(
+    written: Callable[..., Path], files: dict[str, Lines], num_ranks: int, asked: str, seen: str
+) -> None:
+    found = whats(written(**files), replace(ASKED, num_ranks=num_ranks))
+    assert ("ranks that trained", asked, seen) in found
+
+
+def test_errors_of_the_probe_are_differences_wherever_they_happened(written: Callable[..., Path]) -> None:
+    error = {"event": "probe_error", "error": "ZeroDivisionError\n", "pid": 7}
+    assert whats(written(rank0=[*run(), error], errors__9=[error])) == [
+        ("the observation before any training", "no mistake of the probe", "ZeroDivisionError"),
+        ("the observation on rank 0", "no mistake of the probe", "ZeroDivisionError"),
+    ]
+
+
+def test_a_follower_sees_what_is_appended_and_never_half_a_line(tmp_path: Path) -> None:
+    follower = Follower(tmp_path / "records")
+    assert follower.look() == {}
+    (tmp_path / "records").mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in run())
+    seen: list[int] = []
+    for end in range(0, len(text) + 50, 50):
+        (tmp_path / "records" / "rank0.jsonl").write_text(text[:end])
+        seen.append(follower.look()["rank0"].periods)
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1, 2, 3}
+    assert follower.look()["rank0"].recent_step_time_s == pytest.approx(0.2)  # (0.1 + 0.3 + 0.2) / 3
+
+
+def test_a_follower_counts_the_periods_that_reading_counts(written: Callable[..., Path]) -> None:
+    folder = written(rank0=run(0), rank1=run(1)[:-1])
+    progress = Follower(folder).look()
+    assert {name: rank.periods for name, rank in progress.items()} == {"rank0": 3, "rank1": 2}
+    assert [len(rank.step_times_s) for rank in read(folder).ranks] == [3, 2]

@@ -1,0 +1,128 @@
+"""A tiny trainer whose step takes a known time: every training forward sleeps to the end of its share of the step.
+
+Plain PyTorch, knows nothing of mfubench. In: options. Out: the same records as any trainer, when the probe is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+VOCABULARY, PADDING, IGNORED = 32, 3, 5
+
+
+class Sleeper(nn.Module):
+    """Token ids in, logits out; a training forward returns when `seconds` have passed since the last one returned.
+
+    Deadlines are kept, so that what else a step does is part of its time and a late step doesn't delay the next.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 8)
+        self.head = nn.Linear(8, VOCABULARY)
+        self.seconds = seconds
+        self.deadline = 0.0  # of the next training forward; 0: there was none
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            now = time.perf_counter()
+            self.deadline = (self.deadline or now) + self.seconds
+            time.sleep(max(self.deadline - now, 0))
+        return self.head(self.embedding(input_ids))
+
+
+class Wrapper(nn.Module):
+    """Something around a model, as parallel training puts there."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.module(input_ids)
+
+
+def samples(sequence: int, count: int) -> list[dict[str, torch.Tensor]]:
+    """Samples of which the first PADDING positions are padding and the first IGNORED positions have no label."""
+    ids = torch.randint(VOCABULARY, (count, sequence))
+    mask, labels = torch.ones_like(ids), ids.clone()
+    mask[:, :PADDING] = 0
+    labels[:, :IGNORED] = -100
+    return [{"input_ids": i, "attention_mask": m, "labels": t} for i, m, t in zip(ids, mask, labels, strict=True)]
+
+
+def train(model: nn.Module, options: argparse.Namespace) -> None:
+    """The usual loop, with the oddities that were asked for."""
+    optimizer = torch.optim.AdamW(model.parameters())
+    if options.wrap_late:
+        model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
+        optimizer.zero_grad()
+        model = Wrapper(model)
+    if options.optimizer_before_training:
+        optimizer.step()
+    loader = DataLoader(samples(options.sequence, 10_000), batch_size=options.batch)
+    evaluation = DataLoader(samples(options.sequence, 10_000), batch_size=options.batch + 1)
+    batches, held_out = iter(loader), iter(evaluation)
+    started = []
+    for step in range(options.steps):
+        started.append(time.perf_counter())
+        for _ in range(options.accumulate):
+            batch = next(batches)
+            if options.embed_alone:
+                next(m for m in model.modules() if isinstance(m, nn.Embedding))(batch["input_ids"])
+            logits = model(batch["input_ids"])
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+            loss.backward()
+        for _ in range(options.optimizer_steps):
+            optimizer.step()
+        optimizer.zero_grad()
+        if options.evaluate:
+            with torch.no_grad():
+                model(next(held_out)["input_ids"])
+        if step == options.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if options.stopwatch:
+        options.stopwatch.write_text(json.dumps(started))
+    print(f"final loss {loss.item():.9f}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[0.0], help="per step; one for each rank")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--sequence", type=int, default=16)
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches per optimizer step")
+    parser.add_argument("--optimizer-steps", type=int, default=1, help="optimizer.step() calls per step")
+    parser.add_argument("--optimizer-before-training", action="store_true")
+    parser.add_argument("--evaluate", action="store_true", help="after each step")
+    parser.add_argument("--stopwatch", type=Path, help="write the moments at which steps started to this file, in s")
+    parser.add_argument("--embed-alone", action="store_true", help="call the embedding by itself before each forward")
+    parser.add_argument("--wrap-late", action="store_true", help="wrap the model after a first forward of it")
+    parser.add_argument("--ddp", action="store_true", help="one of several ranks, started by torchrun")
+    parser.add_argument("--die-after", type=int, default=-1, help="SIGKILL itself after this step")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = parse()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if given.ddp:
+        torch.distributed.init_process_group("gloo")
+        rank = torch.distributed.get_rank()
+        mine = given.seconds[rank % len(given.seconds)] / given.accumulate
+        train(nn.parallel.DistributedDataParallel(Sleeper(mine)), given)
+        torch.distributed.destroy_process_group()
+    else:
+        train(Sleeper(given.seconds[0] / given.accumulate), given)
