@@ -1,0 +1,134 @@
+"""Fine-tune a causal language model with transformers' Trainer: all of its weights, or LoRA matrices through PEFT.
+
+    python train.py CONFIG.yaml
+    python -m torch.distributed.run --standalone --nproc_per_node=2 train.py CONFIG.yaml
+
+CONFIG.yaml is flat. Its keys are the fields of the three classes below and of transformers' TrainingArguments; any other
+key is an error. Nothing is evaluated and nothing is saved.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+
+
+@dataclass
+class ModelArguments:
+    """The model."""
+
+    model_name_or_path: str = field(metadata={"help": "A folder, or an id on the hub."})
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Where the tokenizer is, if elsewhere."})
+    revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
+    random_weights: bool = field(
+        default=False, metadata={"help": "Draw the weights on the device, instead of loading."}
+    )
+    model_dtype: str = field(default="float32", metadata={"help": "What the weights are held in: float32 or bfloat16."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2."})
+
+
+@dataclass
+class LoraArguments:
+    """LoRA; without `lora_r`, all weights are trained."""
+
+    lora_r: int | None = field(default=None, metadata={"help": "Rank of the matrices."})
+    lora_alpha: float = field(default=16, metadata={"help": "The update is scaled by alpha / rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the matrices."})
+    lora_target_modules: list[str] | None = field(default=None, metadata={"help": "Last names of the linear layers."})
+    lora_float32: bool = field(default=True, metadata={"help": "Hold the matrices in float32 beside bfloat16 weights."})
+
+
+@dataclass
+class DataArguments:
+    """The samples; every token of a sample is trained on."""
+
+    train_file: str = field(metadata={"help": 'JSONL, one {"messages": [{"role", "content"}, ...]} a line.'})
+    max_length: int = field(metadata={"help": "Tokens of a sample: longer ones are cut, shorter ones padded."})
+
+
+def main(config_file: str) -> None:
+    """Train as the file says."""
+    parser = HfArgumentParser((ModelArguments, LoraArguments, DataArguments, TrainingArguments))  # type: ignore[arg-type]
+    model_arguments, lora, data, training = parser.parse_yaml_file(config_file)
+    set_seed(training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_arguments.tokenizer_name_or_path or model_arguments.model_name_or_path, revision=model_arguments.revision
+    )
+    # One process tokenises into the cache, the others read what it wrote.
+    with training.main_process_first():
+        samples = tokenized(tokenizer, data, Path(training.output_dir) / "datasets")
+    base = load_model(model_arguments, training)
+    model = base if lora.lora_r is None else with_lora(base, lora.lora_r, lora)
+    trainer = Trainer(model=model, args=training, train_dataset=samples, data_collator=default_data_collator)
+    trainer.train()
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase, data: DataArguments, cache: Path) -> Dataset:
+    """The samples as input_ids, attention_mask and labels of `max_length`; labels of padding are -100."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+    def tokenize(batch: dict[str, list]) -> dict[str, list]:
+        encoded: Any = tokenizer.apply_chat_template(
+            batch["messages"],
+            tokenize=True,
+            return_dict=True,
+            truncation=True,
+            padding="max_length",
+            max_length=data.max_length,
+        )
+        labels = [
+            [token if real else -100 for token, real in zip(tokens, mask, strict=True)]
+            for tokens, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
+        ]
+        return {**encoded, "labels": labels}
+
+    samples = load_dataset("json", data_files=data.train_file, split="train", cache_dir=str(cache))
+    return samples.map(tokenize, batched=True, remove_columns=samples.column_names)
+
+
+def load_model(arguments: ModelArguments, training: TrainingArguments) -> PreTrainedModel:
+    """The model, with weights from its folder or the hub, or random ones that were never on a disk or in host memory."""
+    options = {"dtype": arguments.model_dtype, "attn_implementation": arguments.attn_implementation}
+    if not arguments.random_weights:
+        return AutoModelForCausalLM.from_pretrained(
+            arguments.model_name_or_path, revision=arguments.revision, **options
+        )
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path, revision=arguments.revision)
+    with training.device:
+        return AutoModelForCausalLM.from_config(config, **options)
+
+
+def with_lora(model: PreTrainedModel, rank: int, lora: LoraArguments) -> PeftModel:
+    """The model with all its weights frozen and LoRA matrices beside the chosen layers."""
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # any number will do: it is divided by the rank
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.lora_target_modules,
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=lora.lora_float32)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} CONFIG.yaml")
+    main(sys.argv[1])

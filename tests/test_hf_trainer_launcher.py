@@ -1,0 +1,219 @@
+"""launchers/hf_trainer with conf/framework/hf_trainer.yaml: what the settings say is what the training does.
+
+Each case is composed from the real conf/, started by its plan's command, and watched from inside by WATCH.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from mfubench import plan, workload
+from mfubench.config import Experiment
+from mfubench.paths import LAUNCHERS, ROOT
+
+TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
+STEPS = 6
+# 2 layers of 7 linear layers, and the head.
+LINEARS = 2 * 7 + 1
+SHAPE = (
+    "hidden_size=32",
+    "intermediate_size=48",
+    "num_hidden_layers=2",
+    "num_attention_heads=4",
+    "num_key_value_heads=2",
+)
+OVERRIDES = (
+    *(f"model.architecture.{setting}" for setting in SHAPE),
+    "sequence_length=32",
+    "measurement.warmup_steps=1",
+    f"measurement.steps={STEPS - 1 - plan.EXTRA_STEPS}",
+)
+# Runs the launcher as __main__ and notes, before each optimizer step, what it was given and what ran since the last.
+WATCH = """
+import json, os, runpy, sys, torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+roots, tokens, linears, outputs = [], [], [], set()
+
+def before(module, arguments, keywords=None):
+    if type(module) is torch.nn.Linear:
+        linears.append(torch.is_grad_enabled())
+    if type(module) is torch.nn.Embedding:
+        roots.append(list(arguments[0].shape))
+        tokens.append(arguments[0].sum().item())
+
+def after(module, arguments, output):
+    if type(module) is torch.nn.Linear:
+        outputs.add(str(output.dtype))
+
+def step(optimizer, arguments, keywords):
+    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    line = json.dumps({
+        "dtypes": sorted({str(parameter.dtype) for parameter in given}),
+        "parameters": sum(parameter.numel() for parameter in given),
+        "tensors": len(given),
+        "with_gradient": sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in given),
+        "sum": sum(parameter.double().sum().item() for parameter in given),
+        "gradient": sum(p.grad.double().sum().item() for p in given if p.grad is not None),
+        "roots": roots, "tokens": tokens, "outputs": sorted(outputs),
+        "linears": len(linears), "without_graph": linears.count(False),
+    })
+    with open("seen%s.jsonl" % os.environ.get("RANK", "0"), "a") as seen:
+        seen.write(line + "\\n")
+    roots.clear(), tokens.clear(), linears.clear(), outputs.clear()
+
+register_module_forward_pre_hook(before)
+register_module_forward_hook(after)
+register_optimizer_step_pre_hook(step)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def trained(compose: Callable[..., Experiment], tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Overrides in; what was seen at each optimizer step out, of all ranks together."""
+
+    def train(*overrides: str, precision: str = "fp32", weights_on_disk: bool = False) -> list[dict[str, Any]]:
+        experiment = compose(*OVERRIDES, f"precision={precision}", *overrides)
+        prepared = workload.prepare(
+            experiment.model,
+            experiment.data,
+            sequence_length=experiment.sequence_length,
+            num_samples=plan.num_samples(experiment),
+            seed=experiment.seed,
+            weights_on_disk=weights_on_disk,
+            dtype="float32",
+            folder=tmp_path / "cache",
+        )
+        place = plan.Place(tmp_path, LAUNCHERS, ROOT, sys.executable, "cpu", precision, 1)
+        planned = plan.make(experiment, prepared, place)
+        planned.config_path.write_text(planned.config_text)
+        return watched(planned.command, tmp_path, planned.environment)
+
+    return train
+
+
+def watched(command: tuple[str, ...], folder: Path, environment: Any) -> list[dict[str, Any]]:
+    """Run a command that starts the launcher, and return what WATCH noted, rank after rank."""
+    watch, home = folder / "watch.py", folder / "home"
+    watch.write_text(WATCH)
+    home.mkdir()
+    at = command.index(str(TRAIN))
+    ran = subprocess.run(
+        [*command[:at], str(watch), *command[at:]],
+        cwd=folder,
+        env={**os.environ, **environment, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert not list(home.rglob("*.arrow"))  # the samples' cache is in the run's scratch folder, not the user's home
+    return [json.loads(line) for path in sorted(folder.glob("seen*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def test_full_trains_every_weight_in_float32_on_full_sequences(trained: Callable[..., list[dict[str, Any]]]) -> None:
+    seen = trained("gradient_accumulation_steps=2")
+    assert len(seen) == STEPS
+    # embedding and head 2 · 8192·32; by layer q and o 2 · 32·32, k and v 2 · 32·16, MLP 3 · 32·48; 5 norms of 32
+    weights = 2 * 8192 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48) + 5 * 32
+    assert {step["parameters"] for step in seen} == {weights}
+    assert {step["tensors"] for step in seen} == {step["with_gradient"] for step in seen} == {2 + 2 * 9 + 1}
+    assert all(step["dtypes"] == step["outputs"] == ["torch.float32"] for step in seen)
+    assert all(step["roots"] == [[2, 32], [2, 32]] for step in seen)
+    assert all(step["linears"] == 2 * LINEARS and step["without_graph"] == 0 for step in seen)  # nothing twice
+    assert len({step["sum"] for step in seen}) == STEPS  # each step moved the weights
+
+
+def test_reentrant_checkpointing_keeps_the_gradients_of_lora_beside_frozen_bf16_weights(
+    trained: Callable[..., list[dict[str, Any]]],
+) -> None:
+    seen = trained("mode=lora", "gradient_checkpointing=reentrant", precision="bf16")
+    # rank 8 · (inputs + outputs): q, o 32+32; k, v 32+16; gate, up 32+48, down 48+32; two layers
+    assert {step["parameters"] for step in seen} == {2 * 8 * (2 * 64 + 2 * 48 + 3 * 80)}
+    assert {step["tensors"] for step in seen} == {2 * 7 * 2}
+    assert seen[0]["with_gradient"] == 2 * 7  # B is zero at first, so A's gradients are too
+    assert all(step["with_gradient"] == 2 * 7 * 2 for step in seen[1:])
+    assert all(step["dtypes"] == ["torch.float32"] and step["outputs"] == ["torch.bfloat16"] for step in seen)
+    # In each block 7 frozen layers and 14 matrices: forward without a graph, then recomputed with one; the head once.
+    assert all(step["without_graph"] == 2 * 21 and step["linears"] == 2 * 2 * 21 + 1 for step in seen)
+
+
+def test_bf16_full_autocasts_from_float32_masters_that_were_loaded_from_the_disk(
+    trained: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    overrides = ("gradient_checkpointing=non_reentrant", "+framework.native.random_weights=false")
+    seen = trained(*overrides, precision="bf16", weights_on_disk=True)
+    assert all(step["dtypes"] == ["torch.float32"] and step["outputs"] == ["torch.bfloat16"] for step in seen)
+    on_disk = load_file(next((tmp_path / "cache" / "models").glob("*/model.safetensors")))
+    assert all(weight.dtype == torch.float32 for weight in on_disk.values())
+    assert seen[0]["sum"] == pytest.approx(sum(weight.double().sum().item() for weight in on_disk.values()), abs=1e-6)
+    # Recomputed with a graph: the non-reentrant kind.
+    assert all(step["without_graph"] == 0 and step["linears"] == LINEARS + 2 * 7 for step in seen)
+
+
+def test_bf16_pure_holds_the_lora_matrices_in_bf16_too(trained: Callable[..., list[dict[str, Any]]]) -> None:
+    seen = trained("mode=lora", precision="bf16_pure")
+    assert all(step["dtypes"] == step["outputs"] == ["torch.bfloat16"] for step in seen)
+    assert all(step["with_gradient"] == 28 for step in seen[1:])
+
+
+def test_two_ranks_step_with_the_same_averaged_gradient(trained: Callable[..., list[dict[str, Any]]]) -> None:
+    seen = trained("parallelism=ddp", "optimizer=adamw_torch", "attention=eager")
+    first, second = seen[:STEPS], seen[STEPS:]
+    assert len(second) == STEPS
+    for one, other in zip(first, second, strict=True):
+        assert one["tokens"] != other["tokens"]  # each rank has samples of its own
+        assert one["gradient"] == other["gradient"] != 0
+        assert one["sum"] == other["sum"]
+
+
+def launcher() -> SimpleNamespace:
+    """The launcher's functions, without running it."""
+    return SimpleNamespace(**runpy.run_path(str(TRAIN)))
+
+
+def test_a_key_that_nobody_reads_is_an_error(tmp_path: Path) -> None:
+    native = {
+        "model_name_or_path": "m",
+        "train_file": "t",
+        "max_length": 8,
+        "output_dir": str(tmp_path),
+        "use_cpu": True,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**native, "learning_rat": 0.1}))
+    with pytest.raises(ValueError, match="learning_rat"):
+        launcher().main(str(tmp_path / "config.yaml"))
+
+
+def test_a_short_sample_is_padded_and_its_padding_is_not_trained_on(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    workload.tokenizer.write_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    samples = [[{"role": "user", "content": content}] for content in ("ba", "ba " * 50)]
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for turns in samples))
+    functions = launcher()
+    data = functions.DataArguments(train_file=str(tmp_path / "train.jsonl"), max_length=32)
+    short, long = list(functions.tokenized(tokenizer, data, tmp_path / "cache"))
+    encoded: Any = tokenizer.apply_chat_template(samples[0], tokenize=True, return_dict=True)
+    real = len(encoded["input_ids"])
+    assert real < 32 == len(short["input_ids"]) == len(long["input_ids"])
+    assert short["labels"] == short["input_ids"][:real] + [-100] * (32 - real)
+    assert short["input_ids"][real:] == [tokenizer.pad_token_id] * (32 - real)
+    assert long["labels"] == long["input_ids"] and sum(long["attention_mask"]) == 32
