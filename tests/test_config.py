@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mfubench.config import ConfigError, Experiment, WrongCombination
-from mfubench.config.compose import GROUPS, check_command_line, store_schema
+from mfubench.config.compose import GROUPS, check_command_line, flags_first, store_schema
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import validate
 
@@ -82,6 +82,12 @@ def test_what_is_misspelled_names_what_is_meant(argument: str, right: str) -> No
 def test_a_misspelled_key_in_a_sweep_keeps_all_its_values() -> None:
     argv = ["-m", "batchsize=1,2", "mode=lora"]
     assert refusal(*argv).screen(argv).endswith("python -m mfubench -m mode=lora batch_size=1,2")
+
+
+def test_a_sweep_may_be_asked_for_anywhere_on_the_line() -> None:
+    assert flags_first(["mode=lora", "-m", "seed=1,2"]) == ["-m", "mode=lora", "seed=1,2"]
+    argv = ["mode=lora", "seed=1,2"]
+    assert refusal(*argv).screen(argv).endswith("python -m mfubench -m mode=lora seed=1,2")
 
 
 @pytest.mark.parametrize(

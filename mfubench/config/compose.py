@@ -56,6 +56,11 @@ def to_experiment(composed: DictConfig) -> schema.Experiment:
         ) from error
 
 
+def flags_first(argv: Sequence[str]) -> list[str]:
+    """`argv` with -m in front: Hydra's parser takes no overrides before a flag and after it."""
+    return sorted(argv, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
 def check_command_line(argv: Sequence[str]) -> None:
     """Compose and validate every job that `argv` asks for, so that what is wrong on any machine stops all of them.
 

@@ -28,7 +28,8 @@ class ConfigError(ValueError):
             if _value(right) == _value(self.given):  # another name for the same values, of which a sweep has several
                 right = f"{right.partition('=')[0]}={_value(typed)}"
             kept = [a for a in argv if a != typed and not ("=" in a and _key(a) == _key(right))]
-            lines.append(f"  try       {COMMAND} {shlex.join([*kept, *shlex.split(right)])}")
+            flag, right = ("-m ", right[3:]) if right.startswith("-m ") else ("", right)
+            lines.append(f"  try       {COMMAND} {flag}{shlex.join([*kept, *shlex.split(right)])}")
         return "\n".join(lines)
 
 

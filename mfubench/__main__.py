@@ -1,0 +1,73 @@
+"""The command: `python -m mfubench [group=option] [key=value]`, and `-m` for sweeps.
+
+Exit status: 0 every run is ok; 3 some run is not; 2 the command line is wrong and nothing was started; 1 a mistake of
+ours; 130 a sweep was ended by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from mfubench.config import ConfigError
+from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, store_schema, to_experiment
+from mfubench.paths import CONF
+
+if TYPE_CHECKING:
+    from mfubench.report import Result
+
+results: list[Result] = []  # of the jobs that ran in this process
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
+def job(composed: DictConfig) -> float:
+    """One job: measured, written, tracked. Returns what a sweeper may maximise: tokens/s/device, NaN unless ok."""
+    from rich.console import Console
+
+    from mfubench.run import run
+
+    chosen = HydraConfig.get()
+    sweep = Path(chosen.sweep.dir).name if chosen.mode == RunMode.MULTIRUN else None
+    result = run(to_experiment(composed), Path(chosen.runtime.output_dir), sweep, Console(stderr=True))
+    results.append(result)
+    if sweep is not None and result.stopped_by == "user":
+        raise KeyboardInterrupt
+    return float(result.measurement["tokens_per_second_per_device"]) if result.measurement else float("nan")
+
+
+def main() -> int:
+    """Run what the command line asks for, print its table; the exit status."""
+    store_schema()
+    sys.argv[1:] = flags_first(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is raised in a job comes out of it as it is
+    try:
+        check_command_line(sys.argv[1:])
+        job()
+    except ConfigError as error:
+        print(error.screen(sys.argv[1:]), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if results:
+            _show()
+    return 0 if all(result.status == "ok" for result in results) else 3
+
+
+def _show() -> None:
+    from rich.console import Console
+
+    from mfubench.report.table import show
+
+    show(results, Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

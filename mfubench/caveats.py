@@ -1,0 +1,34 @@
+"""What a reader must know beside the figures, though the run is valid. A closed set; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mfubench import support
+from mfubench.conclude import Evidence
+from mfubench.metrics import MEASURED_PEAK_TOLERANCE
+
+SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches and host time
+
+
+def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[str]:
+    """Sentences for the result's `warnings`; `defaults` as support.check has them."""
+    experiment, machine, outcome = evidence.experiment, evidence.machine, evidence.outcome
+    for setting, value in support.inapplicable(experiment.mode, defaults):
+        yield f"{setting}={value} changes nothing in mode={experiment.mode.name}"
+    if machine and machine.device == "cuda" and evidence.flops and evidence.flops.parameters < SMALL_FOR_A_GPU:
+        yield (
+            f"{experiment.model.name} is far too small for a {machine.device_name}: its MFU means nothing there; try "
+            "python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant"
+        )
+    measurement, peak = evidence.measurement, evidence.peak
+    if measurement and peak and peak.measured and measurement.hfu_causal > MEASURED_PEAK_TOLERANCE:
+        yield (
+            f"the run did {measurement.hfu_causal:.2f} times the FLOP/s of the measured peak, so the peak was measured "
+            "too low: utilisations are too high; run again on a quiet machine"
+        )
+    if measurement and outcome and outcome.ended == "itself" and outcome.returncode:
+        yield f"the framework ended with exit status {outcome.returncode} after all measured steps; see framework.log"
+    if evidence.verdict and evidence.verdict.stopped_by == "user":
+        steps = measurement.steps if measurement else 0
+        yield f"ended by the user after {steps} of {experiment.measurement.steps} measured steps"

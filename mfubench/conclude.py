@@ -1,0 +1,147 @@
+"""Evidence of a run → its Result: everything a reader needs to trust a figure or to repeat it, in one file."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mfubench
+from mfubench.config import Experiment
+from mfubench.flops import FlopCount
+from mfubench.hardware import Machine, Peak
+from mfubench.launch import Outcome, commit_of
+from mfubench.metrics import CONVENTIONS, Measurement
+from mfubench.paths import ROOT
+from mfubench.plan import Plan
+from mfubench.records import Difference, Records
+from mfubench.report import Result
+from mfubench.verdict import Verdict
+
+OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "scipy")  # what the counting ran with
+NOTHING_RECORDED = Records(())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a run so far; a later stage adds its part."""
+
+    experiment: Experiment
+    folder: Path
+    group: str | None
+    started_at: datetime
+    machine: Machine | None = None
+    precision: str | None = None
+    plan: Plan | None = None
+    flops: FlopCount | None = None  # of one optimizer step on one device
+    peak: Peak | None = None
+    outcome: Outcome | None = None
+    records: Records = NOTHING_RECORDED
+    differences: tuple[Difference, ...] = ()
+    measurement: Measurement | None = None
+    verdict: Verdict | None = None
+
+
+def now() -> datetime:
+    """The wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def run_name(experiment: Experiment) -> str:
+    """framework-model-mode-parallelism-checkpointing-bs: what a run is called in tables and in W&B."""
+    parts = (
+        experiment.framework.name,
+        experiment.model.name,
+        experiment.mode.name,
+        experiment.parallelism.name,
+        experiment.gradient_checkpointing.name,
+        f"bs{experiment.batch_size}",
+    )
+    return "-".join(parts)
+
+
+def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
+    """The Result: only `ok` has a measurement, the figures of others are withheld."""
+    verdict = evidence.verdict
+    assert verdict is not None
+    figures = None if evidence.measurement is None else asdict(evidence.measurement)
+    ok = verdict.status == "ok"
+    measured_rank = evidence.measurement.rank if evidence.measurement else 0
+    return Result(
+        name=run_name(evidence.experiment),
+        status=verdict.status,
+        reason=verdict.reason,
+        stopped_by=verdict.stopped_by,
+        group=evidence.group,
+        started_at=evidence.started_at.isoformat(timespec="seconds"),
+        settings=asdict(evidence.experiment),
+        hardware=_hardware(evidence),
+        flops=_flops(evidence.flops),
+        work=next((dict(r.work) for r in evidence.records.ranks if r.rank == measured_rank), None),
+        differences=[asdict(difference) for difference in evidence.differences],
+        measurement=figures if ok else None,
+        withheld=None if ok else figures,
+        step_times_s={str(r.rank): list(r.step_times_s) for r in evidence.records.ranks},
+        warnings=list(warnings),
+        conventions=CONVENTIONS,
+        plan=None if evidence.plan is None else describe(evidence.plan),
+        outcome=None if evidence.outcome is None else asdict(evidence.outcome),
+        provenance=_provenance(evidence),
+    )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The plan in JSON's types: what is started, with what environment and native config, for how many steps."""
+    return {
+        "command": list(plan.command),
+        "environment": dict(plan.environment),
+        "config_file": plan.config_path.name,
+        "config": plan.config_text,
+        "num_ranks": plan.num_ranks,
+        "max_steps": plan.max_steps,
+        "periods": plan.periods,
+        "timeout_s": plan.timeout_s,
+    }
+
+
+def _hardware(evidence: Evidence) -> dict[str, Any] | None:
+    if evidence.machine is None:
+        return None
+    peak = evidence.peak
+    return {
+        **asdict(evidence.machine),
+        "precision": evidence.precision,
+        "peak_flops_per_second": None if peak is None else peak.flops_per_second,
+        "peak_dtype": None if peak is None else peak.dtype,
+        "peak_source": None if peak is None else peak.source,
+        "peak_measured": None if peak is None else peak.measured,
+    }
+
+
+def _flops(flops: FlopCount | None) -> dict[str, Any] | None:
+    """Per optimizer step and device; the two figures in the words of the published reports beside them."""
+    if flops is None:
+        return None
+    return {
+        **asdict(flops),
+        "profiled_tflop_per_step": flops.hardware_flops / 1e12,
+        "model_tflop_per_step": flops.model_flops / 1e12,
+    }
+
+
+def _provenance(evidence: Evidence) -> dict[str, Any]:
+    framework_versions: Mapping[str, str] = next((r.versions for r in evidence.records.ranks), {})
+    return {
+        "mfubench": mfubench.__version__,
+        "commit": commit_of(ROOT),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "counted_with": {name: version(name) for name in OWN_PACKAGES},
+        "framework_environment": dict(framework_versions),
+        "folder": str(evidence.folder),
+    }

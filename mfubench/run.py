@@ -1,0 +1,150 @@
+"""The program on one screen: an Experiment in, its Result out, every stage one call, in this order."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from mfubench import hardware, metrics, plan, records, support, verdict, workload
+from mfubench.caveats import caveats
+from mfubench.conclude import Evidence, conclude, describe, now
+from mfubench.config import Experiment, WrongCombination
+from mfubench.config.defaults import defaults
+from mfubench.config.validate import validate
+from mfubench.flops import FlopCount, cached_count
+from mfubench.launch import launch, run_together
+from mfubench.paths import LAUNCHERS, ROOT, cache_folder
+from mfubench.progress import watching
+from mfubench.report import Result, write
+from mfubench.tracking import track
+
+
+def run(experiment: Experiment, folder: Path, group: str | None, console: Console) -> Result:
+    """Measure the experiment in the folder; what goes wrong in the run is its result. `group`: the sweep it belongs to.
+
+    Raises ConfigError for what is wrong on any machine, except for a combination inside a sweep, which is a row of it.
+    """
+    so_far = Evidence(experiment, folder, group, started_at=now())
+    try:
+        so_far = _measured(_planned(so_far, console), console)
+    except (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak) as error:
+        so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
+    except WrongCombination as error:
+        if group is None:
+            raise
+        so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
+    result = conclude(so_far, list(caveats(so_far, defaults(experiment.mode.name))))
+    write(result, folder)
+    warning = track(result, experiment.tracking, folder)
+    if warning:
+        console.print(warning, style="yellow")
+    return result
+
+
+def _planned(so_far: Evidence, console: Console) -> Evidence:
+    """All that is known before the start. Raises where nothing can be started."""
+    experiment = so_far.experiment
+    validate(experiment)
+    machine = hardware.detect(experiment.hardware)
+    precision = hardware.resolve_precision(experiment.precision, machine)
+    known = defaults(experiment.mode.name)
+    support.check(experiment, support.values_of(experiment, machine.device, precision), known)
+    support.check_devices(experiment.parallelism, machine)
+
+    console.print("counting FLOPs, preparing the workload", style="dim")
+    flops = _step_flops(experiment)
+    prepared = workload.prepare(
+        experiment.model,
+        experiment.data,
+        sequence_length=experiment.sequence_length,
+        num_samples=plan.num_samples(experiment),
+        seed=experiment.seed,
+        weights_on_disk=experiment.framework.random_weights == "disk",
+        dtype="float32" if precision == "fp32" else "bfloat16",
+        folder=cache_folder(),
+    )
+    threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
+    place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads)
+    planned = plan.make(experiment, prepared, place)
+    if machine.device == "cpu":
+        console.print("measuring the CPU's peak", style="dim")
+    dtype = hardware.peak_dtype(precision, machine.device)
+    peak = hardware.peak(experiment.hardware, machine, dtype, planned.num_ranks, threads, run_together)
+    (so_far.folder / "plan.json").write_text(json.dumps(describe(planned), indent=1))
+    return replace(
+        so_far,
+        machine=machine,
+        precision=precision,
+        plan=planned,
+        flops=flops,
+        peak=peak,
+    )
+
+
+def _measured(so_far: Evidence, console: Console) -> Evidence:
+    """The planned run, launched, read and judged."""
+    planned, flops, peak, wanted = so_far.plan, so_far.flops, so_far.peak, so_far.experiment.measurement
+    assert planned is not None and flops is not None and peak is not None
+    with watching(planned, flops.model_flops / peak.flops_per_second, console) as enough:
+        outcome = launch(planned, enough)
+    shutil.rmtree(planned.scratch, ignore_errors=True)
+
+    seen = records.read(planned.records)
+    recorded = verdict.periods_recorded(seen, planned.num_ranks)
+    least = wanted.warmup_steps + wanted.minimum_steps
+    periods = verdict.periods_wanted(outcome, recorded, planned.periods, least)
+    differences = records.differences(seen, _asked(so_far, periods))
+    measurement = None
+    if recorded >= periods:
+        measurement = metrics.measure(seen, flops, peak, wanted.warmup_steps, periods - wanted.warmup_steps)
+        differences += metrics.impossible(measurement, flops, peak)
+    return replace(
+        so_far,
+        outcome=outcome,
+        records=seen,
+        differences=differences,
+        measurement=measurement,
+        verdict=verdict.judge(outcome, bool(seen.ranks), recorded, periods, differences),
+    )
+
+
+def _asked(evidence: Evidence, periods: int) -> records.Asked:
+    """What the records must show."""
+    experiment, planned, flops = evidence.experiment, evidence.plan, evidence.flops
+    assert planned is not None and flops is not None
+    return records.Asked(
+        num_ranks=planned.num_ranks,
+        micro_batch_shape=(experiment.batch_size, experiment.sequence_length),
+        micro_batches_per_step=experiment.gradient_accumulation_steps,
+        periods=periods,
+        trainable_parameters=flops.trainable_parameters,
+        recomputation=experiment.gradient_checkpointing.name,
+        wrapper=experiment.parallelism.wrapper,
+        attention=experiment.attention,
+        liger_kernel=experiment.liger_kernel,
+        torch_compile=experiment.torch_compile,
+        optimizer_dtype="bfloat16" if evidence.precision == "bf16_pure" else "float32",
+    )
+
+
+def _step_flops(experiment: Experiment) -> FlopCount:
+    """The FLOPs of one optimizer step on one device; WrongCombination for what the model can't be."""
+    try:
+        micro_batch = cached_count(
+            experiment.model.architecture,
+            experiment.mode,
+            recomputation=experiment.gradient_checkpointing.name,
+            attention=experiment.attention,
+            batch_size=experiment.batch_size,
+            sequence_length=experiment.sequence_length,
+            folder=cache_folder() / "flops",
+        )
+    except ValueError as error:
+        given = f"model={experiment.model.name} mode={experiment.mode.name}"
+        raise WrongCombination(str(error), given=given, expected="a workload that the model can train") from error
+    return micro_batch.scaled(experiment.gradient_accumulation_steps)
