@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mfubench.report import Result
 
 results: list[Result] = []  # of the jobs that ran in this process
+refusals: list[ConfigError] = []  # Hydra would print a raised one in its own way
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
@@ -35,7 +36,11 @@ def job(composed: DictConfig) -> float:
 
     chosen = HydraConfig.get()
     sweep = Path(chosen.sweep.dir).name if chosen.mode == RunMode.MULTIRUN else None
-    result = run(to_experiment(composed), Path(chosen.runtime.output_dir), sweep, Console(stderr=True))
+    try:
+        result = run(to_experiment(composed), Path(chosen.runtime.output_dir), sweep, Console(stderr=True))
+    except ConfigError as error:
+        refusals.append(error)
+        return float("nan")
     results.append(result)
     if sweep is not None and result.stopped_by == "user":
         raise KeyboardInterrupt
@@ -51,13 +56,16 @@ def main() -> int:
         check_command_line(sys.argv[1:])
         job()
     except ConfigError as error:
-        print(error.screen(sys.argv[1:]), file=sys.stderr)
-        return 2
+        refusals.append(error)
     except KeyboardInterrupt:
         return 130
     finally:
         if results:
             _show()
+        for refusal in refusals:
+            print(refusal.screen(sys.argv[1:]), file=sys.stderr)
+    if refusals:
+        return 2
     return 0 if all(result.status == "ok" for result in results) else 3
 
 

@@ -7,7 +7,7 @@ appendix B). HFU = hardware FLOPs / (step time x peak): what is executed, recomp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mfubench.flops import FlopCount
 from mfubench.hardware import Peak
@@ -99,6 +99,12 @@ def measure(records: Records, flops: FlopCount, peak: Peak, warmup_steps: int, s
         peak_memory_bytes=max((r.peak_memory_bytes for r in records.ranks if r.peak_memory_bytes), default=None),
         memory_kind=recorded.memory_kind,
     )
+
+
+def as_executed(flops: FlopCount, records: Records) -> FlopCount:
+    """The count for the attention kernel that ran: one that was given a mask does not skip the masked half."""
+    masked = any((rank.work.get("attention") or {}).get("sdpa_masked_calls") for rank in records.ranks)
+    return replace(flops, hardware_flops_causal=flops.hardware_flops) if masked else flops
 
 
 def impossible(measurement: Measurement, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from mfubench import hardware, metrics, plan, records, support, verdict, workload
 from mfubench.caveats import caveats
 from mfubench.conclude import Evidence, conclude, describe, now
-from mfubench.config import Experiment, WrongCombination
+from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import validate
 from mfubench.flops import FlopCount, cached_count
@@ -29,6 +31,8 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
 
     Raises ConfigError for what is wrong on any machine, except for a combination inside a sweep, which is a row of it.
     """
+    if (folder / "plan.json").exists() or (folder / "result.json").exists():
+        raise ConfigError("there is a run in this folder already", given=str(folder), expected="a folder of its own")
     so_far = Evidence(experiment, folder, group, started_at=now())
     try:
         so_far = _measured(_planned(so_far, console), console)
@@ -56,21 +60,22 @@ def _planned(so_far: Evidence, console: Console) -> Evidence:
     support.check(experiment, support.values_of(experiment, machine.device, precision), known)
     support.check_devices(experiment.parallelism, machine)
 
-    console.print("counting FLOPs, preparing the workload", style="dim")
-    flops = _step_flops(experiment)
-    prepared = workload.prepare(
-        experiment.model,
-        experiment.data,
-        sequence_length=experiment.sequence_length,
-        num_samples=plan.num_samples(experiment),
-        seed=experiment.seed,
-        weights_on_disk=experiment.framework.random_weights == "disk",
-        dtype="float32" if precision == "fp32" else "bfloat16",
-        folder=cache_folder(),
-    )
-    threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
-    place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads)
-    planned = plan.make(experiment, prepared, place)
+    console.print("preparing the workload, counting its FLOPs", style="dim")
+    with _wrong_combination(experiment):
+        prepared = workload.prepare(
+            experiment.model,
+            experiment.data,
+            sequence_length=experiment.sequence_length,
+            num_samples=plan.num_samples(experiment),
+            seed=experiment.seed,
+            weights_on_disk=experiment.framework.random_weights == "disk",
+            dtype="float32" if precision == "fp32" else "bfloat16",
+            folder=cache_folder(),
+        )
+        threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
+        place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads)
+        planned = plan.make(experiment, prepared, place)
+        flops = _step_flops(experiment)
     if machine.device == "cpu":
         console.print("measuring the CPU's peak", style="dim")
     dtype = hardware.peak_dtype(precision, machine.device)
@@ -99,12 +104,14 @@ def _measured(so_far: Evidence, console: Console) -> Evidence:
     least = wanted.warmup_steps + wanted.minimum_steps
     periods = verdict.periods_wanted(outcome, recorded, planned.periods, least)
     differences = records.differences(seen, _asked(so_far, periods))
+    flops = metrics.as_executed(flops, seen)
     measurement = None
     if recorded >= periods:
         measurement = metrics.measure(seen, flops, peak, wanted.warmup_steps, periods - wanted.warmup_steps)
         differences += metrics.impossible(measurement, flops, peak)
     return replace(
         so_far,
+        flops=flops,
         outcome=outcome,
         records=seen,
         differences=differences,
@@ -133,18 +140,23 @@ def _asked(evidence: Evidence, periods: int) -> records.Asked:
 
 
 def _step_flops(experiment: Experiment) -> FlopCount:
-    """The FLOPs of one optimizer step on one device; WrongCombination for what the model can't be."""
+    """The FLOPs of one optimizer step on one device."""
+    return cached_count(
+        experiment.model.architecture,
+        experiment.mode,
+        recomputation=experiment.gradient_checkpointing.name,
+        attention=experiment.attention,
+        batch_size=experiment.batch_size,
+        sequence_length=experiment.sequence_length,
+        folder=cache_folder() / "flops",
+    ).scaled(experiment.gradient_accumulation_steps)
+
+
+@contextmanager
+def _wrong_combination(experiment: Experiment) -> Iterator[None]:
+    """What a stage refuses as a ValueError is what the user asked for."""
     try:
-        micro_batch = cached_count(
-            experiment.model.architecture,
-            experiment.mode,
-            recomputation=experiment.gradient_checkpointing.name,
-            attention=experiment.attention,
-            batch_size=experiment.batch_size,
-            sequence_length=experiment.sequence_length,
-            folder=cache_folder() / "flops",
-        )
+        yield
     except ValueError as error:
-        given = f"model={experiment.model.name} mode={experiment.mode.name}"
-        raise WrongCombination(str(error), given=given, expected="a workload that the model can train") from error
-    return micro_batch.scaled(experiment.gradient_accumulation_steps)
+        given = f"framework={experiment.framework.name} model={experiment.model.name} mode={experiment.mode.name}"
+        raise WrongCombination(str(error), given=given, expected="a workload that this model can train") from error

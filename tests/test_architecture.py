@@ -18,7 +18,7 @@ FRAMEWORKS = sorted(path.stem for path in (ROOT / "conf" / "framework").glob("*.
 # Later rooms may import earlier ones, never back. `flops`, `hardware`, `workload` stand beside each other.
 ORDER = (
     ("paths",),
-    ("config",),
+    ("config", "architecture"),
     ("flops", "hardware", "workload", "probe", "statistics", "records"),
     ("support",),
     ("plan",),
@@ -36,7 +36,7 @@ ONLY_IN = {
     "subprocess": ("launch",),
     "wandb": ("tracking",),
     "torch": ("flops", "workload", "hardware", "probe"),
-    "transformers": ("flops", "workload", "hardware"),
+    "transformers": ("architecture", "flops", "workload", "hardware"),
     "peft": ("flops",),
 }
 
@@ -60,7 +60,9 @@ def imports(path: Path) -> set[str]:
 def imported_at_the_top(path: Path) -> set[str]:
     """Packages that importing a source imports."""
     top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return {(n.module or "").split(".")[0] if isinstance(n, ast.ImportFrom) else n.names[0].name.split(".")[0] for n in top}
+    return {
+        (n.module or "").split(".")[0] if isinstance(n, ast.ImportFrom) else n.names[0].name.split(".")[0] for n in top
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

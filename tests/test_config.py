@@ -30,7 +30,9 @@ def refusal(*argv: str) -> ConfigError:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_of_every_group_composes_and_is_valid(compose: Callable[..., Experiment], group: str, option: str) -> None:
+def test_every_option_of_every_group_composes_and_is_valid(
+    compose: Callable[..., Experiment], group: str, option: str
+) -> None:
     experiment = compose(f"{group}={option}")
     validate(experiment)
     if group in GROUPS:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -55,7 +56,9 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_program_that_ends_by_itself_keeps_its_exit_status_and_its_last_lines(tmp_path: Path) -> None:
-    outcome = launch.launch(plan_of(tmp_path, "import sys; print('one'); print('two', file=sys.stderr); sys.exit(7)"), never)
+    outcome = launch.launch(
+        plan_of(tmp_path, "import sys; print('one'); print('two', file=sys.stderr); sys.exit(7)"), never
+    )
     assert (outcome.ended, outcome.returncode, outcome.out_of_memory) == ("itself", 7, False)
     assert sorted(outcome.log_tail) == ["one", "two"]
     assert (tmp_path / "native.yaml").read_text() == "a: 1\n"
@@ -71,7 +74,7 @@ def test_a_program_is_stopped_when_enough_is_recorded(tmp_path: Path) -> None:
     outcome = launch.launch(plan_of(tmp_path, "import time; time.sleep(60)"), enough)
     assert outcome.ended == "stopped"
     assert outcome.wall_s < 10
-    assert all(later - earlier > 0.95 for earlier, later in zip(looks, looks[1:], strict=False))  # once a second
+    assert all(later - earlier > 0.95 for earlier, later in pairwise(looks))  # once a second
     assert left_of(tmp_path) == []
 
 
@@ -119,7 +122,8 @@ def test_no_process_survives_that_ignores_sigterm_or_leaves_the_session(tmp_path
 
 
 def test_children_left_behind_by_a_leader_that_died_are_ended(tmp_path: Path) -> None:
-    program = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(60)']"
+    program = f"import subprocess, sys; subprocess.Popen({sleeper}, start_new_session=True)"
     outcome = launch.launch(plan_of(tmp_path, program), never)
     assert (outcome.ended, outcome.returncode) == ("itself", 0)
     assert left_of(tmp_path) == []
@@ -138,7 +142,9 @@ def test_out_of_memory_is_told_by_the_log(tmp_path: Path, text: str) -> None:
     assert outcome.out_of_memory
 
 
-def test_the_child_gets_the_plans_environment_and_none_of_wandbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_gets_the_plans_environment_and_none_of_wandbs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("WANDB_SERVICE", "secret")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mfubench.architecture import config_of
 from mfubench.config import Model
-from mfubench.flops.twin import config_of
 
 FOLDER = Path(__file__).parent.parent / "conf" / "model"
 PARAMETERS = {
@@ -34,7 +34,7 @@ def test_an_architecture_has_the_published_number_of_parameters(name: str) -> No
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config_of(model_of(name)["architecture"], sequence_length=1))
+        model = AutoModelForCausalLM.from_config(config_of(model_of(name)["architecture"]))
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
 
 
@@ -48,15 +48,15 @@ def test_a_model_file_has_the_keys_of_the_schema_and_the_name_of_its_file(name: 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_every_key_of_an_architecture_is_one_that_transformers_keeps_unchanged(name: str) -> None:
     architecture = model_of(name)["architecture"]
-    known = {field.name for field in dataclasses.fields(type(config_of(architecture, sequence_length=1)))}
+    known = {field.name for field in dataclasses.fields(type(config_of(architecture)))}
     assert set(architecture) - {"model_type"} <= known
-    kept = config_of(architecture, sequence_length=1).to_dict()
+    kept = config_of(architecture).to_dict()
     for key in architecture.keys() - {"sliding_window"}:  # Qwen's config drops the window that isn't used
         assert kept[key] == architecture[key], key
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_no_model_has_a_sliding_window_in_use(name: str) -> None:
-    config = config_of(model_of(name)["architecture"], sequence_length=1)
+    config = config_of(model_of(name)["architecture"])
     assert getattr(config, "sliding_window", None) is None
     assert set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}

@@ -46,7 +46,8 @@ def result(compose: Callable[..., Experiment]) -> Callable[..., Result]:
                 "precision": "fp32",
                 "peak_flops_per_second": 0.128e12,
                 "peak_dtype": "fp32",
-                "peak_source": "measured",
+                "peak_source": "a data sheet",
+                "peak_measured": False,
             },
             flops=None,
             work=None,
@@ -112,7 +113,21 @@ def test_figures_are_printed_with_their_interval_and_in_percent(result: Callable
     text = text_of([result()])
     for cell in ("200 ms ±5.0%", "2,560", "0.0512", "40.0%", "38.0%", "42.0%", "39.0%", "1.50 GiB"):
         assert cell in text
-    assert "A chip: peak 0.128 TFLOP/s in fp32, measured" in text
+    assert "A chip: peak 0.128 TFLOP/s in fp32, a data sheet" in text
+
+
+def test_peaks_that_were_measured_are_one_line_with_their_range(result: Callable[..., Result]) -> None:
+    known = result().hardware
+    assert known is not None
+    runs = [result(hardware={**known, "peak_measured": True, "peak_flops_per_second": p}) for p in (0.1e12, 0.12e12)]
+    text = text_of(runs)
+    assert text.count("A chip") == 1
+    assert "A chip: peak 0.1–0.12 TFLOP/s in fp32, measured before each run" in text
+
+
+def test_a_table_is_not_folded_on_a_narrow_terminal(result: Callable[..., Result]) -> None:
+    lines = text_of([result("batch_size=1"), result("batch_size=4")], width=60).splitlines()
+    assert sum("200 ms ±5.0%" in line and "39.0%" in line and "1.50 GiB" in line for line in lines) == 2
 
 
 def test_a_run_that_is_not_ok_shows_its_reason_and_no_figures(result: Callable[..., Result]) -> None:

@@ -66,7 +66,11 @@ def test_a_full_fine_tune_is_measured(full: tuple[Path, subprocess.CompletedProc
 def test_the_work_that_was_done_is_in_the_result(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     (result,) = results_below(full[0])
     work = result["work"]
-    assert work["trainable_parameters"] == work["trainable_parameters_with_gradient"] == result["flops"]["trainable_parameters"]
+    assert (
+        work["trainable_parameters"]
+        == work["trainable_parameters_with_gradient"]
+        == result["flops"]["trainable_parameters"]
+    )
     assert (work["world_size"], work["recomputation"], work["compiled"]) == (1, "none", False)
     assert work["optimizers"][0]["class"] == "AdamW" and work["optimizers"][0]["fused"]
     assert work["attention"]["implementation"] == "sdpa" and work["attention"]["sdpa_causal_calls"] > 0
@@ -79,7 +83,9 @@ def test_the_result_can_be_repeated_from_what_it_holds(full: tuple[Path, subproc
     assert result["provenance"]["framework_environment"]["torch"] == result["provenance"]["counted_with"]["torch"]
 
 
-def test_the_run_folder_holds_what_the_readme_says_and_no_more(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_run_folder_holds_what_the_readme_says_and_no_more(
+    full: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     run = next((full[0] / "outputs").rglob("result.json")).parent
     names = {path.name for path in run.iterdir()}
     assert names == {".hydra", "result.json", "plan.json", "hf_trainer.yaml", "framework.log", "records", "wandb"}
@@ -87,7 +93,9 @@ def test_the_run_folder_holds_what_the_readme_says_and_no_more(full: tuple[Path,
     assert [path.name for path in (run / "records").iterdir()] == ["rank0.jsonl"]
 
 
-def test_the_table_is_printed_and_printed_again_by_the_report(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_table_is_printed_and_printed_again_by_the_report(
+    full: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     folder, done = full
     again = subprocess.run(
         [sys.executable, "-m", "mfubench.report", "outputs"], cwd=folder, capture_output=True, text=True, check=True

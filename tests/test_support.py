@@ -72,7 +72,10 @@ def test_a_value_without_a_branch_is_unsupported_and_the_others_are_named(tiny: 
 def test_a_setting_that_is_mapped_nowhere_can_only_be_its_default(tiny: Callable[..., Experiment]) -> None:
     assert verdict_on(tiny("sequence_length=256")) is None
     assert verdict_on(tiny("sequence_length=128")) == "tiny has no way to set sequence_length=128; it runs with 256"
-    assert verdict_on(tiny("mode=lora", "mode.dropout=0.1")) == "tiny has no way to set mode.dropout=0.1; it runs with 0.05"
+    assert (
+        verdict_on(tiny("mode=lora", "mode.dropout=0.1"))
+        == "tiny has no way to set mode.dropout=0.1; it runs with 0.05"
+    )
 
 
 def test_a_rule_under_unsupported_gives_its_reason(tiny: Callable[..., Experiment]) -> None:
@@ -117,7 +120,9 @@ def test_no_framework_ignores_a_setting(compose: Callable[..., Experiment], fram
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("group", ["mode", "parallelism", "gradient_checkpointing", "data"])
-def test_every_framework_says_which_options_it_supports(compose: Callable[..., Experiment], framework: str, group: str) -> None:
+def test_every_framework_says_which_options_it_supports(
+    compose: Callable[..., Experiment], framework: str, group: str
+) -> None:
     assert group in GROUPS
     options = {path.stem for path in (CONF / group).glob("*.yaml")}
     assert set(compose(f"framework={framework}").framework.when[group]) <= options

@@ -195,12 +195,12 @@ HUGE = {"num_hidden_layers": 100, "hidden_size": 65536, "intermediate_size": 262
     ("model", "message"),
     [
         (lambda: small(model_type="lama"), "did you mean llama"),
-        (lambda: small(model_type="vit"), "expected a causal language model"),
+        (lambda: small(model_type="vit"), "no causal language model of that type"),
         (
             lambda: small(num_key_value_head=2),
-            "num_key_value_head is no setting of llama; did you mean num_key_value_heads",
+            "num_key_value_head: no setting of llama; did you mean num_key_value_heads",
         ),
-        (lambda: small(hidden_size="big"), "transformers refuses the architecture"),
+        (lambda: small(hidden_size="big"), "transformers rejects it as a llama config"),
         (lambda: small(vocab_size=1000), "expected 6824 or more"),
         (lambda: small(**HUGE), "GB are free"),
         (lambda: config.Model("m", None, None, "hub", SMALL), "hub_id is null"),

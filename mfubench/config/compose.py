@@ -26,7 +26,7 @@ from mfubench.config.validate import validate
 from mfubench.paths import CONF
 
 CONFIG_NAME = "config"
-FREE_FORM = ("framework.native.", "framework.base.", "framework.when.")
+FREE_FORM = ("framework.native.", "framework.base.", "framework.when.", "framework.environment.", "model.architecture.")
 GROUPS: dict[str, Any] = {name: kind for name, kind in get_type_hints(schema.Experiment).items() if is_dataclass(kind)}
 
 
@@ -159,7 +159,7 @@ def _no_such_setting(given: str) -> ConfigError:
     key, value = _key(given), given.partition("=")[2]
     if key.startswith(FREE_FORM):
         return ConfigError(
-            f"{key!r} is not in the framework's YAML",
+            f"{key!r} is not in its YAML",
             given=given,
             expected="+ in front of a key that is new",
             instead=f"+{given}",

@@ -79,7 +79,7 @@ class Hardware:
 
     name: str = MISSING
     device: str = MISSING  # auto | cpu | cuda
-    device_name: str | None = None  # the words by which the driver's device name is recognised
+    device_name: str | None = None  # what the driver calls it, in words; commas between alternatives
     peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8 -> FLOP/s
     source: str | None = None
     peak_flops_per_second: float | None = None  # the user's own figure; wins over everything

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mfubench.architecture import config_of
 from mfubench.config import Mode
 from mfubench.flops.attention import fused_flops, model_flops
 from mfubench.flops.isolation import isolated
 from mfubench.flops.trace import Trace, trace
-from mfubench.flops.twin import build, checkpoint, config_of
+from mfubench.flops.twin import build, checkpoint, within_positions
 
 MODES = ("full", "lora")
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
@@ -58,13 +59,15 @@ def count(
 
     `architecture`: transformers' config.json by its own keys. `recomputation`: none | reentrant | non_reentrant.
     `attention`: sdpa | eager | flash_attention_2. Dropout, norms and other elementwise work cost no FLOPs.
-    Raises ValueError for what the model or the options can't be: see `twin.config_of` and `twin.build`.
+    Raises ValueError for what the model or the options can't be: see `architecture.config_of` and `twin.build`.
     """
     _check(mode, recomputation, attention, batch_size=batch_size, sequence_length=sequence_length)
     shape = {"batch_size": batch_size, "sequence_length": sequence_length}
     fused = attention != "eager"
     with isolated():
-        model = build(config_of(architecture, sequence_length), mode)
+        config = config_of(architecture)
+        within_positions(config, sequence_length)
+        model = build(config, mode)
         needed = executed = trace(model, fused_attention=True, **shape)
         if recomputation != "none":
             checkpoint(model, recomputation)

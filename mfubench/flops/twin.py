@@ -1,48 +1,25 @@
-"""The model's twin on the meta device: shapes without data. In: architecture and mode. Out: a model ready to be traced.
+"""The model's twin on the meta device: shapes without data. In: its config and mode. Out: a model ready to be traced.
 
-What a user got wrong about the model shows here, before anything is started: an architecture that transformers doesn't
-know, LoRA targets that aren't in the model, a sequence longer than its positions.
+What a user got wrong about the model shows here, before anything is started: sizes that no model can have, LoRA targets
+that aren't in it, a sequence longer than its positions.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mfubench.config import Mode
 
 
-def config_of(architecture: Mapping[str, Any], sequence_length: int) -> Any:
-    """transformers' config object of an `architecture` in the words of config.json.
-
-    Raises ValueError for a model type that has no causal language model (naming the nearest ones), for values that
-    transformers rejects, and for more positions than the model has.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    values = copy.deepcopy(dict(architecture))  # transformers completes nested values in place
-    model_type = values.pop("model_type", None)
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        near = difflib.get_close_matches(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
-        raise ValueError(
-            f"model.architecture.model_type={model_type}: transformers has no causal language model of that type; "
-            + (f"the nearest are {', '.join(near)}" if near else "llama, mistral, qwen2 and qwen3 are some it has")
-        )
-    try:
-        config = AutoConfig.for_model(model_type, **values)
-    except (StrictDataclassError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"model.architecture: transformers rejects it as a {model_type} config: {error}") from error
+def within_positions(config: Any, sequence_length: int) -> None:
+    """Raise ValueError for more positions than a model of `config` has."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and sequence_length > positions:
         raise ValueError(
             f"sequence_length={sequence_length} is beyond the {positions} positions of this model; give at most "
             f"sequence_length={positions}, or raise model.architecture.max_position_embeddings"
         )
-    return config
 
 
 def build(config: Any, mode: Mode) -> Any:

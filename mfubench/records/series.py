@@ -44,7 +44,7 @@ class Series:
             case "step":
                 self.peak_memory_bytes, self.memory_kind = event["peak_memory_bytes"], event["memory_kind"]
             case "work":
-                self.work = event
+                self.work = {key: value for key, value in event.items() if key not in ("event", "root")}
             case "probe_error":
                 self.errors.append(event["error"].strip())
 

@@ -39,7 +39,9 @@ def show(results: Sequence[Result], console: Console) -> None:
         console.print(line, highlight=False)
     console.print()
     table = _one(results[0]) if len(results) == 1 else _many(results, settings, varying)
-    console.print(table, width=max(console.width, LEAST_WIDTH), crop=False, no_wrap=True)
+    width, console.width = console.width, max(console.width, LEAST_WIDTH)
+    console.print(table)
+    console.width = width
     console.print()
     for result in results:
         if result.reason:
@@ -126,10 +128,16 @@ def _seconds(value: float) -> str:
 
 def _devices(results: Sequence[Result]) -> list[str]:
     """The devices, and the peaks that the results are relative to."""
-    return sorted(
-        {
-            f"{h['device_name']}: peak {h['peak_flops_per_second'] / 1e12:.4g} TFLOP/s in {h['peak_dtype']}, {h['peak_source']}"
-            for h in (result.hardware for result in results)
-            if h and h.get("peak_flops_per_second")
-        }
-    )
+    peaks: dict[tuple[str, ...], list[float]] = {}
+    for h in (result.hardware for result in results):
+        if h and h["peak_flops_per_second"]:
+            source = "measured before each run" if h["peak_measured"] else h["peak_source"]
+            peaks.setdefault((h["device_name"], h["peak_dtype"], source), []).append(h["peak_flops_per_second"] / 1e12)
+    return [
+        f"{name}: peak {_range(values)} TFLOP/s in {dtype}, {source}" for (name, dtype, source), values in peaks.items()
+    ]
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low}–{high}"

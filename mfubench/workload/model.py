@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mfubench.architecture import config_of
 from mfubench.workload.tokenizer import BEGIN_OF_TEXT, END_OF_TURN, vocabulary, write_tokenizer
 
 if TYPE_CHECKING:
@@ -32,35 +31,16 @@ def write_model(
 
 
 def _config(name: str, architecture: Mapping[str, Any]) -> PreTrainedConfig:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    settings = copy.deepcopy(dict(architecture))  # transformers writes into nested ones, e.g. rope_scaling
-    model_type = settings.pop("model_type", None)
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        near = _near(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-        raise ValueError(
-            f"model {name}: architecture.model_type is {model_type!r}; expected a causal language model of the installed "
-            f"transformers{near}"
-        )
-    try:
-        config = AutoConfig.for_model(model_type, **settings)
-    except StrictDataclassError as error:
-        raise ValueError(f"model {name}: transformers refuses the architecture: {error}") from error
-
-    known = type(config)().to_dict()
-    # transformers keeps a key that it doesn't know as it is, and the model is another one than was meant.
-    for key in settings.keys() & config.to_dict().keys() - known.keys():
-        raise ValueError(f"model {name}: architecture.{key} is no setting of {model_type}{_near(key, known)}")
-
+    config = config_of(architecture)
     identifiers = vocabulary()
     if config.vocab_size < len(identifiers):
         raise ValueError(
             f"model {name}: architecture.vocab_size is {config.vocab_size}; expected {len(identifiers)} or more, the "
             "size of the synthetic tokenizer (8192 is a good small one)"
         )
-    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]]
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     config.bos_token_id = identifiers[BEGIN_OF_TEXT]
     config.eos_token_id = identifiers[END_OF_TURN]
     return config
@@ -84,8 +64,3 @@ def _write_random_weights(folder: Path, name: str, config: PreTrainedConfig, dty
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,44 @@
+"""A model's architecture, in the words of config.json, → transformers' config object; ValueError for what none can be."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config object of an `architecture`.
+
+    Raises ValueError for a model type that has no causal language model, for keys that the type doesn't have (each naming
+    the nearest ones), and for values that transformers rejects.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    settings = copy.deepcopy(dict(architecture))  # transformers completes nested values in place
+    model_type = settings.pop("model_type", None)
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"model.architecture.model_type={model_type}: transformers has no causal language model of that type"
+            + _near(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        )
+    try:
+        config = AutoConfig.for_model(model_type, **settings)
+    except (StrictDataclassError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"model.architecture: transformers rejects it as a {model_type} config: {error}") from error
+    known = type(config)().to_dict()
+    # transformers keeps a key that it doesn't know as it is, and the model is another one than was meant.
+    for key in settings.keys() & config.to_dict().keys() - known.keys():
+        raise ValueError(f"model.architecture.{key}: no setting of {model_type}{_near(key, known)}")
+    return config
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
