@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     """The config object of an `architecture`.
 
-    Raises ValueError for a model type that has no causal language model, for keys that the type doesn't have (each naming
-    the nearest ones), and for values that transformers rejects.
+    Raises ValueError for a model type that has no causal language model, for keys that are nearly those of the
+    type (each naming the nearest ones), and for values that transformers rejects.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -33,12 +33,13 @@ def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     except (StrictDataclassError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"model.architecture: transformers rejects it as a {model_type} config: {error}") from error
     known = type(config)().to_dict()
-    # transformers keeps a key that it doesn't know as it is, and the model is another one than was meant.
+    # transformers keeps a key that it doesn't know; some models read it, but one nearly like another is a slip.
     for key in settings.keys() & config.to_dict().keys() - known.keys():
-        raise ValueError(f"model.architecture.{key}: no setting of {model_type}{_near(key, known)}")
+        if slip := _near(key, known, cutoff=0.85):
+            raise ValueError(f"model.architecture.{key}: no setting of {model_type}{slip}")
     return config
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=3)
+def _near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
     return f"; did you mean {' or '.join(near)}?" if near else ""

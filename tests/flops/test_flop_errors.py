@@ -13,7 +13,7 @@ from mfubench.flops import count
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": {"model_type": "lama"}}, "model_type=lama.*the nearest are.*llama"),
+        ({"architecture": {"model_type": "lama"}}, "model_type=lama.*did you mean llama"),
         ({"architecture": {}}, "model_type=None.*no causal language model"),
         ({"architecture": {"model_type": "llama", "hidden_size": "wide"}}, "rejects it as a llama config.*hidden_size"),
         ({"architecture": {"model_type": "llama", "hidden_act": "swilu"}}, "can't make a model of it.*swilu"),
