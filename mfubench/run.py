@@ -35,7 +35,9 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
         raise ConfigError("there is a run in this folder already", given=str(folder), expected="a folder of its own")
     so_far = Evidence(experiment, folder, group, started_at=now())
     try:
-        so_far = _measured(_planned(so_far, console), console)
+        so_far = _on_this_machine(so_far)
+        so_far = _planned(so_far, console)
+        so_far = _measured(so_far, console)
     except (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak) as error:
         so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
     except WrongCombination as error:
@@ -50,12 +52,18 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
     return result
 
 
+def _on_this_machine(so_far: Evidence) -> Evidence:
+    """What `auto` stands for here."""
+    experiment = so_far.experiment
+    machine = hardware.detect(experiment.hardware)
+    return replace(so_far, machine=machine, precision=hardware.resolve_precision(experiment.precision, machine))
+
+
 def _planned(so_far: Evidence, console: Console) -> Evidence:
     """All that is known before the start. Raises where nothing can be started."""
-    experiment = so_far.experiment
+    experiment, machine, precision = so_far.experiment, so_far.machine, so_far.precision
+    assert machine is not None and precision is not None
     validate(experiment)
-    machine = hardware.detect(experiment.hardware)
-    precision = hardware.resolve_precision(experiment.precision, machine)
     known = defaults(experiment.mode.name)
     support.check(experiment, support.values_of(experiment, machine.device, precision), known)
     support.check_devices(experiment.parallelism, machine)
@@ -81,14 +89,7 @@ def _planned(so_far: Evidence, console: Console) -> Evidence:
     dtype = hardware.peak_dtype(precision, machine.device)
     peak = hardware.peak(experiment.hardware, machine, dtype, planned.num_ranks, threads, run_together)
     (so_far.folder / "plan.json").write_text(json.dumps(describe(planned), indent=1))
-    return replace(
-        so_far,
-        machine=machine,
-        precision=precision,
-        plan=planned,
-        flops=flops,
-        peak=peak,
-    )
+    return replace(so_far, plan=planned, flops=flops, peak=peak)
 
 
 def _measured(so_far: Evidence, console: Console) -> Evidence:

@@ -135,7 +135,8 @@ def test_a_run_that_is_not_ok_shows_its_reason_and_no_figures(result: Callable[.
     text = text_of([result("batch_size=1"), bad])
     row = next(line for line in text.splitlines() if "failed" in line)
     assert "%" not in row
-    assert "b-run: failed: exit status 1" in text
+    assert "batch 2: failed: exit status 1" in text
+    assert "b-run: failed: exit status 1" in text_of([bad])
 
 
 def test_the_command_prints_all_results_and_says_which_are_unreadable(

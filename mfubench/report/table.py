@@ -43,11 +43,12 @@ def show(results: Sequence[Result], console: Console) -> None:
     console.print(table)
     console.width = width
     console.print()
-    for result in results:
+    for result, own in zip(results, settings, strict=True):
+        name = ", ".join(f"{key} {own[key]}" for key in varying if own[key]) or result.name
         if result.reason:
-            console.print(f"{result.name}: {result.status}: {result.reason}", style="red", markup=False)
+            console.print(f"{name}: {result.status}: {result.reason}", style="red", markup=False, highlight=False)
         for warning in result.warnings:
-            console.print(f"{result.name}: {warning}", style="yellow", markup=False)
+            console.print(f"{name}: {warning}", style="yellow", markup=False, highlight=False)
     if any(result.measurement for result in results):
         console.print(LEGEND, style="dim", highlight=False)
 
