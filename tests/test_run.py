@@ -104,6 +104,17 @@ def test_the_table_is_printed_and_printed_again_by_the_report(
     assert "MFU causal" in done.stdout and "Traceback" not in done.stderr
 
 
+def test_the_offline_run_in_the_run_folder_is_what_wandb_shows(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    (result,) = results_below(full[0])
+    (file,) = (full[0] / "outputs").rglob("offline-run-*/*.wandb")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(file)]
+    shown = json.loads(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)
+    text = json.dumps(shown)
+    assert f'"mfu": {result["measurement"]["mfu"]}' in text
+    assert f'"profiled_tflop_per_step": {result["flops"]["profiled_tflop_per_step"]}' in text
+    assert '"gradient_accumulation_steps": 2' in text and result["name"] in text
+
+
 def test_lora_with_checkpointing_trains_the_adapters_and_recomputes(tmp_path: Path) -> None:
     done = mfubench(tmp_path, "mode=lora", "mode.rank=4", "gradient_checkpointing=reentrant")
     assert done.returncode == 0, done.stderr
