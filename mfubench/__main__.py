@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from mfubench.config import ConfigError
 from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, store_schema, to_experiment
@@ -28,7 +27,7 @@ refusals: list[ConfigError] = []  # Hydra would print a raised one in its own wa
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
-def job(composed: DictConfig) -> float:
+def job(composed: Any) -> float:
     """One job: measured, written, tracked. Returns what a sweeper may maximise: tokens/s/device, NaN unless ok."""
     from rich.console import Console
 

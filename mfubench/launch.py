@@ -26,7 +26,7 @@ from mfubench.plan import Plan
 
 GRACE_S = 10.0
 LOOK_EVERY_S = 1.0
-LOG_TAIL_LINES = 20
+LOG_TAIL_LINES = 200  # behind a rank's last words a launcher prints its own report, some eight lines a rank
 LOG_TAIL_BYTES = 64 * 1024
 RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run, so that a stray one is recognised
 PR_SET_CHILD_SUBREAPER = 36
@@ -36,6 +36,8 @@ OUT_OF_MEMORY = re.compile(
     r"CUDA out of memory|torch\.OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
     r"|DefaultCPUAllocator: can't allocate memory|HIP out of memory|MemoryError"
 )
+# A Python exception that says something; a launcher's own about its ranks has no text.
+LAST_WORDS = re.compile(r"^(\[rank\d+\]:\s*)?[A-Za-z_][\w.]*(Error|Exception): \S")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ class Outcome:
     def out_of_memory(self) -> bool:
         """Whether the last lines of the log say so."""
         return any(OUT_OF_MEMORY.search(line) for line in self.log_tail)
+
+    @property
+    def last_words(self) -> str | None:
+        """The line of the log that says why: of memory, else the last exception, else the last line of all."""
+        for pattern in (OUT_OF_MEMORY, LAST_WORDS):
+            if said := [line for line in self.log_tail if pattern.search(line)]:
+                return said[-1]
+        return self.log_tail[-1] if self.log_tail else None
 
 
 def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
@@ -72,7 +82,7 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        except FileNotFoundError as error:
+        except OSError as error:  # not there, or no program
             return Outcome("not_installed", None, 0.0, (str(error),))
         try:
             ended = _watch(process, enough, started + plan.timeout_s)
@@ -114,6 +124,8 @@ def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, st
 
 def commit_of(root: Path) -> str | None:
     """The commit of a checkout, with -dirty where it has changes; None where there is no checkout or no git."""
+    if not (root / ".git").exists():  # git would describe whatever repository lies around an installed package
+        return None
     try:
         return run_together([["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]], {}, 10)[
             0

@@ -66,9 +66,11 @@ def check(experiment: Experiment, values: Values, defaults: Values) -> None:
     mapped = mapped_settings(framework, values)
     asked = {name: getattr(experiment, name) for name in SCALARS}
     asked |= {name: getattr(experiment.mode, name.partition(".")[2]) for name in MODE_SETTINGS}
+    asked |= {name: values[name] for name in OPTIONS}
     for setting, value in asked.items():
         applies = defaults[setting] is not None
-        if applies and setting not in mapped and value != defaults[setting]:
+        reaches = any(name == setting or name.startswith(f"{setting}.") for name in mapped)
+        if applies and not reaches and value != defaults[setting]:
             raise Unsupported(
                 f"{framework.name} has no way to set {setting}={_text(value)}; it runs with {_text(defaults[setting])}"
             )

@@ -60,11 +60,11 @@ def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences:
     if outcome.ended == "interrupted":
         return Verdict("interrupted", f"ended by the user, {so_far}", "user")
     if outcome.out_of_memory:
-        return Verdict("out_of_memory", f"{so_far}; {_last_line(outcome)}")
+        return Verdict("out_of_memory", f"{so_far}; {_last_words(outcome)}")
     if outcome.ended == "timeout":
         return Verdict("timeout", f"not done after {outcome.wall_s:.0f} s, {so_far}; measurement.timeout_s allows more")
     if outcome.returncode != 0:
-        return Verdict("failed", f"exit status {outcome.returncode}, {so_far}; {_last_line(outcome)}")
+        return Verdict("failed", f"exit status {outcome.returncode}, {so_far}; {_last_words(outcome)}")
     if not seen:
         return Verdict("no_records", "it ended well, and no training step of it was seen")
     return Verdict("inconsistent", _in_words(differences) or so_far)
@@ -74,5 +74,5 @@ def _in_words(differences: Sequence[Difference]) -> str:
     return "; ".join(f"{d.what}: asked {d.asked}, seen {d.seen}" for d in differences)
 
 
-def _last_line(outcome: Outcome) -> str:
-    return f"its last line: {outcome.log_tail[-1]}" if outcome.log_tail else "it printed nothing"
+def _last_words(outcome: Outcome) -> str:
+    return f"its last words: {outcome.last_words}" if outcome.last_words else "it printed nothing"

@@ -18,8 +18,9 @@ FRAMEWORKS = sorted(path.stem for path in (ROOT / "conf" / "framework").glob("*.
 # Later rooms may import earlier ones, never back. `flops`, `hardware`, `workload` stand beside each other.
 ORDER = (
     ("paths",),
-    ("config", "architecture"),
-    ("flops", "hardware", "workload", "probe", "statistics", "records"),
+    ("config",),
+    ("workload", "hardware"),
+    ("flops", "probe", "statistics", "records"),
     ("support",),
     ("plan",),
     ("launch",),
@@ -32,11 +33,11 @@ ORDER = (
 )
 ONLY_IN = {
     "hydra": ("config", "__main__"),
-    "omegaconf": ("config", "plan", "__main__"),
+    "omegaconf": ("config", "plan"),
     "subprocess": ("launch",),
     "wandb": ("tracking",),
     "torch": ("flops", "workload", "hardware", "probe"),
-    "transformers": ("architecture", "flops", "workload", "hardware"),
+    "transformers": ("flops", "workload", "hardware"),
     "peft": ("flops",),
 }
 

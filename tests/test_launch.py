@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,8 +87,6 @@ def test_a_program_that_hangs_is_ended_at_the_timeout(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_there_is_not_installed(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     plan = replace(plan_of(tmp_path, ""), command=("/nowhere/bin/python", "train.py"))
     outcome = launch.launch(plan, never)
     assert (outcome.ended, outcome.returncode) == ("not_installed", None)
@@ -140,6 +139,16 @@ def test_children_left_behind_by_a_leader_that_died_are_ended(tmp_path: Path) ->
 def test_out_of_memory_is_told_by_the_log(tmp_path: Path, text: str) -> None:
     outcome = launch.launch(plan_of(tmp_path, f"import sys; print({text!r}); sys.exit(1)"), never)
     assert outcome.out_of_memory
+
+
+def test_what_a_rank_said_is_found_before_its_launchers_report(tmp_path: Path) -> None:
+    words = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+    (tmp_path / "rank.py").write_text(f"raise SystemExit({words!r})")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "rank.py"))
+    plan = replace(plan_of(tmp_path, ""), command=(sys.executable, *launcher))
+    outcome = launch.launch(plan, never)
+    assert outcome.out_of_memory
+    assert outcome.last_words == words
 
 
 def test_the_child_gets_the_plans_environment_and_none_of_wandbs(

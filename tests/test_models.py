@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mfubench.architecture import config_of
 from mfubench.config import Model
+from mfubench.workload.architecture import config_of
 
 FOLDER = Path(__file__).parent.parent / "conf" / "model"
 PARAMETERS = {

@@ -109,6 +109,26 @@ def test_what_all_runs_share_stands_above_and_what_differs_is_a_column(result: C
     assert sum("200 ms" in line for line in lines) == 2
 
 
+@pytest.mark.parametrize(
+    ("overrides", "heading"),
+    [
+        ("+framework.native.optim=adafactor", "native.optim"),
+        ("mode.dropout=0", "mode.dropout"),
+        ("model.architecture.num_hidden_layers=2", "architecture.num_hidden_layers"),
+        ("measurement.steps=8", "measurement.steps"),
+    ],
+)
+def test_rows_that_differ_in_anything_show_in_what(result: Callable[..., Result], overrides: str, heading: str) -> None:
+    assert heading in text_of([result("mode=lora"), result("mode=lora", overrides)], width=200)
+    assert heading not in text_of([result("mode=lora"), result("mode=full", "model=qwen3-8b")], width=200)
+
+
+def test_a_native_key_of_the_users_is_never_hidden_behind_the_setting_it_replaces(
+    result: Callable[..., Result],
+) -> None:
+    assert "native.optim adafactor" in text_of([result("+framework.native.optim=adafactor")], width=400)
+
+
 def test_figures_are_printed_with_their_interval_and_in_percent(result: Callable[..., Result]) -> None:
     text = text_of([result()])
     for cell in ("200 ms ±5.0%", "2,560", "0.0512", "40.0%", "38.0%", "42.0%", "39.0%", "1.50 GiB"):

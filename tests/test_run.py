@@ -104,7 +104,9 @@ def test_the_table_is_printed_and_printed_again_by_the_report(
     assert "MFU causal" in done.stdout and "Traceback" not in done.stderr
 
 
-def test_the_offline_run_in_the_run_folder_is_what_wandb_shows(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_offline_run_in_the_run_folder_is_what_wandb_shows(
+    full: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     (result,) = results_below(full[0])
     (file,) = (full[0] / "outputs").rglob("offline-run-*/*.wandb")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(file)]

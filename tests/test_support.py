@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from mfubench import support
+from mfubench import plan, support
 from mfubench.config import Experiment, Framework
 from mfubench.config.compose import GROUPS
 from mfubench.config.defaults import defaults
 from mfubench.hardware import Machine
 from mfubench.paths import CONF
+from mfubench.workload import Workload
 
 FRAMEWORKS = sorted(path.stem for path in (CONF / "framework").glob("*.yaml"))
 # A value other than the default of every setting that a framework must obey.
@@ -26,6 +28,13 @@ OTHER = {
     "torch_compile": True,
     "optimizer": "sgd",
     "seed": 7,
+    "mode": "lora",
+    "mode.rank": 4,
+    "mode.alpha": 32,
+    "mode.dropout": 0.1,
+    "mode.target_modules": "[q_proj]",
+    "parallelism": "ddp",
+    "gradient_checkpointing": "reentrant",
 }
 TINY = Framework(
     name="tiny",
@@ -78,6 +87,14 @@ def test_a_setting_that_is_mapped_nowhere_can_only_be_its_default(tiny: Callable
     )
 
 
+def test_a_group_that_is_mapped_nowhere_can_only_have_its_default(tiny: Callable[..., Experiment]) -> None:
+    asked = tiny("gradient_checkpointing=reentrant")
+    assert verdict_on(asked) == "tiny has no way to set gradient_checkpointing=reentrant; it runs with none"
+    assert "parallelism=ddp" in (verdict_on(tiny("parallelism=ddp")) or "")
+    started = replace(TINY, command=["${run.python}", "${parallelism.launcher}", "tiny"])
+    assert verdict_on(replace(tiny("parallelism=ddp"), framework=started)) is None
+
+
 def test_a_rule_under_unsupported_gives_its_reason(tiny: Callable[..., Experiment]) -> None:
     assert verdict_on(tiny("liger_kernel=true"), "cpu") == "tiny with liger_kernel=true, device=cpu: it needs a GPU"
     assert verdict_on(tiny("liger_kernel=true"), "cuda") is None
@@ -110,12 +127,21 @@ def test_more_ranks_than_devices_are_unsupported(compose: Callable[..., Experime
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("setting", OTHER)
 def test_no_framework_ignores_a_setting(compose: Callable[..., Experiment], framework: str, setting: str) -> None:
-    """Another value either reaches the native config, the command or the environment, or is refused."""
-    before, after = compose(f"framework={framework}"), compose(f"framework={framework}", f"{setting}={OTHER[setting]}")
+    """Another value either changes the native config, the command or the environment, or is refused."""
+    chosen = (f"framework={framework}", *(("mode=lora",) if setting.startswith("mode.") else ()))
+    before, after = compose(*chosen), compose(*chosen, f"{setting}={OTHER[setting]}")
     if verdict_on(after) is None:
-        mapped = support.mapped_settings(after.framework, support.values_of(after, "cuda", "bf16"))
-        assert setting in mapped
-    assert getattr(before, setting) != getattr(after, setting)
+        workload = Workload("/w/model", "/w/tokenizer", "/w/messages.jsonl", "/w/alpaca.jsonl", 74, None)
+
+        def started(experiment: Experiment) -> tuple[object, ...]:
+            precision = experiment.precision.replace("auto", "fp32")
+            place = plan.Place(
+                Path("/runs/1"), Path("/p/launchers"), Path("/p"), "/usr/bin/python3", "cuda", precision, 2
+            )
+            made = plan.make(experiment, workload, place)
+            return made.command, made.environment, made.config_text
+
+        assert started(before) != started(after)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -54,6 +54,6 @@ def test_ctrl_c_after_the_least_number_of_steps_is_ok() -> None:
     assert periods_wanted(interrupted, recorded=14, planned=PLANNED, least=15) == PLANNED
 
 
-def test_a_failure_gives_its_last_line() -> None:
+def test_a_failure_gives_its_last_words() -> None:
     reason = judge(ended("itself", 1, "Traceback", "KeyError: 'x'"), False, 0, PLANNED, ()).reason
-    assert reason == "exit status 1, 0 of 35 step periods recorded; its last line: KeyError: 'x'"
+    assert reason == "exit status 1, 0 of 35 step periods recorded; its last words: KeyError: 'x'"

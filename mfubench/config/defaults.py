@@ -12,8 +12,12 @@ from mfubench.paths import CONF
 
 
 def defaults(mode: str) -> dict[str, Any]:
-    """Setting → its default, for the top-level settings and for those of the mode (None: the mode doesn't have it)."""
+    """Setting → its default: groups by their option's name, the top-level settings, and those of the mode (None: the
+    mode doesn't have it)."""
     top = yaml.safe_load((CONF / "config.yaml").read_text())
-    own = yaml.safe_load((CONF / "mode" / f"{mode}.yaml").read_text())
-    scalars = {key: value for key, value in top.items() if key != "defaults"}
-    return scalars | {f"mode.{field.name}": own.get(field.name) for field in fields(Mode)}
+    file = CONF / "mode" / f"{mode}.yaml"
+    own = yaml.safe_load(file.read_text()) if file.is_file() else {}  # a mode of the user's own
+    options = {
+        group: option for entry in top.pop("defaults") if isinstance(entry, dict) for group, option in entry.items()
+    }
+    return options | top | {f"mode.{field.name}": own.get(field.name) for field in fields(Mode)}

@@ -10,6 +10,7 @@ from mfubench.config.schema import Experiment
 PRECISIONS = ("auto", "bf16", "bf16_pure", "fp32")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 WEIGHTS = ("random", "hub")
+RANDOM_WEIGHTS = ("device", "disk")
 TRACKING_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -33,6 +34,7 @@ def validate(experiment: Experiment) -> None:
         _more_than_zero("hardware.peak_flops_per_second", experiment.hardware.peak_flops_per_second, 312e12)
     _one_of("precision", experiment.precision, PRECISIONS)
     _one_of("attention", experiment.attention, ATTENTIONS)
+    _one_of("framework.random_weights", experiment.framework.random_weights, RANDOM_WEIGHTS)
     _one_of("model.weights", experiment.model.weights, WEIGHTS)
     _one_of("tracking.mode", experiment.tracking.mode, TRACKING_MODES)
     _one_of("hardware.device", experiment.hardware.device, DEVICES)

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mfubench.architecture
+import mfubench.workload.architecture
 from mfubench.config import Mode
 from mfubench.flops.count import FlopCount, count
 
@@ -65,7 +65,7 @@ def cached_count(
 
 def _source_hash() -> str:
     digest = hashlib.sha256()
-    for file in [Path(mfubench.architecture.__file__), *sorted(Path(__file__).parent.glob("*.py"))]:
+    for file in [Path(mfubench.workload.architecture.__file__), *sorted(Path(__file__).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mfubench.architecture import config_of
 from mfubench.config import Mode
 from mfubench.flops.attention import fused_flops, model_flops
 from mfubench.flops.isolation import isolated
 from mfubench.flops.trace import Trace, trace
 from mfubench.flops.twin import build, checkpoint, within_positions
+from mfubench.workload.architecture import config_of
 
 MODES = ("full", "lora")
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")

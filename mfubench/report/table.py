@@ -27,12 +27,15 @@ LEGEND = (
     "HFU: those that are executed, recomputation included. Causal: without attention's masked half. "
     "±: 95 % interval of the mean."
 )
+DETAILS = ("framework.native", "mode", "model", "model.architecture", "measurement")
+ALREADY_NAMED = ("name", "rank", "architecture")
 LEAST_WIDTH = 130  # of a table: folded rows are harder to read than long ones
 
 
 def show(results: Sequence[Result], console: Console) -> None:
     """Print the table of the results: what they share above it, reasons, warnings and the legend below."""
-    settings = [_settings(result) for result in results]
+    details = _details(results)
+    settings = [_settings(result) | own for result, own in zip(results, details, strict=True)]
     varying = [key for key in settings[0] if len({own[key] for own in settings}) > 1]
     console.print(" · ".join(f"{k} {v}" for k, v in settings[0].items() if v and k not in varying), highlight=False)
     for line in _devices(results):
@@ -101,6 +104,22 @@ def _settings(result: Result) -> dict[str, str]:
         "optimizer": asked["optimizer"],
         "seed": str(asked["seed"]),
     }
+
+
+def _details(results: Sequence[Result]) -> list[dict[str, str]]:
+    """By run, what has no name among the settings above: the user's native keys, which win over those names; and what
+    differs between runs of the same mode, model or measurement."""
+    found: list[dict[str, str]] = [{} for _ in results]
+    for path in DETAILS:
+        group, _, inner = path.partition(".")
+        trees = [result.settings[group][inner] if inner else result.settings[group] for result in results]
+        for key in dict.fromkeys(key for tree in trees for key in tree if key not in ALREADY_NAMED):
+            cells = [str(tree[key]) if tree.get(key) is not None else "" for tree in trees]
+            options = {(result.settings[group]["name"], cell) for result, cell in zip(results, cells, strict=True)}
+            if inner == "native" or len(options) > len({option for option, _ in options}):
+                for own, cell in zip(found, cells, strict=True):
+                    own[f"{inner or group}.{key}"] = cell
+    return found
 
 
 def _on_off(value: bool) -> str:

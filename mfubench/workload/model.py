@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfubench.architecture import config_of
+from mfubench.workload.architecture import config_of
 from mfubench.workload.tokenizer import BEGIN_OF_TEXT, END_OF_TURN, vocabulary, write_tokenizer
 
 if TYPE_CHECKING:
