@@ -1,4 +1,4 @@
-"""What a reader must know beside the figures, though the run is valid. A closed set; pure."""
+"""What a reader must know beside the figures, though the run is valid. A closed set."""
 
 from __future__ import annotations
 

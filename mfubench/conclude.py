@@ -19,7 +19,7 @@ from mfubench.launch import Outcome, commit_of
 from mfubench.metrics import CONVENTIONS, Measurement
 from mfubench.paths import ROOT
 from mfubench.plan import Plan
-from mfubench.records import Difference, Records
+from mfubench.records import Difference, RankRecord, Records
 from mfubench.report import Result
 from mfubench.verdict import Verdict
 
@@ -82,7 +82,7 @@ def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
         settings=asdict(evidence.experiment),
         hardware=_hardware(evidence),
         flops=_flops(evidence.flops),
-        work=next((dict(r.work) for r in evidence.records.ranks if r.rank == measured_rank), None),
+        work=next((_work(r) for r in evidence.records.ranks if r.rank == measured_rank), None),
         differences=[asdict(difference) for difference in evidence.differences],
         measurement=figures if ok else None,
         withheld=None if ok else figures,
@@ -107,6 +107,12 @@ def describe(plan: Plan) -> dict[str, Any]:
         "periods": plan.periods,
         "timeout_s": plan.timeout_s,
     }
+
+
+def _work(rank: RankRecord) -> dict[str, Any]:
+    """What the probe saw, and the positions of the first step."""
+    first = rank.micro_batches[0] if rank.micro_batches else ()
+    return {**rank.work, "positions_per_step": sum(batch.batch_size * batch.sequence_length for batch in first)}
 
 
 def _hardware(evidence: Evidence) -> dict[str, Any] | None:

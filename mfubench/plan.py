@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mfubench import support
-from mfubench.config import Experiment
+from mfubench.config import ConfigError, Experiment
 from mfubench.workload import Workload
 
 EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the framework is not already closing down then
@@ -79,8 +79,8 @@ def threads_per_rank(cores: int, num_ranks: int) -> int:
 
 
 def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
-    """The plan of a run. Raises support.Unsupported where the framework's YAML has no branch for a value, ValueError
-    where its YAML interpolates something that isn't there."""
+    """The plan of a run. Raises support.Unsupported where the framework's YAML has no branch for a value, ConfigError
+    where it interpolates something that isn't there."""
     framework = experiment.framework
     python = place.python if framework.python is None else str(place.root / framework.python)
     config_path = place.folder / framework.config_file
@@ -122,8 +122,10 @@ def _resolve(name: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) 
     try:
         resolved = OmegaConf.to_container(root.it, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(
-            f"conf/framework/{name}.yaml: {str(error).splitlines()[0]}; there is {', '.join(known)}"
+        raise ConfigError(
+            f"conf/framework/{name}.yaml: {str(error).splitlines()[0]}",
+            given="an interpolation of what isn't there",
+            expected=f"${{...}} of {', '.join(known)}",
         ) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -143,5 +145,10 @@ def _drop_nulls(tree: Any) -> Any:
 def _text(native: Mapping[str, Any], suffix: str) -> str:
     if suffix == ".json":
         return json.dumps(native, indent=2) + "\n"
-    assert suffix in (".yaml", ".yml"), f"a native config that ends in {suffix} can't be written yet"
+    if suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"a native config that ends in {suffix} can't be written",
+            given=f"framework.config_file=...{suffix}",
+            expected="a name that ends in .yaml, .yml or .json",
+        )
     return yaml.safe_dump(dict(native), sort_keys=False, allow_unicode=True)

@@ -37,6 +37,7 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
     try:
         so_far = _on_this_machine(so_far)
         so_far = _planned(so_far, console)
+        so_far = _held_against(so_far, console)
         so_far = _measured(so_far, console)
     except (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak) as error:
         so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
@@ -80,16 +81,24 @@ def _planned(so_far: Evidence, console: Console) -> Evidence:
             dtype="float32" if precision == "fp32" else "bfloat16",
             folder=cache_folder(),
         )
-        threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
-        place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads)
-        planned = plan.make(experiment, prepared, place)
         flops = _step_flops(experiment)
+    threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
+    place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads)
+    planned = plan.make(experiment, prepared, place)
+    (so_far.folder / "plan.json").write_text(json.dumps(describe(planned), indent=1))
+    return replace(so_far, plan=planned, flops=flops)
+
+
+def _held_against(so_far: Evidence, console: Console) -> Evidence:
+    """The peak; a CPU's is measured now."""
+    experiment, machine, precision = so_far.experiment, so_far.machine, so_far.precision
+    assert machine is not None and precision is not None
+    num_ranks = experiment.parallelism.num_devices
     if machine.device == "cpu":
         console.print("measuring the CPU's peak", style="dim")
     dtype = hardware.peak_dtype(precision, machine.device)
-    peak = hardware.peak(experiment.hardware, machine, dtype, planned.num_ranks, threads, run_together)
-    (so_far.folder / "plan.json").write_text(json.dumps(describe(planned), indent=1))
-    return replace(so_far, plan=planned, flops=flops, peak=peak)
+    threads = plan.threads_per_rank(machine.cores, num_ranks)
+    return replace(so_far, peak=hardware.peak(experiment.hardware, machine, dtype, num_ranks, threads, run_together))
 
 
 def _measured(so_far: Evidence, console: Console) -> Evidence:
@@ -158,6 +167,8 @@ def _wrong_combination(experiment: Experiment) -> Iterator[None]:
     """What a stage refuses as a ValueError is what the user asked for."""
     try:
         yield
+    except ConfigError:
+        raise  # it says so itself
     except ValueError as error:
         given = f"framework={experiment.framework.name} model={experiment.model.name} mode={experiment.mode.name}"
         raise WrongCombination(str(error), given=given, expected="a workload that this model can train") from error

@@ -207,7 +207,7 @@ def _run_id(folder: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Upload every result in or below the folders, a line for each. 0 when all are there, else 1."""
+    """Upload every result in or below the folders, a line for each. 0: all are there, 1: not all, 2: there is none."""
     parser = argparse.ArgumentParser(
         prog="python -m mfubench.tracking",
         description="Upload results to W&B. A result that is there already stays one run.",
@@ -220,11 +220,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--entity", help="user or team; default: the one that the run was started with")
     given = parser.parse_args(argv)
 
-    paths = list(find(given.folders))
+    paths = [path for path in find(given.folders) if path.exists()]
     if not paths:
-        print(f"no {FILE_NAME} in or below {', '.join(map(str, given.folders))}", file=sys.stderr)
+        print(f"mfubench.tracking: no {FILE_NAME} in or below {', '.join(map(str, given.folders))}", file=sys.stderr)
+        return 2
     uploaded = [_upload(path, given.mode, given.project, given.entity) for path in paths]
-    return 0 if paths and all(uploaded) else 1
+    return 0 if all(uploaded) else 1
 
 
 def _upload(path: Path, mode: str, project: str | None, entity: str | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mfubench.config import Mode
+from mfubench.config import Mode, WrongCombination
 
 
 def within_positions(config: Any, sequence_length: int) -> None:
@@ -76,8 +76,11 @@ def _check_targets(model: Any, targets: Sequence[str]) -> None:
     unmatched = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in linear)]
     if unmatched or not targets:
         there = dict.fromkeys(name.rpartition(".")[2] for name in linear)
-        raise ValueError(
-            f"mode.target_modules={targets}: "
-            + (f"{', '.join(unmatched)} match no linear layer" if unmatched else "LoRA needs at least one target")
-            + f"; this model's linear layers are {', '.join(there)}"
+        raise WrongCombination(
+            f"mode.target_modules: {', '.join(unmatched)} match no linear layer"
+            if unmatched
+            else "LoRA needs a target",
+            given=f"mode.target_modules=[{','.join(targets)}]",
+            expected=f"some of this model's linear layers: {', '.join(there)}",
+            instead=f"mode.target_modules=[{','.join(list(there)[:2])}]",
         )

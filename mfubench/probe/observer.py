@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import resource
-import sys
 import threading
 import time
 import weakref
@@ -226,8 +225,7 @@ class Observer:
     def _peak_memory(self) -> tuple[int, str]:
         if self._clock is not None:
             return torch.cuda.max_memory_allocated(), "cuda_max_allocated"
-        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process_peak_rss"
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process_peak_rss"  # Linux counts in KiB
 
 
 def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shape | None:

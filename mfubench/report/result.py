@@ -31,7 +31,7 @@ class Result:
     stopped_by: str | None  # mfubench (enough was recorded) | user | None: the framework ended by itself
     group: str | None  # the sweep
     started_at: str  # ISO 8601, UTC
-    settings: Mapping[str, Any]  # the experiment, resolved
+    settings: Mapping[str, Any]  # the experiment as asked: `auto` and the framework's ${...} stand as they are
     hardware: Mapping[str, Any] | None  # device, count, peak, where the peak is from
     flops: Mapping[str, Any] | None  # per optimizer step and device
     work: Mapping[str, Any] | None  # what the probe saw on the measured rank

@@ -25,11 +25,11 @@ from mfubench.flops import count
         ({"attention": "flex"}, "attention=flex.*sdpa, eager, flash_attention_2"),
         ({"mode": Mode(name="qlora")}, "mode=qlora.*full, lora"),
         ({"mode": Mode(name="lora", rank=0, target_modules=["q_proj"])}, "mode.rank=0 must be at least 1"),
-        ({"mode": Mode(name="lora", rank=4, target_modules=[])}, "at least one target.*q_proj"),
+        ({"mode": Mode(name="lora", rank=4, target_modules=[])}, "LoRA needs a target.*q_proj"),
         (
             {"mode": Mode(name="lora", rank=4, target_modules=["q_proj", "c_attn"])},
-            "c_attn match no linear layer; this model's linear layers are "
-            "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head$",
+            "c_attn match no linear layer.*this model's linear layers: "
+            r"q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head\)$",
         ),
     ],
 )

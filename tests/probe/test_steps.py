@@ -43,8 +43,9 @@ def records(folder: Path, run_several: Callable[..., dict[str, RankRecord]]) -> 
 
 @pytest.mark.parametrize("scenario", KNOWN_S)
 def test_a_step_takes_the_known_time_within_a_percent(records: dict[str, RankRecord], scenario: str) -> None:
-    # The median over windows of half the run: a busy machine delays single steps, and the trainer then catches up.
-    at = records[scenario].boundaries_s
+    # The median over windows of half the run: a busy machine delays single steps, and the trainer then catches up. The
+    # first two boundaries are left out, since what delays them makes every window that begins there too short.
+    at = records[scenario].boundaries_s[2:]
     half = len(at) // 2
     windows = [(after - before) / half for before, after in zip(at, at[half:], strict=False)]
     assert median(windows) == pytest.approx(KNOWN_S[scenario], rel=0.01)

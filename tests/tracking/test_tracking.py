@@ -271,7 +271,7 @@ def test_an_upload_says_what_it_cannot_read_and_goes_on(
 
 
 def test_an_upload_of_nothing_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert f"no result.json in or below {tmp_path}" in capsys.readouterr().err
 
 
