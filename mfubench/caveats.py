@@ -21,6 +21,9 @@ def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[str]:
             f"{experiment.model.name} is far too small for a {machine.device_name}: its MFU means nothing there; try "
             "python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant"
         )
+    seen = [rank.work for rank in evidence.records.ranks if rank.work]
+    if experiment.gradient_checkpointing.name != "none" and any(work["recomputation"] is None for work in seen):
+        yield "the compiled model hides what it recomputes: hfu takes it to be what was asked; mfu does not depend on it"
     measurement, peak = evidence.measurement, evidence.peak
     if measurement and peak and peak.measured and measurement.hfu_causal > MEASURED_PEAK_TOLERANCE:
         yield (

@@ -102,9 +102,10 @@ def measure(records: Records, flops: FlopCount, peak: Peak, warmup_steps: int, s
 
 
 def as_executed(flops: FlopCount, records: Records) -> FlopCount:
-    """The count for the attention kernel that ran: one that was given a mask does not skip the masked half."""
-    masked = any((rank.work.get("attention") or {}).get("sdpa_masked_calls") for rank in records.ranks)
-    return replace(flops, hardware_flops_causal=flops.hardware_flops) if masked else flops
+    """The count for the attention kernel that ran: SDPA skips the masked half only in calls that are told to be causal."""
+    seen = [rank.work.get("attention") or {} for rank in records.ranks]
+    whole = any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen)
+    return replace(flops, hardware_flops_causal=flops.hardware_flops) if whole else flops
 
 
 def impossible(measurement: Measurement, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:

@@ -30,6 +30,7 @@ class Place:
     device: str  # cpu | cuda
     precision: str  # resolved: bf16 | bf16_pure | fp32
     threads_per_rank: int  # on a CPU; on a GPU it is left to the framework
+    visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES of mfubench itself; None: unset
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     native = _drop_nulls(_resolve(framework.name, support.layers(framework, values), known))
     command = _resolve(framework.name, [{"command": framework.command}], known)["command"]
     environment = _resolve(framework.name, [framework.environment], known)
-    threads = {"OMP_NUM_THREADS": str(place.threads_per_rank)} if place.device == "cpu" else {}
     return Plan(
         command=tuple(_spliced(command)),
-        environment=threads | {key: str(value) for key, value in environment.items()},
+        environment=_devices(place, experiment.parallelism.num_devices)
+        | {key: str(value) for key, value in environment.items()},
         config_path=config_path,
         config_text=_text(native, config_path.suffix),
         folder=place.folder,
@@ -113,6 +114,14 @@ def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
         periods=experiment.measurement.warmup_steps + experiment.measurement.steps,
         timeout_s=experiment.measurement.timeout_s,
     )
+
+
+def _devices(place: Place, num_devices: int) -> dict[str, str]:
+    """As many devices as were asked for: some frameworks spread one process's batch over every GPU they see."""
+    if place.device == "cpu":
+        return {"OMP_NUM_THREADS": str(place.threads_per_rank), "CUDA_VISIBLE_DEVICES": ""}
+    seen = range(num_devices) if place.visible_devices is None else place.visible_devices.split(",")
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(device).strip() for device in list(seen)[:num_devices])}
 
 
 def _resolve(name: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:

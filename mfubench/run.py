@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ def _planned(so_far: Evidence, console: Console) -> Evidence:
         )
         flops = _step_flops(experiment)
     threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
-    place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, visible)
     planned = plan.make(experiment, prepared, place)
     (so_far.folder / "plan.json").write_text(json.dumps(describe(planned), indent=1))
     return replace(so_far, plan=planned, flops=flops)
@@ -132,14 +134,22 @@ def _measured(so_far: Evidence, console: Console) -> Evidence:
 
 def _asked(evidence: Evidence, periods: int) -> records.Asked:
     """What the records must show."""
-    experiment, planned, flops = evidence.experiment, evidence.plan, evidence.flops
-    assert planned is not None and flops is not None
+    experiment, planned, flops, machine = evidence.experiment, evidence.plan, evidence.flops, evidence.machine
+    assert planned is not None and flops is not None and machine is not None
+    on_cpu = machine.device == "cpu"
+    recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
     return records.Asked(
         num_ranks=planned.num_ranks,
         micro_batch_shape=(experiment.batch_size, experiment.sequence_length),
         micro_batches_per_step=experiment.gradient_accumulation_steps,
         periods=periods,
         trainable_parameters=flops.trainable_parameters,
+        parameters=flops.parameters,
+        device=machine.device,
+        threads=plan.threads_per_rank(machine.cores, planned.num_ranks) if on_cpu else None,
+        linear_dtype="float32" if evidence.precision == "fp32" else "bfloat16",
+        tf32=True if evidence.precision == "fp32" and not on_cpu else None,
+        recomputed_blocks=experiment.model.architecture.get("num_hidden_layers") if recomputes else None,
         recomputation=experiment.gradient_checkpointing.name,
         wrapper=experiment.parallelism.wrapper,
         attention=experiment.attention,

@@ -168,6 +168,50 @@ def test_doing_other_work_than_asked_is_inconsistent_and_its_figures_are_withhel
     assert f"{result['withheld']['mfu']:.1%}" not in done.stdout
 
 
+def trained_by(variant: str) -> tuple[str, ...]:
+    """Overrides that start tests/trainers/other_work.py from the same native config."""
+    trainer = Path(__file__).parent / "trainers" / "other_work.py"
+    return (f"framework.command=['${{run.python}}','{trainer}','${{run.config_path}}','{variant}']", "tracking=none")
+
+
+@pytest.mark.parametrize("variant", ["nothing else", "two optimizer steps", "evaluation in between"])
+def test_another_trainer_that_does_the_same_work_is_ok(tmp_path: Path, variant: str) -> None:
+    done = mfubench(tmp_path, *trained_by(variant))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = results_below(tmp_path)
+    assert (result["measurement"]["steps"], result["measurement"]["positions_per_step"]) == (8, 128)
+
+
+def test_a_known_time_in_each_step_is_recovered(tmp_path: Path) -> None:
+    done = mfubench(tmp_path, *trained_by("a quarter second more"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = results_below(tmp_path)
+    assert min(result["step_times_s"]["0"]) > 0.25
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides", "words"),
+    [
+        ("bf16 for fp32", (), "dtype that the weights are multiplied in"),
+        ("frozen later", (), "tensors with a gradient"),
+        ("one tensor stepped", (), "stepped by an optimizer"),
+        ("one thread", (), "threads"),
+        ("another shape now and then", (), "[2, 8]"),
+        ("eager under another name", (), "attention"),
+        ("one block recomputed", ("gradient_checkpointing=non_reentrant",), "blocks recomputed"),
+        ("more vocabulary", ("mode=lora",), "parameters"),
+    ],
+)
+def test_a_trainer_that_does_other_work_is_inconsistent(
+    tmp_path: Path, variant: str, overrides: tuple[str, ...], words: str
+) -> None:
+    done = mfubench(tmp_path, *trained_by(variant), *overrides)
+    assert done.returncode == 3, done.stdout + done.stderr
+    (result,) = results_below(tmp_path)
+    assert (result["status"], result["measurement"]) == ("inconsistent", None)
+    assert words in result["reason"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

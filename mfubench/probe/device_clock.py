@@ -31,3 +31,9 @@ class DeviceClock:
             step, event = self._events[0]
             found.append((step, before.elapsed_time(event) / 1e3))
         return found
+
+    def awaited(self) -> list[tuple[int, float]]:
+        """As `resolved`, for all boundaries so far. Waits for the device: only for when training is over."""
+        if self._events:
+            self._events[-1][1].synchronize()
+        return self.resolved()

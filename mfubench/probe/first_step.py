@@ -20,6 +20,8 @@ class FirstStep:
     def __init__(self, root: nn.Module) -> None:
         self.in_training_forward = False
         self.autocast: str | None = None
+        # Weight elements by the dtype they are multiplied in. No Counter: torch.compile would compile its __missing__.
+        self.linear_dtypes: dict[str, int] = {}
         self.attention_calls: Counter[str] | None = None  # None: compiled, so calls cannot be seen
         self.with_gradient: set[int] = set()  # ids of trainable parameters
         self.optimizers: dict[int, OptimizerSeen] = {}
@@ -43,6 +45,11 @@ class FirstStep:
             self._forward_without_gradients.add(module)
         if self.autocast is None and torch.is_autocast_enabled(self._device_type):
             self.autocast = str(torch.get_autocast_dtype(self._device_type)).replace("torch.", "")
+        if isinstance(module, nn.Linear):
+            own, elements = size(module.weight)
+            cast = torch.is_autocast_enabled(self._device_type)
+            dtype = self.autocast if cast and self.autocast else own
+            self.linear_dtypes[dtype] = self.linear_dtypes.get(dtype, 0) + elements
 
     def recomputed_call(self, module: nn.Module) -> None:
         """A module was called during the backward pass, outside any other."""

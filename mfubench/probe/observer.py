@@ -10,6 +10,7 @@ A model called only inside a function that is compiled as a whole is not seen.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import resource
 import threading
@@ -26,7 +27,7 @@ from . import work
 from .batches import INPUT_NAMES, BatchQueue, Shape, token_shape, watch_loaders
 from .device_clock import DeviceClock
 from .events import Writer
-from .first_step import FirstStep
+from .first_step import FirstStep, size
 from .import_hook import after_import
 
 
@@ -74,7 +75,7 @@ def _watch_module_calls(observer: Observer) -> None:
 
     def leave_uncompiled(dynamo: ModuleType) -> None:
         # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
-        for function in (call, *vars(Observer).values(), *vars(FirstStep).values()):
+        for function in (call, size, *vars(Observer).values(), *vars(FirstStep).values()):
             if isinstance(function, FunctionType):
                 dynamo.skip_code(function.__code__)
 
@@ -96,6 +97,8 @@ class Observer:
         self._root_runs = False
         self._step = -1  # index of the current optimizer step
         self._stepped = True  # the optimizer has finished the current step; the next training forward opens another
+        self._gradients = 0  # of the current step: tensors with a gradient, as its optimizers found them
+        self._recomputed_calls = 0  # of the current step: outermost calls in its backward passes
 
     def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """A module was called outside any other in this thread. True: it is the root, `root_returned` must follow."""
@@ -105,8 +108,10 @@ class Observer:
         try:
             shape = _input_shape(args, kwargs)
             in_backward = torch._C._current_graph_task_id() != -1
-            if in_backward and self.details is not None:
-                self.details.recomputed_call(module)
+            if in_backward:
+                self._recomputed_calls += 1
+                if self.details is not None:
+                    self.details.recomputed_call(module)
             if shape is None or in_backward:
                 return False
             if not torch.is_grad_enabled():
@@ -132,10 +137,12 @@ class Observer:
 
     def optimizer_starts(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step: the gradients it is going to use are there."""
-        if self._off or self.details is None:
+        if self._off:
             return
         try:
-            self.details.optimizer_starts(optimizer)
+            self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+            if self.details is not None:
+                self.details.optimizer_starts(optimizer)
         except Exception as error:
             self.switch_off(error)
 
@@ -149,7 +156,9 @@ class Observer:
             if not self._stepped:
                 self._stepped = True
                 peak, kind = self._peak_memory()
-                moment = {"t": time.perf_counter_ns(), "w": time.time_ns(), "step": self._step}
+                moment: dict[str, Any] = {"t": time.perf_counter_ns(), "w": time.time_ns(), "step": self._step}
+                if self._clock is not None:
+                    moment["device"] = self._clock.resolved()
                 self._writer.write("step", {**moment, "peak_memory_bytes": peak, "memory_kind": kind})
         except Exception as error:
             self.switch_off(error)
@@ -184,6 +193,9 @@ class Observer:
         root = self._root() if self._root is not None else None
         if module is not root:
             # Parts may be called on their own, and an embedding before the root is known.
+            if root is not None and any(module is link for link in work.chain(root)[1:]):
+                self._past_the_wrapper(module, shape)
+                return False
             if not module._modules or (root is not None and any(part is module for part in root.modules())):
                 return False
             self._adopt(module)
@@ -193,6 +205,8 @@ class Observer:
         t, w = time.perf_counter_ns(), time.time_ns()
         line: dict[str, Any] = {"t": t, "w": w, "root": self._root_ids[module]}
         if self._stepped:
+            line["before"] = [self._gradients, self._recomputed_calls]
+            self._gradients = self._recomputed_calls = 0
             self._stepped = False
             self._step += 1
             if self._clock is not None:
@@ -206,6 +220,12 @@ class Observer:
         if self.details is not None:
             self.details.in_training_forward = True
         return True
+
+    def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
+        """The model is trained without what is around it: another root to the reader, who refuses two."""
+        number = self._root_ids.setdefault(module, -1)
+        moment = {"t": time.perf_counter_ns(), "w": time.time_ns(), "root": number, "step": self._step}
+        self._writer.write("forward", {**moment, "shape": shape, "real": None, "trained": None})
 
     def _adopt(self, module: nn.Module) -> None:
         """`module` is the root from here on, and begins a step."""
@@ -221,6 +241,18 @@ class Observer:
         self._stepped = True
         if self._clock is None and any(parameter.is_cuda for parameter in module.parameters()):
             self._clock = DeviceClock()
+            atexit.register(self._last_periods)
+
+    def _last_periods(self) -> None:
+        """The framework is done, so waiting for the device disturbs nothing: the periods it was behind with."""
+        if self._off or self._clock is None:
+            return
+        try:
+            found = self._clock.awaited()
+            if found:
+                self._writer.write("device", {"device": found})
+        except Exception as error:
+            self.switch_off(error)
 
     def _peak_memory(self) -> tuple[int, str]:
         if self._clock is not None:

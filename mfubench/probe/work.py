@@ -43,6 +43,8 @@ def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
             "frozen": _by_dtype(size(p) for p in parameters if not p.requires_grad),
         },
         "autocast": first.autocast,
+        "linear_dtype": max(first.linear_dtypes, key=first.linear_dtypes.__getitem__, default=None),
+        "tf32": _tf32(),
         "optimizers": _optimizers(first),
         "attention": _attention(config, first),
         **_recomputation(root, first),
@@ -62,6 +64,15 @@ def chain(root: nn.Module) -> list[nn.Module]:
         if inner is None:
             return links
         links.append(inner)
+
+
+def _tf32() -> bool | None:
+    """Whether fp32 products may use TF32 on CUDA; torch refuses to say when both its old and its new switch were used."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    except RuntimeError:
+        return None
 
 
 def _parallel_classes(links: list[nn.Module]) -> list[str]:

@@ -35,6 +35,12 @@ class Asked:
     attention: str | None = None  # as the model's config names it
     liger_kernel: bool | None = None
     torch_compile: bool | None = None
+    device: str | None = None  # cpu | cuda
+    threads: int | None = None  # of a rank on a CPU: what its peak was measured with
+    parameters: int | None = None  # frozen ones too
+    linear_dtype: str | None = None  # that most weights are multiplied in: float32 | bfloat16
+    tf32: bool | None = None  # whether CUDA's fp32 products may use it
+    recomputed_blocks: int | None = None  # the model's layers
     optimizer_dtype: str | None = None  # of what the optimizer steps and of its state: float32 | bfloat16
 
 
@@ -88,6 +94,11 @@ def _steps(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
             what, f"{list(asked.micro_batch_shape)}", _listed({str(list(k)): n for k, n in shapes.items()})
         )
 
+    efforts = Counter(rank.efforts[: asked.periods])
+    if len(efforts) > 1:
+        what = f"(tensors with a gradient, calls recomputed) in a step on rank {rank.rank}"
+        yield Difference(what, "the same in every step", _listed({str(k): n for k, n in efforts.items()}))
+
 
 def _listed(counts: Counter[int] | dict[str, int]) -> str:
     return ", ".join(f"{value} ({n} times)" for value, n in counts.items())
@@ -125,8 +136,18 @@ def _work(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
             asked.trainable_parameters,
             work["trainable_parameters_with_gradient"],
         ),
+        "trainable parameters stepped by an optimizer": (asked.trainable_parameters, _stepped(work)),
+        "parameters": (asked.parameters, work.get("parameters")),
+        "device": (asked.device, work.get("device")),
+        "threads": (asked.threads, work.get("threads")),
+        "dtype that the weights are multiplied in": (asked.linear_dtype, work.get("linear_dtype")),
+        "use of TF32": (asked.tf32, work.get("tf32")),
+        "blocks recomputed": (
+            asked.recomputed_blocks,
+            None if work["recomputation"] is None else sum(work.get("recomputed", {}).values()),
+        ),
         "recomputation in the backward pass": (asked.recomputation, work["recomputation"]),
-        "attention": (asked.attention, work["attention"]["implementation"]),
+        "attention": (asked.attention, _attention(work)),
         "use of Liger kernels": (asked.liger_kernel, bool(work["liger_kernels"])),
         "use of torch.compile": (asked.torch_compile, work["compiled"]),
         "dtype that the optimizer steps": (asked.optimizer_dtype, _optimizer_dtypes(work)),
@@ -136,10 +157,25 @@ def _work(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
             yield Difference(f"{what} on rank {rank.rank}", f"{want}", f"{saw}")
 
 
+def _attention(work: Any) -> str | None:
+    """As the model's config names it, unless its calls say otherwise."""
+    named: str | None = work["attention"]["implementation"]
+    if named == "sdpa" and work["attention"].get("sdpa_calls") == 0:
+        return "sdpa in the model's config, and no call of it"
+    return named
+
+
 def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:
     if asked.wrapper in seen:
         return (asked.wrapper, asked.wrapper)  # what else its class derives from is no difference
     return (asked.wrapper or "none", ", ".join(seen) or "none")
+
+
+def _stepped(work: Any) -> int | None:
+    """Elements; None where an engine steps tensors of its own instead of the model's."""
+    if work["trainable_parameters_with_gradient"] is None:
+        return None
+    return sum(elements for optimizer in work["optimizers"] for elements in optimizer["steps"].values())
 
 
 def _optimizer_dtypes(work: Any) -> str | None:

@@ -40,6 +40,7 @@ class RankRecord:
     work: Mapping[str, Any]  # mfubench/probe/work.py; empty before the second step
     versions: Mapping[str, str]  # every distribution in the framework's environment
     errors: tuple[str, ...]
+    efforts: tuple[tuple[int, int], ...] = ()  # of each period: tensors with a gradient, calls in the backward passes
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
@@ -91,6 +92,7 @@ def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
         work=series.work,
         versions=start["versions"],
         errors=tuple(series.errors),
+        efforts=tuple((b["before"][0], b["before"][1]) for b in boundaries[1:] if "before" in b),
     )
 
 

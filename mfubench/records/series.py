@@ -33,6 +33,9 @@ class Series:
 
     def take(self, event: Event) -> None:
         """Adds one event."""
+        if "device" in event and event["event"] != "work":  # there it is the kind of device
+            self.on_device = True
+            self.device_s.update((step, seconds) for step, seconds in event["device"])
         match event.get("event"):
             case "start":
                 self.start = event
@@ -50,15 +53,16 @@ class Series:
 
     def _take_forward(self, event: Event) -> None:
         if event["root"] != self._roots[-1]:
-            self.errors.append(f"models {event['root']} and {self._roots[-1]} of this process both trained")
+            error = f"models {event['root']} and {self._roots[-1]} of this process both trained"
+            if event["root"] == -1:
+                error = "the model was also trained past its wrapper, in forwards that no step counts"
+            if error not in self.errors:
+                self.errors.append(error)
             return
         if not self.boundaries or event["step"] != self.boundaries[-1]["step"]:
             self.boundaries.append(event)
             self.forwards.append([])
         self.forwards[-1].append(event)
-        if "device" in event:
-            self.on_device = True
-            self.device_s.update((step, seconds) for step, seconds in event["device"])
 
     @property
     def device_times_s(self) -> list[float]:
