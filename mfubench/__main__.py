@@ -6,6 +6,7 @@ ours; 130 a sweep was ended by Ctrl-C.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,11 @@ from mfubench.paths import CONF
 
 if TYPE_CHECKING:
     from mfubench.report import Result
+
+CANT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+CANT_WRITE_HERE = """mfubench: {why}: {where}
+  runs are written below the working folder, or where hydra.run.dir=FOLDER says (a sweep: hydra.sweep.dir=FOLDER);
+  what they share, below $MFUBENCH_CACHE"""
 
 results: list[Result] = []  # of the jobs that ran in this process
 refusals: list[ConfigError] = []  # Hydra would print a raised one in its own way
@@ -58,6 +64,11 @@ def main() -> int:
         refusals.append(error)
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno not in CANT_WRITE:
+            raise
+        print(CANT_WRITE_HERE.format(why=error.strerror, where=error.filename), file=sys.stderr)
+        return 1
     finally:
         if results:
             _show()

@@ -8,6 +8,7 @@ from mfubench import support
 from mfubench.conclude import Evidence
 from mfubench.metrics import MEASURED_PEAK_TOLERANCE
 
+UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared
 SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches and host time
 
 
@@ -32,6 +33,15 @@ def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[str]:
         )
     if measurement and outcome and outcome.ended == "itself" and outcome.returncode:
         yield f"the framework ended with exit status {outcome.returncode} after all measured steps; see framework.log"
-    if evidence.verdict and evidence.verdict.stopped_by == "user":
-        steps = measurement.steps if measurement else 0
-        yield f"ended by the user after {steps} of {experiment.measurement.steps} measured steps"
+    if measurement:
+        low, high = measurement.ci95["step_time_s"]
+        assert high is not None  # a mean has both ends; only a rate may lack one
+        uncertain = (high - low) / 2 / measurement.step_time_s
+        if uncertain > UNSTABLE:
+            yield (
+                f"unstable: the mean step time is only known to ±{uncertain:.0%}, so are all figures (steps took "
+                f"{measurement.step_time_s_min:.3g} to {measurement.step_time_s_max:.3g} s); run again on a quiet machine, "
+                "or longer: measurement=thorough"
+            )
+        if evidence.verdict and evidence.verdict.stopped_by == "user":
+            yield f"ended by the user after {measurement.steps} of {experiment.measurement.steps} measured steps"

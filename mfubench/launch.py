@@ -30,6 +30,8 @@ LOG_TAIL_LINES = 200  # behind a rank's last words a launcher prints its own rep
 LOG_TAIL_BYTES = 64 * 1024
 RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run, so that a stray one is recognised
 PR_SET_CHILD_SUBREAPER = 36
+ENDING = 0  # among the signals: the run is being ended
+_signals: list[int] = []  # that came since the outermost `interrupted_once` began
 # A child would attach to our W&B service, and its settings are not the run's; a framework must not track beside us.
 NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
 OUT_OF_MEMORY = re.compile(
@@ -48,15 +50,18 @@ class Outcome:
     returncode: int | None
     wall_s: float
     log_tail: tuple[str, ...]
+    killed_for_memory: bool = False  # by the kernel, which leaves no line in the log
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether the last lines of the log say so."""
-        return any(OUT_OF_MEMORY.search(line) for line in self.log_tail)
+        """Whether the kernel or the last lines of the log say so."""
+        return self.killed_for_memory or any(OUT_OF_MEMORY.search(line) for line in self.log_tail)
 
     @property
     def last_words(self) -> str | None:
         """The line of the log that says why: of memory, else the last exception, else the last line of all."""
+        if self.killed_for_memory:
+            return "none: the kernel killed it, because the host's memory was full"
         for pattern in (OUT_OF_MEMORY, LAST_WORDS):
             if said := [line for line in self.log_tail if pattern.search(line)]:
                 return said[-1]
@@ -65,13 +70,14 @@ class Outcome:
 
 def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
     """Write the plan's files, start its command and wait for its end, or end it: when `enough()`, asked once a second,
-    says so; at the timeout; at Ctrl-C (a second Ctrl-C skips the grace)."""
-    plan.records.mkdir(parents=True)
+    says so; at the timeout; at Ctrl-C (a second Ctrl-C skips the grace, and only that: see `interrupted_once`)."""
+    plan.records.mkdir(parents=True, exist_ok=True)
     plan.scratch.mkdir(parents=True)
     plan.config_path.write_text(plan.config_text)
     started = time.monotonic()
-    tag = uuid.uuid4().hex
-    with open(plan.log, "wb") as log, _terminated_like_interrupted():
+    tag, killed_before = uuid.uuid4().hex, _killed_for_memory()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the run come home to be ended
+    with open(plan.log, "wb") as log, interrupted_once():
         try:
             process = subprocess.Popen(
                 plan.command,
@@ -89,8 +95,10 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
         except KeyboardInterrupt:
             ended = "interrupted"
         finally:
+            _signals.append(ENDING)
             _end(process, tag)
-    return Outcome(ended, process.returncode, time.monotonic() - started, log_tail(plan.log))
+    killed = ended == "itself" and _killed_for_memory() > killed_before
+    return Outcome(ended, process.returncode, time.monotonic() - started, log_tail(plan.log), killed)
 
 
 def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
@@ -142,6 +150,12 @@ def log_tail(log: Path) -> tuple[str, ...]:
     return tuple(line.rstrip() for line in lines if line.strip())[-LOG_TAIL_LINES:]
 
 
+def _killed_for_memory() -> int:
+    """How many processes the kernel has killed for want of memory since it started."""
+    counted = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    return int(counted[1]) if counted else 0
+
+
 def _environment(plan: Plan, tag: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
     path = os.pathsep.join([str(PROBE_SITE), *filter(None, [inherited.get("PYTHONPATH")])])
@@ -165,13 +179,12 @@ def _watch(process: subprocess.Popen[bytes], enough: Callable[[], bool], deadlin
 
 def _end(process: subprocess.Popen[bytes], tag: str) -> None:
     """No process of this run is left when this returns; a Ctrl-C meanwhile skips what is left of the grace."""
-    family = _family(process.pid, tag)
-    try:
-        if process.poll() is None:
-            process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=GRACE_S)
-    except KeyboardInterrupt:
-        alive = family
+    so_far, deadline = len(_signals), time.monotonic() + GRACE_S
+    alive = _family(process.pid, tag)
+    if process.poll() is None:
+        process.terminate()
+    while alive and len(_signals) == so_far and time.monotonic() < deadline:
+        _, alive = psutil.wait_procs(alive, timeout=0.2)
     for attempt in range(3):  # a dying launcher may still have started a rank
         for survivor in {*alive, *_family(process.pid, tag)}:
             with suppress(psutil.Error):  # it is gone already
@@ -202,19 +215,26 @@ def _is_zombie(process: psutil.Process) -> bool:
         return True
 
 
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP to mfubench end the run as Ctrl-C does, and orphans of the run come home to be ended."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-    def interrupt(signum: int, frame: object) -> None:
+def _interrupt(signum: int, frame: object) -> None:
+    _signals.append(signum)
+    if len(_signals) == 1:
         raise KeyboardInterrupt
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGHUP)}
+
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end the run, once: from then on, and while the run is being ended, they are only counted,
+    so that what it recorded is still written. One that nobody has acted on by the end is raised then."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _interrupt:
+        yield  # signals come to the main thread only; or this is inside another one
+        return
+    _signals.clear()
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, _interrupt) for s in heard}  # what nohup has silenced stays so
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+    if _signals[:1] == [ENDING] and len(_signals) > 1:
+        raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from mfubench import support
 from mfubench.config import ConfigError, Experiment
 from mfubench.workload import Workload
 
+RECORDS = "records"
 EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the framework is not already closing down then
 
 
@@ -50,7 +51,7 @@ class Plan:
     @property
     def records(self) -> Path:
         """Where the probe writes."""
-        return self.folder / "records"
+        return self.folder / RECORDS
 
     @property
     def log(self) -> Path:

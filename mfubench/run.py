@@ -20,7 +20,7 @@ from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import validate
 from mfubench.flops import FlopCount, cached_count
-from mfubench.launch import launch, run_together
+from mfubench.launch import interrupted_once, launch, run_together
 from mfubench.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.progress import watching
 from mfubench.report import Result, write
@@ -32,22 +32,30 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
 
     Raises ConfigError for what is wrong on any machine, except for a combination inside a sweep, which is a row of it.
     """
-    if (folder / "plan.json").exists() or (folder / "result.json").exists():
-        raise ConfigError("there is a run in this folder already", given=str(folder), expected="a folder of its own")
+    try:  # whoever makes this folder has the run folder: two runs may start in the same second
+        (folder / plan.RECORDS).mkdir()
+    except FileExistsError as error:
+        raise ConfigError(
+            "there is a run in this folder already",
+            given=str(folder),
+            expected="a folder of its own",
+            instead=f"hydra.run.dir={folder}-{os.getpid()}",
+        ) from error
     so_far = Evidence(experiment, folder, group, started_at=now())
-    try:
-        so_far = _on_this_machine(so_far)
-        so_far = _planned(so_far, console)
-        so_far = _held_against(so_far, console)
-        so_far = _measured(so_far, console)
-    except (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak) as error:
-        so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
-    except WrongCombination as error:
-        if group is None:
-            raise
-        so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
-    result = conclude(so_far, list(caveats(so_far, defaults(experiment.mode.name))))
-    write(result, folder)
+    with interrupted_once():
+        try:
+            so_far = _on_this_machine(so_far)
+            so_far = _planned(so_far, console)
+            so_far = _held_against(so_far, console)
+            so_far = _measured(so_far, console)
+        except (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak) as error:
+            so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
+        except WrongCombination as error:
+            if group is None:
+                raise
+            so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
+        result = conclude(so_far, list(caveats(so_far, defaults(experiment.mode.name))))
+        write(result, folder)
     warning = track(result, experiment.tracking, folder)
     if warning:
         console.print(warning, style="yellow")
@@ -83,6 +91,7 @@ def _planned(so_far: Evidence, console: Console) -> Evidence:
             folder=cache_folder(),
         )
         flops = _step_flops(experiment)
+    support.check_memory(flops.parameters, precision, machine)
     threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, visible)

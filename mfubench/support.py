@@ -85,6 +85,15 @@ def check_devices(parallelism: Parallelism, machine: Machine) -> None:
         raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}")
 
 
+def check_memory(parameters: int, precision: str, machine: Machine) -> None:
+    """Raise Unsupported when the weights alone don't fit into a CPU's memory, which the system would run out of."""
+    needed = parameters * (4 if precision == "fp32" else 2)
+    if machine.device == "cpu" and machine.memory_bytes is not None and needed > machine.memory_bytes:
+        raise Unsupported(
+            f"the weights alone take {needed / 2**30:,.0f} GiB, and this machine has {machine.memory_bytes / 2**30:.0f} GiB"
+        )
+
+
 def inapplicable(mode: Mode, defaults: Values) -> Iterator[tuple[str, str]]:
     """The settings that were given to a mode which doesn't have them, with their values (a sweep over modes does so)."""
     for name in MODE_SETTINGS:

@@ -75,6 +75,7 @@ def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Ex
         ("+gradient_accumulation=4", "gradient_accumulation_steps=4"),
         ("framework.native.optim=sgd", "+framework.native.optim=sgd"),
         ("batch_size=1,2", "-m batch_size=1,2"),
+        ("mode=[full,lora]", "-m mode=full,lora"),
     ],
 )
 def test_what_is_misspelled_names_what_is_meant(argument: str, right: str) -> None:
@@ -110,6 +111,8 @@ def test_a_sweep_may_be_asked_for_anywhere_on_the_line() -> None:
         ["-m", "batch_size=1,0"],
         ["+nothing=1"],
         ["~mode"],
+        ["mode=1"],
+        ["seed=4294967296"],
     ],
 )
 def test_what_is_wrong_on_any_machine_is_refused(argv: list[str]) -> None:

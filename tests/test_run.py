@@ -258,6 +258,28 @@ def test_ctrl_c_after_enough_steps_keeps_the_measurement_and_leaves_no_process(t
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
 
 
+def test_ctrl_c_twice_ends_it_at_once_and_still_writes_the_result(tmp_path: Path) -> None:
+    argv = [*COMMAND, *SMALL, "measurement.steps=5000", "measurement.minimum_steps=4000", "tracking=none"]
+    process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for_steps(tmp_path, 3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3, errors
+    (result,) = results_below(tmp_path)
+    assert (result["status"], result["stopped_by"], result["measurement"]) == ("interrupted", "user", None)
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+
+
+def test_a_folder_that_holds_a_run_is_refused(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    run = next((full[0] / "outputs").rglob("result.json")).parent
+    before = (run / "result.json").read_bytes()
+    done = mfubench(full[0], f"hydra.run.dir={run}")
+    assert done.returncode == 2 and "there is a run in this folder already" in done.stderr
+    assert (run / "result.json").read_bytes() == before
+
+
 def _wait_for_steps(folder: Path, steps: int) -> Path:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:

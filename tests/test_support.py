@@ -124,6 +124,13 @@ def test_more_ranks_than_devices_are_unsupported(compose: Callable[..., Experime
         support.check_devices(compose("parallelism=ddp", "parallelism.num_devices=8").parallelism, machine)
 
 
+def test_weights_that_do_not_fit_into_a_cpus_memory_are_unsupported() -> None:
+    machine = Machine("cpu", "A CPU", 2, 2, True, None, 24 * 2**30)
+    support.check_memory(8_030_261_248, "bf16", machine)
+    with pytest.raises(support.Unsupported, match="the weights alone take 30 GiB, and this machine has 24 GiB"):
+        support.check_memory(8_030_261_248, "fp32", machine)
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("setting", OTHER)
 def test_no_framework_ignores_a_setting(compose: Callable[..., Experiment], framework: str, setting: str) -> None:

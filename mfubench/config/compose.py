@@ -82,6 +82,8 @@ def check_command_line(argv: Sequence[str]) -> None:
 def _jobs(overrides: Sequence[str], multirun: bool) -> Iterator[tuple[DictConfig, bool]]:
     """The composed configuration of each job, expanded as Hydra's own sweeper does, and whether it is one of a sweep."""
     parsed = _parse(overrides)
+    for override in parsed:
+        _names_a_setting(override)
     swept = [o for o in parsed if o.is_sweep_override()]
     base = _compose([o.input_line or "" for o in parsed if not o.is_sweep_override()])
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
@@ -99,6 +101,23 @@ def _jobs(overrides: Sequence[str], multirun: bool) -> Iterator[tuple[DictConfig
     parameters = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items()]
     for batch in BasicSweeper.split_arguments(_parse([*parameters, *overrides]), max_batch_size=None):
         yield from ((_compose(job), True) for job in batch)
+
+
+def _names_a_setting(override: Override) -> None:
+    """Hydra takes a list of a group's options, lays them over each other, and dies of other values and of removed keys."""
+    key, given = override.key_or_group, str(override.input_line)
+    if override.is_delete() and not key.startswith(("hydra", *FREE_FORM)):
+        raise ConfigError("a setting can't be removed", given=given, expected=f"{key}=value")
+    if not key:
+        raise ConfigError("this is not an override", given=given, expected="setting=value", instead="batch_size=4")
+    if key in (*GROUPS, "experiment") and not override.is_sweep_override() and not isinstance(override.value(), str):
+        instead = f"-m {key}={given.partition('=')[2].strip('[]')}" if isinstance(override.value(), list) else None
+        raise ConfigError(
+            f"{key} is chosen by the name of one option",
+            given=given,
+            expected=f"{key}=NAME; --help lists them",
+            instead=instead,
+        )
 
 
 def _no_additions(prefix: str, values: Mapping[Any, Any], kind: type) -> None:

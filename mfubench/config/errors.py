@@ -21,12 +21,16 @@ class ConfigError(ValueError):
 
     def screen(self, argv: Sequence[str]) -> str:
         """The error for a terminal, with the command line `argv` put right."""
-        typed = next((a for a in argv if "=" in a and _key(a) == _key(self.given)), self.given)
+        of_this_key = [a for a in argv if "=" in a and _key(a) == _key(self.given)]
+        typed = of_this_key[-1] if of_this_key else self.given  # the last one wins
         lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
         if self.instead is not None:
             right = self.instead
             if _value(right) == _value(self.given):  # another name for the same values, of which a sweep has several
                 right = f"{right.partition('=')[0]}={_value(typed)}"
+            elif _value(self.given) in (several := _value(typed).split(",")) and _key(right) == _key(typed):
+                put_right = [_value(right) if value == _value(self.given) else value for value in several]
+                right = f"{_key(right)}={','.join(dict.fromkeys(put_right))}"
             kept = [a for a in argv if a != typed and not ("=" in a and _key(a) == _key(right))]
             flag, right = ("-m ", right[3:]) if right.startswith("-m ") else ("", right)
             lines.append(f"  try       {COMMAND} {flag}{shlex.join([*kept, *shlex.split(right)])}")

@@ -29,6 +29,8 @@ def validate(experiment: Experiment) -> None:
     ):
         if value < least:
             _reject(setting, value, f"a whole number, at least {least}", least)
+    if experiment.seed >= 2**32:
+        _reject("seed", experiment.seed, "less than 2**32, as numpy takes it", 0)
     _more_than_zero("measurement.timeout_s", experiment.measurement.timeout_s, 1800)
     if experiment.hardware.peak_flops_per_second is not None:
         _more_than_zero("hardware.peak_flops_per_second", experiment.hardware.peak_flops_per_second, 312e12)
