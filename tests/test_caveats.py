@@ -1,0 +1,85 @@
+"""What a reader is told beside valid figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mfubench.caveats import caveats
+from mfubench.conclude import Evidence, now
+from mfubench.config import Experiment
+from mfubench.config.defaults import defaults
+from mfubench.flops import FlopCount
+from mfubench.hardware import Machine, Peak
+from mfubench.launch import Outcome
+from mfubench.metrics import measure
+from mfubench.records import MicroBatch, RankRecord, Records
+from mfubench.verdict import Verdict
+
+FLOPS = FlopCount(10**12, 10**12, 10**12, 10**12, 12_000_000, 12_000_000, {})
+GPU = Machine("cuda", "NVIDIA H100 80GB HBM3", 1, 16, True, "580", 80 * 2**30)
+SHEET = Peak(100e12, "bf16", "a data sheet", measured=False)
+
+
+def record_of(times: list[float]) -> RankRecord:
+    at = tuple(sum(times[:n]) for n in range(len(times) + 1))
+    steps = tuple((MicroBatch(2, 256, None, None),) for _ in times)
+    return RankRecord(0, 1, at, at, None, steps, None, None, {"recomputation": None}, {}, ())
+
+
+@pytest.fixture
+def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
+    """The caveats of a steady run on a GPU, with what is changed."""
+
+    def of(
+        *overrides: str, times: tuple[float, ...] = (1.0, 1.01, 1.0, 1.01), peak: Peak = SHEET, **changes: object
+    ) -> list[str]:
+        experiment = compose(*overrides)
+        records = Records((record_of(list(times)),))
+        evidence = Evidence(experiment, Path("run"), None, now(), flops=replace(FLOPS, parameters=8_000_000_000))
+        measurement = measure(records, FLOPS, peak, 0, len(times))
+        ok = replace(evidence, records=records, measurement=measurement, peak=peak, machine=GPU, verdict=Verdict("ok"))
+        return list(caveats(replace(ok, **changes), defaults(experiment.mode.name)))  # type: ignore[arg-type]
+
+    return of
+
+
+def test_a_steady_run_of_a_real_model_has_none(said: Callable[..., list[str]]) -> None:
+    assert said() == []
+
+
+def test_a_tiny_model_on_a_gpu_names_a_real_one(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(flops=FLOPS)
+    assert "its MFU means nothing there" in caveat and "python -m mfubench model=llama-3.1-8b" in caveat
+    assert said(flops=FLOPS, machine=replace(GPU, device="cpu")) == []
+
+
+def test_a_mean_that_is_hardly_known_is_unstable(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(times=(1.0, 3.0, 1.0, 3.0))
+    assert caveat.startswith("unstable: the mean step time is only known to ±")
+
+
+def test_beating_a_measured_peak_is_said(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(peak=Peak(0.9e12, "fp32", "measured", measured=True))
+    assert "1.11 times the FLOP/s of the measured peak" in caveat
+
+
+def test_a_setting_of_another_mode_changes_nothing(said: Callable[..., list[str]]) -> None:
+    assert said("mode=full", "mode.rank=4") == ["mode.rank=4 changes nothing in mode=full"]
+
+
+def test_an_exit_status_after_all_steps_is_noted(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(outcome=Outcome("itself", 1, 9.0, ()))
+    assert "exit status 1 after all measured steps" in caveat
+
+
+def test_a_run_cut_short_by_the_user_says_how_short(said: Callable[..., list[str]]) -> None:
+    assert said(verdict=Verdict("ok", None, "user")) == ["ended by the user after 4 of 30 measured steps"]
+
+
+def test_recomputation_that_a_compiled_model_hides_is_said(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said("gradient_checkpointing=reentrant", "torch_compile=true")
+    assert "hides what it recomputes" in caveat
