@@ -16,6 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from mfubench import __version__
 from mfubench.config import ConfigError
 from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, store_schema, to_experiment
 from mfubench.paths import CONF
@@ -54,6 +55,9 @@ def job(composed: Any) -> float:
 
 def main() -> int:
     """Run what the command line asks for, print its table; the exit status."""
+    if "--version" in sys.argv[1:]:
+        print(f"mfubench {__version__}")
+        return 0
     store_schema()
     sys.argv[1:] = flags_first(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is raised in a job comes out of it as it is

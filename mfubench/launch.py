@@ -38,6 +38,7 @@ OUT_OF_MEMORY = re.compile(
     r"CUDA out of memory|torch\.OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
     r"|DefaultCPUAllocator: can't allocate memory|HIP out of memory|MemoryError"
 )
+SIGKILLED = re.compile(r"Signal 9 \(SIGKILL\)|exitcode\s*:\s*-9")  # as torchrun reports a rank
 # A Python exception that says something; a launcher's own about its ranks has no text.
 LAST_WORDS = re.compile(r"^(\[rank\d+\]:\s*)?[A-Za-z_][\w.]*(Error|Exception): \S")
 
@@ -97,8 +98,10 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
         finally:
             _signals.append(ENDING)
             _end(process, tag)
-    killed = ended == "itself" and _killed_for_memory() > killed_before
-    return Outcome(ended, process.returncode, time.monotonic() - started, log_tail(plan.log), killed)
+    tail = log_tail(plan.log)
+    by_sigkill = process.returncode == -signal.SIGKILL or any(SIGKILLED.search(line) for line in tail)
+    killed = ended == "itself" and by_sigkill and _killed_for_memory() > killed_before
+    return Outcome(ended, process.returncode, time.monotonic() - started, tail, killed)
 
 
 def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:

@@ -143,7 +143,7 @@ def test_out_of_memory_is_told_by_the_log(tmp_path: Path, text: str) -> None:
 
 def test_what_a_rank_said_is_found_before_its_launchers_report(tmp_path: Path) -> None:
     words = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
-    (tmp_path / "rank.py").write_text(f"raise SystemExit({words!r})")
+    (tmp_path / "rank.py").write_text(f"import os\nos.write(2, {words + chr(10)!r}.encode())\nraise SystemExit(1)")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "rank.py"))
     plan = replace(plan_of(tmp_path, ""), command=(sys.executable, *launcher))
     outcome = launch.launch(plan, never)

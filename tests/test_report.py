@@ -86,6 +86,12 @@ def test_a_figure_that_is_not_a_number_is_never_written(result: Callable[..., Re
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_result_without_settings_is_told_from_one(result: Callable[..., Result], tmp_path: Path) -> None:
+    path = write(result(settings={}), tmp_path)
+    with pytest.raises(UnreadableResult, match="its settings lack framework"):
+        read(path)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1, "x": 2}'])
 def test_a_torn_or_foreign_file_is_told_from_a_result(tmp_path: Path, content: str) -> None:
     (tmp_path / "result.json").write_text(content)

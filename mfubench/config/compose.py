@@ -26,7 +26,14 @@ from mfubench.config.validate import validate
 from mfubench.paths import CONF
 
 CONFIG_NAME = "config"
-FREE_FORM = ("framework.native.", "framework.base.", "framework.when.", "framework.environment.", "model.architecture.")
+FREE_FORM = (
+    "framework.native.",
+    "framework.base.",
+    "framework.when.",
+    "framework.environment.",
+    "model.architecture.",
+    "hardware.peaks.",
+)
 GROUPS: dict[str, Any] = {name: kind for name, kind in get_type_hints(schema.Experiment).items() if is_dataclass(kind)}
 
 
@@ -184,7 +191,7 @@ def _no_such_setting(given: str) -> ConfigError:
             instead=f"+{given}",
         )
     valid = _known_settings()
-    best = nearest(key, valid) or nearest(key.rpartition(".")[2], valid)
+    best = [] if key.startswith("hydra") else nearest(key, valid) or nearest(key.rpartition(".")[2], valid)
     return ConfigError(
         f"there is no setting {key!r}",
         given=given,

@@ -66,6 +66,13 @@ def _validate_model(experiment: Experiment) -> None:
             expected="a model with a hub_id, or weights made at random",
             instead="model.weights=random",
         )
+    if model.weights == "random" and model.revision is not None:
+        raise WrongCombination(
+            "random weights have no revision",
+            given=f"model.revision={model.revision}",
+            expected="a revision only with weights from the hub",
+            instead=f"model.weights=hub model.revision={model.revision}",
+        )
     limit = model.architecture.get("max_position_embeddings")
     if isinstance(limit, int) and experiment.sequence_length > limit:
         raise WrongCombination(

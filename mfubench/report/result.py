@@ -11,6 +11,7 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 FILE_NAME = "result.json"
+GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "measurement")  # of the settings
 
 
 class UnreadableResult(ValueError):
@@ -73,6 +74,8 @@ def read(path: Path) -> Result:
     if names != content.keys():
         odd = ", ".join(sorted(names ^ content.keys()))
         raise UnreadableResult(f"{path} is not a result of mfubench: {odd} missing or unknown")
+    if lacking := [group for group in GROUPS if not isinstance(content["settings"].get(group), dict)]:
+        raise UnreadableResult(f"{path} is not a result of mfubench: its settings lack {', '.join(lacking)}")
     return Result(**content)
 
 
