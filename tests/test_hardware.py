@@ -247,7 +247,8 @@ def test_detecting_imports_no_torch_and_so_makes_no_cuda_context() -> None:
         "import sys; from mfubench import hardware; from mfubench.config import Hardware;"
         " hardware.detect(Hardware(name='auto', device='auto', peaks={})); sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0
 
 
 # A CPU's ceiling

@@ -13,10 +13,8 @@ from __future__ import annotations
 import atexit
 import itertools
 import resource
-import threading
 import time
 import weakref
-from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -27,59 +25,17 @@ from . import work
 from .batches import INPUT_NAMES, BatchQueue, Shape, token_shape, watch_loaders
 from .device_clock import DeviceClock
 from .events import Writer
-from .first_step import FirstStep, size
-from .import_hook import after_import
+from .first_step import FirstStep
+from .module_calls import watch_module_calls
 
 
 def install(writer: Writer) -> None:
     """Observes every module call, optimizer step and loaded batch of this process from now on."""
     observer = Observer(writer)
-    _watch_module_calls(observer)
+    watch_module_calls(observer)
     register_optimizer_step_pre_hook(lambda optimizer, _args, _kwargs: observer.optimizer_starts(optimizer))
     register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: observer.optimizer_ended(optimizer))
     watch_loaders(observer.loaded)
-
-
-class _Here(threading.local):
-    """Per thread, because the backward pass of a CUDA model recomputes modules in threads of its own."""
-
-    in_a_call = False
-
-
-def _watch_module_calls(observer: Observer) -> None:
-    """Replaces nn.Module.__call__, the one way in that sees keyword inputs and that torch.compile follows unbroken.
-
-    It stays for good: torch.compile takes the function it finds when it is loaded for the unpatched one.
-    """
-    original = nn.Module.__call__
-    is_compiling = torch.compiler.is_dynamo_compiling
-    here = _Here()
-
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if is_compiling():
-            return original(self, *args, **kwargs)
-        if here.in_a_call:
-            if observer.details is not None:
-                observer.inner_call(self)
-            return original(self, *args, **kwargs)
-        here.in_a_call = True
-        opened = observer.outermost_call(self, args, kwargs)
-        try:
-            return original(self, *args, **kwargs)
-        finally:  # non-reentrant recomputation leaves calls by an exception as soon as it has what it needs
-            here.in_a_call = False
-            if opened:
-                observer.root_returned()
-
-    nn.Module.__call__ = call  # type: ignore[method-assign]
-
-    def leave_uncompiled(dynamo: ModuleType) -> None:
-        # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
-        for function in (call, size, *vars(Observer).values(), *vars(FirstStep).values()):
-            if isinstance(function, FunctionType):
-                dynamo.skip_code(function.__code__)
-
-    after_import("torch._dynamo.eval_frame", leave_uncompiled, observer.switch_off)
 
 
 class Observer:
