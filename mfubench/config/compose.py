@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mfubench.config import schema
-from mfubench.config.errors import ConfigError, WrongCombination, nearest
+from mfubench.config.errors import ConfigError, WrongCombination, key_of, nearest
 from mfubench.config.validate import validate
 from mfubench.paths import CONF
 
@@ -169,20 +169,20 @@ def _rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """ConfigError for what Hydra or OmegaConf would not merge: an unknown key, or a value of the wrong type."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     full_key = str(getattr(cause, "full_key", None) or "")
-    given = next((o for o in overrides if _key(o) in (full_key, str(error).rpartition(" '")[2].rstrip("'.\n"))), None)
-    given = given or next((o for o in overrides if _key(o) in str(error)), full_key)
+    given = next((o for o in overrides if key_of(o) in (full_key, str(error).rpartition(" '")[2].rstrip("'.\n"))), None)
+    given = given or next((o for o in overrides if key_of(o) in str(error)), full_key)
     if "Could not override" in str(error) or isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _no_such_setting(given)
     return ConfigError(
-        f"{_key(given) or full_key or 'a setting'} can't take this value",
+        f"{key_of(given) or full_key or 'a setting'} can't take this value",
         given=given,
         expected=str(cause).splitlines()[0],
-        instead=_default_of(_key(given)),
+        instead=_default_of(key_of(given)),
     )
 
 
 def _no_such_setting(given: str) -> ConfigError:
-    key, value = _key(given), given.partition("=")[2]
+    key, value = key_of(given), given.partition("=")[2]
     if key.startswith(FREE_FORM):
         return ConfigError(
             f"{key!r} is not in its YAML",
@@ -198,11 +198,6 @@ def _no_such_setting(given: str) -> ConfigError:
         expected="a setting of mfubench" + (f", such as {', '.join(best)}" if best else "; --cfg job prints all"),
         instead=f"{best[0]}={value}" if best else None,
     )
-
-
-def _key(override: str) -> str:
-    """The dotted key of an override, without its + or ~ and its package."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _known_settings() -> list[str]:

@@ -21,17 +21,17 @@ class ConfigError(ValueError):
 
     def screen(self, argv: Sequence[str]) -> str:
         """The error for a terminal, with the command line `argv` put right."""
-        of_this_key = [a for a in argv if "=" in a and _key(a) == _key(self.given)]
+        of_this_key = [a for a in argv if "=" in a and key_of(a) == key_of(self.given)]
         typed = of_this_key[-1] if of_this_key else self.given  # the last one wins
         lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
         if self.instead is not None:
             right = self.instead
             if _value(right) == _value(self.given):  # another name for the same values, of which a sweep has several
                 right = f"{right.partition('=')[0]}={_value(typed)}"
-            elif _value(self.given) in (several := _value(typed).split(",")) and _key(right) == _key(typed):
+            elif _value(self.given) in (several := _value(typed).split(",")) and key_of(right) == key_of(typed):
                 put_right = [_value(right) if value == _value(self.given) else value for value in several]
-                right = f"{_key(right)}={','.join(dict.fromkeys(put_right))}"
-            kept = [a for a in argv if a != typed and not ("=" in a and _key(a) == _key(right))]
+                right = f"{key_of(right)}={','.join(dict.fromkeys(put_right))}"
+            kept = [a for a in argv if a != typed and not ("=" in a and key_of(a) == key_of(right))]
             flag, right = ("-m ", right[3:]) if right.startswith("-m ") else ("", right)
             lines.append(f"  try       {COMMAND} {flag}{shlex.join([*kept, *shlex.split(right)])}")
         return "\n".join(lines)
@@ -48,8 +48,9 @@ def nearest(given: str, valid: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*longer, *get_close_matches(given, names, n=3, cutoff=0.5)]))[:3]
 
 
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
+def key_of(override: str) -> str:
+    """The dotted key of an override, without its + or ~ and its package."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _value(override: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mfubench.config import Mode
+from mfubench.config.validate import ATTENTIONS
 from mfubench.flops.attention import fused_flops, model_flops
 from mfubench.flops.isolation import isolated
 from mfubench.flops.trace import Trace, trace
@@ -19,7 +20,6 @@ from mfubench.workload.architecture import config_of
 
 MODES = ("full", "lora")
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 
 
 @dataclass(frozen=True)
