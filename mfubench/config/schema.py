@@ -17,7 +17,7 @@ class Framework:
 
     name: str = MISSING
     python: str | None = MISSING  # its interpreter, relative to the project's root; null: mfubench's own
-    command: list[Any] = MISSING  # argv; a list inside it is spliced in
+    command: list[Any] | None = MISSING  # argv; a list inside it is spliced in. null: its engines have one each
     environment: dict[str, str] = MISSING
     config_file: str = MISSING  # the native file's name in the run folder; its ending sets the format
     random_weights: str = MISSING  # "device": makes random weights itself; "disk": loads them from the model's folder
@@ -25,6 +25,18 @@ class Framework:
     when: dict[str, Any] = MISSING
     unsupported: list[Any] = MISSING
     native: dict[str, Any] = MISSING
+    engines: list[Any] | None = None  # ways to start it (Engine), the preferred one first; null: `command` is the one
+    engine: str | None = None  # the one that must run; null: the first that is here
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way of starting a framework that can be started in several, from the same native config."""
+
+    name: str
+    probe: list[Any] | None  # argv that ends with 0 where this engine is installed; null: it always is
+    command: list[Any]
+    random_weights: str  # as the framework's
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Parallelism:
     num_devices: int = MISSING
     launcher: list[str] = MISSING
     wrapper: str | None = MISSING  # the class the probe must see around the model; null: none
+    deepspeed: dict[str, Any] | None = None  # DeepSpeed's configuration, with `when` as in a framework; null: not DeepSpeed
+    fsdp: dict[str, Any] | None = None  # accelerate's settings of FSDP; null: not FSDP
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,10 @@ class Data:
     """What is trained on."""
 
     name: str = MISSING
+    path: str | None = None  # a file of the user's: JSONL
+    hub_id: str | None = None
+    revision: str | None = None
+    padding: str = MISSING  # max_length: all micro-batches have one shape; longest: each is as long as its longest sample
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,17 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class Liger:
+    """Which of Liger's kernels run where `liger_kernel` is on."""
+
+    rope: bool = MISSING
+    rms_norm: bool = MISSING
+    swiglu: bool = MISSING
+    cross_entropy: bool = MISSING
+    fused_linear_cross_entropy: bool = MISSING
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that is asked of one run."""
 
@@ -125,6 +154,8 @@ class Experiment:
     precision: str = MISSING
     attention: str = MISSING
     liger_kernel: bool = MISSING
+    liger: Liger = MISSING
     torch_compile: bool = MISSING
     optimizer: str = MISSING
     seed: int = MISSING
+    dry_run: bool = MISSING
