@@ -15,8 +15,8 @@ SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches an
 def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[str]:
     """Sentences for the result's `warnings`; `defaults` as support.check has them."""
     experiment, machine, outcome = evidence.experiment, evidence.machine, evidence.outcome
-    for setting, value in support.inapplicable(experiment.mode, defaults):
-        yield f"{setting}={value} changes nothing in mode={experiment.mode.name}"
+    for setting, value, where in support.inapplicable(experiment, defaults):
+        yield f"{setting}={value} changes nothing with {where}"
     if machine and machine.device == "cuda" and evidence.flops and evidence.flops.parameters < SMALL_FOR_A_GPU:
         yield (
             f"{experiment.model.name} is far too small for a {machine.device_name}: its MFU means nothing there; try "

@@ -13,6 +13,7 @@ from typing import Any
 
 import mfubench
 from mfubench.config import Experiment
+from mfubench.engines import label
 from mfubench.flops import FlopCount
 from mfubench.hardware import Machine, Peak
 from mfubench.launch import Outcome, commit_of
@@ -22,6 +23,7 @@ from mfubench.plan import Plan
 from mfubench.records import Difference, RankRecord, Records
 from mfubench.report import Result
 from mfubench.verdict import Verdict
+from mfubench.workload import Workload
 
 OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "scipy")  # what the counting ran with
 NOTHING_RECORDED = Records(())
@@ -37,6 +39,8 @@ class Evidence:
     started_at: datetime
     machine: Machine | None = None
     precision: str | None = None
+    engine: str | None = None  # which of the framework's runs
+    workload: Workload | None = None
     plan: Plan | None = None
     flops: FlopCount | None = None  # of one optimizer step on one device
     peak: Peak | None = None
@@ -44,6 +48,7 @@ class Evidence:
     records: Records = NOTHING_RECORDED
     differences: tuple[Difference, ...] = ()
     measurement: Measurement | None = None
+    history: Sequence[Mapping[str, float]] = ()
     verdict: Verdict | None = None
 
 
@@ -52,10 +57,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def run_name(experiment: Experiment) -> str:
-    """framework-model-mode-parallelism-checkpointing-bs: what a run is called in tables and in W&B."""
+def run_name(experiment: Experiment, engine: str | None) -> str:
+    """framework[-engine]-model-mode-parallelism-checkpointing-bs: what a run is called in tables and in W&B."""
+    framework = experiment.framework.name
     parts = (
-        experiment.framework.name,
+        framework if engine in (None, framework) else f"{framework}-{engine}",
         experiment.model.name,
         experiment.mode.name,
         experiment.parallelism.name,
@@ -73,7 +79,9 @@ def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
     ok = verdict.status == "ok"
     measured_rank = evidence.measurement.rank if evidence.measurement else 0
     return Result(
-        name=run_name(evidence.experiment),
+        name=run_name(evidence.experiment, evidence.engine),
+        framework=label(evidence.experiment.framework.name, evidence.engine),
+        engine=evidence.engine,
         status=verdict.status,
         reason=verdict.reason,
         stopped_by=verdict.stopped_by,
@@ -87,6 +95,7 @@ def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
         measurement=figures if ok else None,
         withheld=None if ok else figures,
         step_times_s={str(r.rank): list(r.step_times_s) for r in evidence.records.ranks},
+        history=list(evidence.history) if ok else [],
         warnings=list(warnings),
         conventions=CONVENTIONS,
         plan=None if evidence.plan is None else describe(evidence.plan),
@@ -102,6 +111,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "environment": dict(plan.environment),
         "config_file": plan.config_path.name,
         "config": plan.config_text,
+        "other_files": dict(plan.other_files),
         "num_ranks": plan.num_ranks,
         "max_steps": plan.max_steps,
         "periods": plan.periods,
@@ -140,6 +150,18 @@ def _flops(flops: FlopCount | None) -> dict[str, Any] | None:
     }
 
 
+def _data(evidence: Evidence) -> dict[str, Any] | None:
+    """What was trained on: where real samples are from, how many there are, how many were read."""
+    if evidence.workload is None:
+        return None
+    return {
+        "name": evidence.experiment.data.name,
+        "source": getattr(evidence.workload, "data_source", None),
+        "num_rows": getattr(evidence.workload, "num_rows", None),
+        "num_samples": evidence.workload.num_samples,
+    }
+
+
 def _provenance(evidence: Evidence) -> dict[str, Any]:
     framework_versions: Mapping[str, str] = next((r.versions for r in evidence.records.ranks), {})
     return {
@@ -150,4 +172,5 @@ def _provenance(evidence: Evidence) -> dict[str, Any]:
         "counted_with": {name: version(name) for name in OWN_PACKAGES},
         "framework_environment": dict(framework_versions),
         "folder": str(evidence.folder),
+        "data": _data(evidence),
     }

@@ -7,6 +7,7 @@ to every descendant: launchers put their ranks into sessions of their own, so a 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ from mfubench.paths import PROBE_SITE
 from mfubench.plan import Plan
 
 GRACE_S = 10.0
+ANSWER_WITHIN_S = 60.0  # a command line that imports torch takes some ten seconds
 LOOK_EVERY_S = 1.0
 LOG_TAIL_LINES = 200  # behind a rank's last words a launcher prints its own report, some eight lines a rank
 LOG_TAIL_BYTES = 64 * 1024
@@ -74,7 +76,8 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
     says so; at the timeout; at Ctrl-C (a second Ctrl-C skips the grace, and only that: see `interrupted_once`)."""
     plan.records.mkdir(parents=True, exist_ok=True)
     plan.scratch.mkdir(parents=True)
-    plan.config_path.write_text(plan.config_text)
+    for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
+        (plan.folder / name).write_text(text)
     started = time.monotonic()
     tag, killed_before = uuid.uuid4().hex, _killed_for_memory()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the run come home to be ended
@@ -102,6 +105,23 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
     by_sigkill = process.returncode == -signal.SIGKILL or any(SIGKILLED.search(line) for line in tail)
     killed = ended == "itself" and by_sigkill and _killed_for_memory() > killed_before
     return Outcome(ended, process.returncode, time.monotonic() - started, tail, killed)
+
+
+@functools.cache
+def answers(command: tuple[str, ...]) -> bool:
+    """Whether a program runs and ends with 0 within a minute; asked once in this process."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=ANSWER_WITHIN_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):  # not there, or no program
+        return False
+    return done.returncode == 0
 
 
 def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:

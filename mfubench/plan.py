@@ -12,11 +12,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mfubench import support
+from mfubench import sharding, support
 from mfubench.config import ConfigError, Experiment
 from mfubench.workload import Workload
 
 RECORDS = "records"
+DEEPSPEED_CONFIG = "deepspeed.json"
 EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the framework is not already closing down then
 
 
@@ -31,6 +32,7 @@ class Place:
     device: str  # cpu | cuda
     precision: str  # resolved: bf16 | bf16_pure | fp32
     threads_per_rank: int  # on a CPU; on a GPU it is left to the framework
+    engine: str | None = None  # of the framework
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES of mfubench itself; None: unset
 
 
@@ -42,6 +44,7 @@ class Plan:
     environment: Mapping[str, str]  # laid over the parent's
     config_path: Path  # the native config
     config_text: str
+    other_files: Mapping[str, str]  # what the native config refers to, by its name in the run folder
     folder: Path
     num_ranks: int
     max_steps: int  # optimizer steps asked of the framework
@@ -82,39 +85,61 @@ def threads_per_rank(cores: int, num_ranks: int) -> int:
 
 def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     """The plan of a run. Raises support.Unsupported where the framework's YAML has no branch for a value, ConfigError
-    where it interpolates something that isn't there."""
+    where it interpolates something that isn't there or DeepSpeed's options contradict the settings."""
     framework = experiment.framework
-    python = place.python if framework.python is None else str(place.root / framework.python)
     config_path = place.folder / framework.config_file
-    plan_steps = max_steps(experiment)
-    known = {f: getattr(experiment, f) for f in support.SCALARS}
-    known |= {"mode": asdict(experiment.mode), "parallelism": asdict(experiment.parallelism)}
-    known |= {"model": asdict(experiment.model), "workload": asdict(workload), "precision": place.precision}
-    known["run"] = {
-        "python": python,
-        "launchers": str(place.launchers),
-        "config_path": str(config_path),
-        "scratch": str(place.folder / "scratch"),
-        "max_steps": plan_steps,
-        "device": place.device,
-        "offline": str(int(experiment.model.weights == "random")),
-    }
-    values = support.values_of(experiment, place.device, place.precision)
-    native = _drop_nulls(_resolve(framework.name, support.layers(framework, values), known))
-    command = _resolve(framework.name, [{"command": framework.command}], known)["command"]
-    environment = _resolve(framework.name, [framework.environment], known)
+    known = _known(experiment, workload, place, config_path)
+    values = support.values_of(experiment, place.device, place.precision, place.engine)
+    where = f"conf/framework/{framework.name}.yaml"
+    native = _drop_nulls(_resolve(where, support.layers(framework, values), known))
+    command = _resolve(where, [{"command": framework.command}], known)["command"]
+    environment = _resolve(where, [framework.environment], known)
     return Plan(
         command=tuple(_spliced(command)),
         environment=_devices(place, experiment.parallelism.num_devices)
         | {key: str(value) for key, value in environment.items()},
         config_path=config_path,
         config_text=_text(native, config_path.suffix),
+        other_files=_deepspeed_file(experiment, values, known, place.precision),
         folder=place.folder,
         num_ranks=experiment.parallelism.num_devices,
-        max_steps=plan_steps,
+        max_steps=max_steps(experiment),
         periods=experiment.measurement.warmup_steps + experiment.measurement.steps,
         timeout_s=experiment.measurement.timeout_s,
     )
+
+
+def _known(experiment: Experiment, workload: Workload, place: Place, config_path: Path) -> dict[str, Any]:
+    """What ${...} may name in a framework's YAML."""
+    own = experiment.framework.python
+    known = {f: getattr(experiment, f) for f in support.SCALARS}
+    for group in ("mode", "parallelism", "model", "data", "liger"):
+        known[group] = asdict(getattr(experiment, group))
+    return known | {
+        "workload": asdict(workload),
+        "precision": place.precision,
+        "deepspeed_config": str(place.folder / DEEPSPEED_CONFIG),
+        "run": {
+            "python": place.python if own is None else str(place.root / own),
+            "launchers": str(place.launchers),
+            "config_path": str(config_path),
+            "scratch": str(place.folder / "scratch"),
+            "max_steps": max_steps(experiment),
+            "device": place.device,
+            "offline": str(int(experiment.model.weights == "random")),
+        },
+    }
+
+
+def _deepspeed_file(
+    experiment: Experiment, values: support.Values, known: Mapping[str, Any], precision: str
+) -> dict[str, str]:
+    layers = sharding.deepspeed_layers(experiment, values)
+    if layers is None:
+        return {}
+    tree = _drop_nulls(_resolve(f"conf/parallelism/{experiment.parallelism.name}.yaml", layers, known))
+    sharding.check_deepspeed(tree, experiment, precision)
+    return {DEEPSPEED_CONFIG: _text(tree, ".json")}
 
 
 def _devices(place: Place, num_devices: int) -> dict[str, str]:
@@ -125,7 +150,7 @@ def _devices(place: Place, num_devices: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(str(device).strip() for device in list(seen)[:num_devices])}
 
 
-def _resolve(name: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
+def _resolve(where: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
     """The layers merged (lists replaced), with every ${...} filled in from what is known."""
     merged = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
     root = OmegaConf.create({**known, "it": merged})
@@ -133,7 +158,7 @@ def _resolve(name: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) 
         resolved = OmegaConf.to_container(root.it, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(
-            f"conf/framework/{name}.yaml: {str(error).splitlines()[0]}",
+            f"{where}: {str(error).splitlines()[0]}",
             given="an interpolation of what isn't there",
             expected=f"${{...}} of {', '.join(known)}",
         ) from error

@@ -8,23 +8,26 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from mfubench import hardware, metrics, plan, records, support, verdict, workload
+from mfubench import engines, hardware, metrics, plan, records, support, verdict, workload
 from mfubench.caveats import caveats
 from mfubench.conclude import Evidence, conclude, describe, now
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import validate
 from mfubench.flops import FlopCount, cached_count
-from mfubench.launch import interrupted_once, launch, run_together
+from mfubench.launch import answers, interrupted_once, launch, run_together
 from mfubench.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.progress import watching
 from mfubench.report import Result, write
 from mfubench.tracking import track
+
+
+CANT = (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak)  # not on this machine
 
 
 def run(experiment: Experiment, folder: Path, group: str | None, console: Console) -> Result:
@@ -48,8 +51,10 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
             so_far = _planned(so_far, console)
             so_far = _held_against(so_far, console)
             so_far = _measured(so_far, console)
-        except (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak) as error:
+        except CANT as error:
             so_far = replace(so_far, verdict=verdict.Verdict("unsupported", str(error)))
+        except engines.NotInstalled as error:
+            so_far = replace(so_far, verdict=verdict.Verdict("not_installed", str(error)))
         except WrongCombination as error:
             if group is None:
                 raise
@@ -63,10 +68,17 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
 
 
 def _on_this_machine(so_far: Evidence) -> Evidence:
-    """What `auto` stands for here."""
+    """What `auto` stands for here, and the engine that is here."""
     experiment = so_far.experiment
     machine = hardware.detect(experiment.hardware)
-    return replace(so_far, machine=machine, precision=hardware.resolve_precision(experiment.precision, machine))
+    framework, engine = engines.choose(experiment.framework, answers)
+    return replace(
+        so_far,
+        experiment=replace(experiment, framework=framework),
+        engine=engine,
+        machine=machine,
+        precision=hardware.resolve_precision(experiment.precision, machine),
+    )
 
 
 def _planned(so_far: Evidence, console: Console) -> Evidence:
@@ -75,12 +87,13 @@ def _planned(so_far: Evidence, console: Console) -> Evidence:
     assert machine is not None and precision is not None
     validate(experiment)
     known = defaults(experiment.mode.name)
-    support.check(experiment, support.values_of(experiment, machine.device, precision), known)
+    support.check(experiment, support.values_of(experiment, machine.device, precision, so_far.engine), known)
     support.check_devices(experiment.parallelism, machine)
 
     console.print("preparing the workload, counting its FLOPs", style="dim")
+    make = workload.prepare
     with _wrong_combination(experiment):
-        prepared = workload.prepare(
+        prepared = make(
             experiment.model,
             experiment.data,
             sequence_length=experiment.sequence_length,
@@ -94,10 +107,12 @@ def _planned(so_far: Evidence, console: Console) -> Evidence:
     support.check_memory(flops.parameters, precision, machine)
     threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    place = plan.Place(so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, visible)
+    place = plan.Place(
+        so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, so_far.engine, visible
+    )
     planned = plan.make(experiment, prepared, place)
     (so_far.folder / "plan.json").write_text(json.dumps(describe(planned), indent=1))
-    return replace(so_far, plan=planned, flops=flops)
+    return replace(so_far, plan=planned, workload=prepared, flops=flops)
 
 
 def _held_against(so_far: Evidence, console: Console) -> Evidence:
@@ -162,7 +177,8 @@ def _asked(evidence: Evidence, periods: int) -> records.Asked:
         recomputation=experiment.gradient_checkpointing.name,
         wrapper=experiment.parallelism.wrapper,
         attention=experiment.attention,
-        liger_kernel=experiment.liger_kernel,
+        liger_kernels=_liger_kernels(experiment),
+        sequence_varies=experiment.data.padding == "longest",
         torch_compile=experiment.torch_compile,
         optimizer_dtype="bfloat16" if evidence.precision == "bf16_pure" else "float32",
     )
@@ -179,6 +195,11 @@ def _step_flops(experiment: Experiment) -> FlopCount:
         sequence_length=experiment.sequence_length,
         folder=cache_folder() / "flops",
     ).scaled(experiment.gradient_accumulation_steps)
+
+
+def _liger_kernels(experiment: Experiment) -> frozenset[str]:
+    """The kernels that must run, by their switches."""
+    return frozenset(switch for switch, on in asdict(experiment.liger).items() if on and experiment.liger_kernel)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
-from mfubench.config import Experiment, Framework, Mode, Parallelism
+from mfubench.config import Experiment, Framework, Liger, Parallelism
 from mfubench.hardware import Machine
 
 # What a framework must obey. The other groups are mfubench's own (hardware, measurement, tracking) or reach the
@@ -28,6 +29,7 @@ SCALARS = (
 )
 OPTIONS = ("mode", "parallelism", "gradient_checkpointing", "data")
 MODE_SETTINGS = ("mode.rank", "mode.alpha", "mode.dropout", "mode.target_modules")
+LIGER_SETTINGS = tuple(f"liger.{switch.name}" for switch in fields(Liger))
 INTERPOLATION = re.compile(r"\$\{([a-z_.]+)\}")
 
 Values = Mapping[str, Any]
@@ -37,16 +39,25 @@ class Unsupported(Exception):
     """This framework, or this machine, can't do what was asked; `str()` is the reason."""
 
 
-def values_of(experiment: Experiment, device: str, precision: str) -> dict[str, Any]:
-    """What `when` and `unsupported` are matched against: options by name, settings, the device, the resolved precision."""
+def values_of(experiment: Experiment, device: str, precision: str, engine: str | None = None) -> dict[str, Any]:
+    """What `when` and `unsupported` are matched against: options by name, settings, the device, the resolved precision,
+    and the engine that runs."""
     values: dict[str, Any] = {name: getattr(experiment, name).name for name in OPTIONS}
     values |= {name: getattr(experiment, name) for name in SCALARS}
-    return values | {"precision": precision, "device": device, "weights": experiment.model.weights}
+    values |= {"model_type": experiment.model.architecture.get("model_type"), "weights": experiment.model.weights}
+    return values | {"precision": precision, "device": device, "engine": engine}
 
 
 def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:
     """`base`, the branches of `when` that the values choose, in order, then the user's `native`; Unsupported if one lacks."""
-    return [framework.base, *_branches(framework.name, framework.when, values), framework.native]
+    return [*chosen_layers(framework.name, framework.base, framework.when, values), framework.native]
+
+
+def chosen_layers(
+    owner: str, base: dict[str, Any], when: Mapping[str, Any], values: Values
+) -> list[dict[str, Any]]:
+    """`base` and the branches of `when` that the values choose, in order; Unsupported, of the `owner`, if one lacks."""
+    return [base, *_branches(owner, when, values)]
 
 
 def mapped_settings(framework: Framework, values: Values) -> set[str]:
@@ -65,14 +76,20 @@ def check(experiment: Experiment, values: Values, defaults: Values) -> None:
             raise Unsupported(f"{framework.name} with {what}: {rule['because']}")
     mapped = mapped_settings(framework, values)
     asked = {name: getattr(experiment, name) for name in SCALARS}
-    asked |= {name: getattr(experiment.mode, name.partition(".")[2]) for name in MODE_SETTINGS}
+    asked |= {name: _setting(experiment, name) for name in MODE_SETTINGS}
+    if experiment.liger_kernel:
+        asked |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
+        _check_liger(experiment)
     asked |= {name: values[name] for name in OPTIONS}
+    if values["data"] != defaults["data"]:
+        asked["data.padding"] = experiment.data.padding
     for setting, value in asked.items():
-        applies = defaults[setting] is not None
+        default = defaults.get(setting, "its own")
+        applies = default is not None
         reaches = any(name == setting or name.startswith(f"{setting}.") for name in mapped)
-        if applies and not reaches and value != defaults[setting]:
+        if applies and not reaches and value != default:
             raise Unsupported(
-                f"{framework.name} has no way to set {setting}={_text(value)}; it runs with {_text(defaults[setting])}"
+                f"{framework.name} has no way to set {setting}={_text(value)}; it runs with {_text(default)}"
             )
 
 
@@ -94,12 +111,31 @@ def check_memory(parameters: int, precision: str, machine: Machine) -> None:
         )
 
 
-def inapplicable(mode: Mode, defaults: Values) -> Iterator[tuple[str, str]]:
-    """The settings that were given to a mode which doesn't have them, with their values (a sweep over modes does so)."""
+def inapplicable(experiment: Experiment, defaults: Values) -> Iterator[tuple[str, str, str]]:
+    """(setting, its value, where it changes nothing) of settings given to a mode that doesn't have them, or to Liger's
+    kernels when they are off: a sweep does so."""
     for name in MODE_SETTINGS:
-        value = getattr(mode, name.partition(".")[2])
+        value = _setting(experiment, name)
         if defaults[name] is None and value is not None:
-            yield name, _text(value)
+            yield name, _text(value), f"mode={experiment.mode.name}"
+    for name in LIGER_SETTINGS:
+        value = _setting(experiment, name)
+        if not experiment.liger_kernel and value != defaults[name]:
+            yield name, _text(value), "liger_kernel=false"
+
+
+def _setting(experiment: Experiment, name: str) -> Any:
+    group, _, key = name.partition(".")
+    return getattr(getattr(experiment, group), key)
+
+
+def _check_liger(experiment: Experiment) -> None:
+    """Liger's fused loss takes lm_head's own weight, past an adapter beside it, which then learns nothing."""
+    if experiment.liger.fused_linear_cross_entropy and "lm_head" in (experiment.mode.target_modules or []):
+        raise Unsupported(
+            "liger.fused_linear_cross_entropy=true with LoRA on lm_head: the kernel uses lm_head's own weight, so its "
+            "adapter would never be trained; liger.fused_linear_cross_entropy=false liger.cross_entropy=true trains it"
+        )
 
 
 def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[dict[str, Any]]:

@@ -86,7 +86,7 @@ def _log(result: Result, content: _Content, tracking: Tracking, folder: Path) ->
             group=result.group,
             job_type=result.settings["mode"]["name"],
             name=result.name,
-            tags=[result.settings["framework"]["name"], result.settings["mode"]["name"], result.status],
+            tags=[result.framework, result.settings["mode"]["name"], result.status],
             config=content.config,
             id=_run_id(folder),
             resume="allow",
@@ -189,13 +189,14 @@ def _summary(result: Result) -> dict[str, Any]:
 def _config(result: Result) -> dict[str, Any]:
     """What was asked, nested as in conf/; under `hardware` what was found, over what was asked."""
     hardware = {**result.settings["hardware"], **(result.hardware or {})}
-    return {**result.settings, "hardware": hardware, "work": result.work, "provenance": result.provenance}
+    return {**result.settings, "engine": result.engine, "hardware": hardware, "work": result.work, "provenance": result.provenance}
 
 
 def _artifact(wandb: Any, result: Result, folder: Path) -> Any:
     """The run folder's files: the result, the plan, the native config, and the framework's log unless it is huge."""
     artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", result.name)[:128], type=ARTIFACT_TYPE)
-    names = [FILE_NAME, "plan.json", result.settings["framework"]["config_file"], "framework.log"]
+    others = (result.plan or {}).get("other_files", {})
+    names = [FILE_NAME, "plan.json", result.settings["framework"]["config_file"], *others, "framework.log"]
     for path in (folder / name for name in names):
         if path.is_file() and (path.name != "framework.log" or path.stat().st_size < LARGEST_LOG_BYTES):
             artifact.add_file(str(path), policy="immutable", skip_cache=True)  # neither copied nor cached

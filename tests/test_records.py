@@ -35,7 +35,7 @@ ASKED = Asked(
     recomputation="none",
     wrapper=None,
     attention="sdpa",
-    liger_kernel=False,
+    liger_kernels=frozenset(),
     torch_compile=False,
     optimizer_dtype="float32",
 )
@@ -170,7 +170,7 @@ def test_a_suspended_machine_shows_on_the_wall_clock(written: Callable[..., Path
         ({"world_size": 4}, "processes that train together on rank 0", "1", "4"),
         ({"attention": {"implementation": "eager"}}, "attention on rank 0", "sdpa", "eager"),
         ({"compiled": True}, "use of torch.compile on rank 0", "False", "True"),
-        ({"liger_kernels": ["liger_kernel.X"]}, "use of Liger kernels on rank 0", "False", "True"),
+        ({"liger_kernels": ["liger_kernel.X"]}, "Liger kernels on rank 0", "none", "liger_kernel.X"),
         (
             {"parallel_wrappers": ["DataParallel"]},
             "classes around the model for parallel training on rank 0",

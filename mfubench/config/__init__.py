@@ -5,10 +5,12 @@ from __future__ import annotations
 from mfubench.config.errors import ConfigError, WrongCombination
 from mfubench.config.schema import (
     Data,
+    Engine,
     Experiment,
     Framework,
     GradientCheckpointing,
     Hardware,
+    Liger,
     Measurement,
     Mode,
     Model,
@@ -19,10 +21,12 @@ from mfubench.config.schema import (
 __all__ = [
     "ConfigError",
     "Data",
+    "Engine",
     "Experiment",
     "Framework",
     "GradientCheckpointing",
     "Hardware",
+    "Liger",
     "Measurement",
     "Mode",
     "Model",

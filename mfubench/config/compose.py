@@ -33,8 +33,11 @@ FREE_FORM = (
     "framework.environment.",
     "model.architecture.",
     "hardware.peaks.",
+    "parallelism.deepspeed.",
+    "parallelism.fsdp.",
 )
 GROUPS: dict[str, Any] = {name: kind for name, kind in get_type_hints(schema.Experiment).items() if is_dataclass(kind)}
+WITHOUT_OPTIONS = ("liger",)  # typed like a group, and all its values stand in config.yaml
 
 
 def store_schema() -> None:
@@ -117,6 +120,14 @@ def _names_a_setting(override: Override) -> None:
         raise ConfigError("a setting can't be removed", given=given, expected=f"{key}=value")
     if not key:
         raise ConfigError("this is not an override", given=given, expected="setting=value", instead="batch_size=4")
+    if key in WITHOUT_OPTIONS:
+        switches = [f"{key}.{switch.name}" for switch in fields(GROUPS[key])]
+        raise ConfigError(
+            f"{key} is several settings",
+            given=given,
+            expected=f"one of {', '.join(switches)}",
+            instead=f"{switches[0]}={given.partition('=')[2] or 'true'}",
+        )
     if key in (*GROUPS, "experiment") and not override.is_sweep_override() and not isinstance(override.value(), str):
         instead = f"-m {key}={given.partition('=')[2].strip('[]')}" if isinstance(override.value(), list) else None
         raise ConfigError(

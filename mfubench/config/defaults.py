@@ -20,4 +20,5 @@ def defaults(mode: str) -> dict[str, Any]:
     options = {
         group: option for entry in top.pop("defaults") if isinstance(entry, dict) for group, option in entry.items()
     }
-    return options | top | {f"mode.{field.name}": own.get(field.name) for field in fields(Mode)}
+    of_mode = {f"mode.{field.name}": own.get(field.name) for field in fields(Mode)}
+    return options | top | of_mode | {f"liger.{switch}": value for switch, value in top["liger"].items()}

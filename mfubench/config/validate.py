@@ -13,6 +13,7 @@ WEIGHTS = ("random", "hub")
 RANDOM_WEIGHTS = ("device", "disk")
 TRACKING_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
+PADDINGS = ("max_length", "longest")
 
 
 def validate(experiment: Experiment) -> None:
@@ -40,9 +41,14 @@ def validate(experiment: Experiment) -> None:
     _one_of("model.weights", experiment.model.weights, WEIGHTS)
     _one_of("tracking.mode", experiment.tracking.mode, TRACKING_MODES)
     _one_of("hardware.device", experiment.hardware.device, DEVICES)
+    _one_of("data.padding", experiment.data.padding, PADDINGS)
+    if experiment.framework.engine is not None:
+        _one_of("framework.engine", experiment.framework.engine, _engines(experiment))
     _validate_lora(experiment)
     _validate_parallelism(experiment)
     _validate_model(experiment)
+    _validate_liger(experiment)
+    _validate_data(experiment)
 
 
 def _validate_lora(experiment: Experiment) -> None:
@@ -92,6 +98,46 @@ def _validate_parallelism(experiment: Experiment) -> None:
             expected="1, or a parallelism that starts several ranks",
             instead=f"parallelism=ddp parallelism.num_devices={parallelism.num_devices}",
         )
+
+
+def _validate_liger(experiment: Experiment) -> None:
+    if experiment.liger_kernel and experiment.liger.cross_entropy and experiment.liger.fused_linear_cross_entropy:
+        raise WrongCombination(
+            "Liger computes the loss in one of two kernels",
+            given="liger.cross_entropy=true",
+            expected="liger.cross_entropy or liger.fused_linear_cross_entropy, not both",
+            instead="liger.cross_entropy=true liger.fused_linear_cross_entropy=false",
+        )
+
+
+def _validate_data(experiment: Experiment) -> None:
+    data = experiment.data
+    if data.name == "jsonl" and data.path is None:
+        raise WrongCombination(
+            "data=jsonl needs a file",
+            given="data=jsonl",
+            expected='a JSONL file of {"messages": [...]} or {"instruction", "input", "output"} rows',
+            instead="data=jsonl data.path=FILE",
+        )
+    if data.name != "jsonl" and data.path is not None:
+        raise WrongCombination(
+            f"data={data.name} reads no file",
+            given=f"data.path={data.path}",
+            expected="a path with data=jsonl only",
+            instead=f"data=jsonl data.path={data.path}",
+        )
+
+
+def _engines(experiment: Experiment) -> tuple[str, ...]:
+    engines = experiment.framework.engines or []
+    if not engines:
+        raise ConfigError(
+            f"{experiment.framework.name} is started in one way only",
+            given=f"framework.engine={experiment.framework.engine}",
+            expected="no engine",
+            instead="framework.engine=null",
+        )
+    return tuple(engine["name"] for engine in engines)
 
 
 def _one_of(setting: str, value: str, valid: tuple[str, ...]) -> None:

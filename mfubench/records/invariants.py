@@ -6,7 +6,7 @@ Each Difference reads as "<what>: asked <asked>, seen <seen>".
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,18 @@ CLOCKS_APART_S = 0.02
 # The host queues work ahead of a device, by up to about two steps; over a window both must agree but for that.
 DEVICE_APART = 0.01
 STEPS_AHEAD = 2
+# Liger's modules -> the switch that brings in what is in them. Gated MLPs of any kind, experts too, are one switch.
+LIGER_SWITCHES = {
+    "rope": "rope",
+    "llama4_rope": "rope",
+    "qwen2vl_mrope": "rope",
+    "rms_norm": "rms_norm",
+    "swiglu": "swiglu",
+    "geglu": "swiglu",
+    "functional": "cross_entropy",
+    "cross_entropy": "cross_entropy",
+    "fused_linear_cross_entropy": "fused_linear_cross_entropy",
+}
 
 
 @dataclass(frozen=True)
@@ -26,14 +38,14 @@ class Asked:
     """What a run had to do. None: not known, so not compared."""
 
     num_ranks: int
-    micro_batch_shape: tuple[int, int]  # [batch, sequence]
+    micro_batch_shape: tuple[int, int]  # [batch, sequence]; the longest sequence where it varies
     micro_batches_per_step: int
     periods: int  # step periods needed on every rank
     trainable_parameters: int
     recomputation: str  # none | reentrant | non_reentrant
     wrapper: str | None  # the class that must be around the model for parallel training; None: there must be none
     attention: str | None = None  # as the model's config names it
-    liger_kernel: bool | None = None
+    liger_kernels: frozenset[str] | None = None  # Liger's switches that must be in effect, and no others
     torch_compile: bool | None = None
     device: str | None = None  # cpu | cuda
     threads: int | None = None  # of a rank on a CPU: what its peak was measured with
@@ -42,6 +54,7 @@ class Asked:
     tf32: bool | None = None  # whether CUDA's fp32 products may use it
     recomputed_blocks: int | None = None  # the model's layers
     optimizer_dtype: str | None = None  # of what the optimizer steps and of its state: float32 | bfloat16
+    sequence_varies: bool = False  # sequences may be shorter than the shape's
 
 
 @dataclass(frozen=True)
@@ -88,16 +101,20 @@ def _steps(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
         what = f"micro-batches per optimizer step on rank {rank.rank}"
         yield Difference(what, f"{asked.micro_batches_per_step}", _listed(counts))
     shapes = Counter((batch.batch_size, batch.sequence_length) for step in steps for batch in step)
-    if set(shapes) - {asked.micro_batch_shape}:
+    if not all(_fits(shape, asked) for shape in shapes):
         what = f"[batch, sequence] of micro-batches on rank {rank.rank}"
-        yield Difference(
-            what, f"{list(asked.micro_batch_shape)}", _listed({str(list(k)): n for k, n in shapes.items()})
-        )
+        wanted = f"{list(asked.micro_batch_shape)}{' at most' if asked.sequence_varies else ''}"
+        yield Difference(what, wanted, _listed({str(list(k)): n for k, n in shapes.items()}))
 
     efforts = Counter(rank.efforts[: asked.periods])
     if len(efforts) > 1:
         what = f"(tensors with a gradient, calls recomputed) in a step on rank {rank.rank}"
         yield Difference(what, "the same in every step", _listed({str(k): n for k, n in efforts.items()}))
+
+
+def _fits(shape: tuple[int, int], asked: Asked) -> bool:
+    batch, longest = asked.micro_batch_shape
+    return shape[0] == batch and (shape[1] <= longest if asked.sequence_varies else shape[1] == longest)
 
 
 def _listed(counts: Counter[int] | dict[str, int]) -> str:
@@ -148,7 +165,10 @@ def _work(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
         ),
         "recomputation in the backward pass": (asked.recomputation, work["recomputation"]),
         "attention": (asked.attention, _attention(work)),
-        "use of Liger kernels": (asked.liger_kernel, bool(work["liger_kernels"])),
+        "Liger kernels": (
+            None if asked.liger_kernels is None else _names(asked.liger_kernels),
+            _names(map(_liger_switch, work["liger_kernels"])),
+        ),
         "use of torch.compile": (asked.torch_compile, work["compiled"]),
         "dtype that the optimizer steps": (asked.optimizer_dtype, _optimizer_dtypes(work)),
     }
@@ -163,6 +183,18 @@ def _attention(work: Any) -> str | None:
     if named == "sdpa" and work["attention"].get("sdpa_calls") == 0:
         return "sdpa in the model's config, and no call of it"
     return named
+
+
+def _names(several: Iterable[str]) -> str:
+    return ", ".join(sorted(set(several))) or "none"
+
+
+def _liger_switch(name: str) -> str:
+    """The switch that brings in a function or class of the liger_kernel package; its own name where there is none."""
+    module = name.rpartition(".")[0].removeprefix("liger_kernel.transformers.")
+    if module.startswith("model."):  # forwards of whole models, which end in the fused loss
+        return "fused_linear_cross_entropy"
+    return LIGER_SWITCHES.get(module, name)
 
 
 def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "result.json"
 GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "measurement")  # of the settings
 
@@ -26,7 +26,9 @@ class Result:
     are any, stand under `withheld`.
     """
 
-    name: str  # framework-model-mode-parallelism-checkpointing-bs
+    name: str  # framework[-engine]-model-mode-parallelism-checkpointing-bs
+    framework: str  # as readers are shown it: with its engine, unless that is the framework's own program
+    engine: str | None  # which of the framework's engines ran; None: it has no several, or none was found
     status: str
     reason: str | None  # why it isn't ok
     stopped_by: str | None  # mfubench (enough was recorded) | user | None: the framework ended by itself
@@ -40,6 +42,7 @@ class Result:
     measurement: Mapping[str, Any] | None
     withheld: Mapping[str, Any] | None
     step_times_s: Mapping[str, Sequence[float]]  # by rank, warm-up included
+    history: Sequence[Mapping[str, float]]  # a row per step period of the measured rank, warm-up included
     warnings: Sequence[str]
     conventions: Mapping[str, str]  # what each figure means
     plan: Mapping[str, Any] | None  # command, environment, native config

@@ -88,7 +88,7 @@ def _settings(result: Result) -> dict[str, str]:
     asked: Mapping[str, Any] = result.settings
     devices = asked["parallelism"]["num_devices"]
     return {
-        "framework": asked["framework"]["name"],
+        "framework": result.framework,
         "model": asked["model"]["name"],
         "mode": asked["mode"]["name"],
         "rank": str(asked["mode"]["rank"] or ""),
@@ -99,7 +99,9 @@ def _settings(result: Result) -> dict[str, str]:
         "accumulation": str(asked["gradient_accumulation_steps"]),
         "precision": (result.hardware or {}).get("precision") or asked["precision"],
         "attention": asked["attention"],
-        "liger": _on_off(asked["liger_kernel"]),
+        "liger": _liger(asked),
+        "data": asked["data"]["name"],
+        "padding": asked["data"]["padding"] if asked["data"]["name"] != "synthetic" else "",
         "compile": _on_off(asked["torch_compile"]),
         "optimizer": asked["optimizer"],
         "seed": str(asked["seed"]),
@@ -120,6 +122,12 @@ def _details(results: Sequence[Result]) -> list[dict[str, str]]:
                 for own, cell in zip(found, cells, strict=True):
                     own[f"{inner or group}.{key}"] = cell
     return found
+
+
+def _liger(asked: Mapping[str, Any]) -> str:
+    """off, or the kernels that were asked for."""
+    chosen = [switch for switch, on in asked["liger"].items() if on] if asked["liger_kernel"] else []
+    return ", ".join(chosen) or "off"
 
 
 def _on_off(value: bool) -> str:

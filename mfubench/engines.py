@@ -1,0 +1,54 @@
+"""Which of a framework's engines runs. In: a framework as data, and a way to ask a program. Out: the framework with that
+engine's command, and the engine's name. Pure but for the asking.
+
+An engine is one way of starting a framework from the same native config: its own program where that is installed, an
+open reimplementation where it isn't. Which one ran is part of every result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+from mfubench.config import ConfigError, Engine, Framework
+
+
+class NotInstalled(Exception):
+    """The engine that was asked for, or every engine, doesn't answer here. The message says what was tried."""
+
+
+def engines_of(framework: Framework) -> list[Engine]:
+    """The framework's engines, the preferred one first; empty where it has one `command`. ConfigError for a wrong YAML."""
+    known = {field.name for field in fields(Engine)}
+    for entry in framework.engines or []:
+        if set(entry) != known:
+            raise ConfigError(
+                f"conf/framework/{framework.name}.yaml: an engine that is not complete",
+                given=f"engines: {', '.join(map(str, entry))}",
+                expected=", ".join(sorted(known)),
+            )
+    return [Engine(**entry) for entry in framework.engines or []]
+
+
+def choose(framework: Framework, answers: Callable[[tuple[str, ...]], bool]) -> tuple[Framework, str | None]:
+    """The framework as its first engine that is here starts it, and that engine's name (None: it has no engines).
+
+    `answers(argv)`: whether that program runs and ends with 0. `framework.engine` leaves that one only. Raises
+    NotInstalled.
+    """
+    engines = engines_of(framework)
+    if not engines:
+        return framework, None
+    wanted = [engine for engine in engines if framework.engine in (None, engine.name)]
+    for engine in wanted:
+        if engine.probe is None or answers(tuple(map(str, engine.probe))):
+            return replace(framework, command=engine.command, random_weights=engine.random_weights), engine.name
+    tried = "; ".join(f"{engine.name}: `{' '.join(map(str, engine.probe or []))}` did not answer" for engine in wanted)
+    others = [engine.name for engine in engines if engine not in wanted]
+    way_out = f" (framework.engine={others[0]} is another way)" if others else ""
+    raise NotInstalled(f"{framework.name} is not installed here: {tried}{way_out}")
+
+
+def label(framework: str, engine: str | None) -> str:
+    """What a reader is shown: the framework's name alone stands for its own program only."""
+    return framework if engine in (None, framework) else f"{framework} ({engine.replace('-', ' ')})"
