@@ -30,6 +30,7 @@ CANT_WRITE_HERE = """mfubench: {why}: {where}
   what they share, below $MFUBENCH_CACHE"""
 
 results: list[Result] = []  # of the jobs that ran in this process
+shown: list[bool] = []  # of dry runs: whether each could be run
 refusals: list[ConfigError] = []  # Hydra would print a raised one in its own way
 
 
@@ -38,12 +39,16 @@ def job(composed: Any) -> float:
     """One job: measured, written, tracked. Returns what a sweeper may maximise: tokens/s/device, NaN unless ok."""
     from rich.console import Console
 
-    from mfubench.run import run
+    from mfubench.run import dry_run, run
 
     chosen = HydraConfig.get()
     sweep = Path(chosen.sweep.dir).name if chosen.mode == RunMode.MULTIRUN else None
+    experiment, folder = to_experiment(composed), Path(chosen.runtime.output_dir)
     try:
-        result = run(to_experiment(composed), Path(chosen.runtime.output_dir), sweep, Console(stderr=True))
+        if experiment.dry_run:
+            shown.append(dry_run(experiment, folder, sweep, Console(stderr=True)))
+            return float("nan")
+        result = run(experiment, folder, sweep, Console(stderr=True))
     except ConfigError as error:
         refusals.append(error)
         return float("nan")
@@ -80,7 +85,7 @@ def main() -> int:
             print(refusal.screen(sys.argv[1:]), file=sys.stderr)
     if refusals:
         return 2
-    return 0 if all(result.status == "ok" for result in results) else 3
+    return 0 if all(result.status == "ok" for result in results) and all(shown) else 3
 
 
 def _show() -> None:

@@ -76,8 +76,7 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
     says so; at the timeout; at Ctrl-C (a second Ctrl-C skips the grace, and only that: see `interrupted_once`)."""
     plan.records.mkdir(parents=True, exist_ok=True)
     plan.scratch.mkdir(parents=True)
-    for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
-        (plan.folder / name).write_text(text)
+    write_files(plan)
     started = time.monotonic()
     tag, killed_before = uuid.uuid4().hex, _killed_for_memory()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the run come home to be ended
@@ -105,6 +104,12 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
     by_sigkill = process.returncode == -signal.SIGKILL or any(SIGKILLED.search(line) for line in tail)
     killed = ended == "itself" and by_sigkill and _killed_for_memory() > killed_before
     return Outcome(ended, process.returncode, time.monotonic() - started, tail, killed)
+
+
+def write_files(plan: Plan) -> None:
+    """The native config and what it refers to, in the run folder."""
+    for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
+        (plan.folder / name).write_text(text)
 
 
 @functools.cache

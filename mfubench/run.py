@@ -67,6 +67,34 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
     return result
 
 
+def dry_run(experiment: Experiment, folder: Path, group: str | None, console: Console) -> bool:
+    """Show what would be run, and whether it fits; False where it can't be. Nothing is started or downloaded.
+
+    Raises ConfigError as `run` does.
+    """
+    so_far = Evidence(experiment, folder, group, started_at=now())
+    try:
+        so_far = _planned(_on_this_machine(so_far), console)
+        machine, precision, planned, flops = so_far.machine, so_far.precision, so_far.plan, so_far.flops
+        assert machine is not None and precision is not None and planned is not None and flops is not None
+        peak = None
+        if machine.device == "cuda" or experiment.hardware.peak_flops_per_second is not None:
+            peak = _held_against(so_far, console).peak
+    except (*CANT, engines.NotInstalled) as error:
+        console.print(f"unsupported: {error}", style="red", markup=False, highlight=False)
+        return False
+    except WrongCombination as error:
+        if group is None:
+            raise
+        console.print(f"unsupported: {error}", style="red", markup=False, highlight=False)
+        return False
+    write_files(planned)
+    settings = in_words(asdict(experiment), label(experiment.framework.name, so_far.engine), precision)
+    memory = expected_memory(so_far.experiment, precision, planned.num_ranks)
+    preview(settings, planned, machine, peak, flops, memory, Console())
+    return True
+
+
 def _on_this_machine(so_far: Evidence) -> Evidence:
     """What `auto` stands for here, and the engine that is here."""
     experiment = so_far.experiment

@@ -13,12 +13,14 @@ AUTO = "auto"
 
 
 def deepspeed_layers(experiment: Experiment, values: Values) -> list[dict[str, Any]] | None:
-    """The layers of DeepSpeed's configuration, the branches of its `when` laid over the rest; None without DeepSpeed."""
+    """The layers of DeepSpeed's configuration: the branches of its `when`, and over them what it says outright, which a
+    user may have said; None without DeepSpeed."""
     given = experiment.parallelism.deepspeed
     if given is None:
         return None
     base = {key: value for key, value in given.items() if key != "when"}
-    return chosen_layers(f"parallelism={experiment.parallelism.name}", base, given.get("when", {}), values)
+    branches = chosen_layers(f"parallelism={experiment.parallelism.name}", {}, given.get("when", {}), values)
+    return [*branches, base]
 
 
 def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: str) -> None:

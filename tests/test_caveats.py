@@ -68,7 +68,7 @@ def test_beating_a_measured_peak_is_said(said: Callable[..., list[str]]) -> None
 
 
 def test_a_setting_of_another_mode_changes_nothing(said: Callable[..., list[str]]) -> None:
-    assert said("mode=full", "mode.rank=4") == ["mode.rank=4 changes nothing in mode=full"]
+    assert said("mode=full", "mode.rank=4") == ["mode.rank=4 changes nothing with mode=full"]
 
 
 def test_an_exit_status_after_all_steps_is_noted(said: Callable[..., list[str]]) -> None:

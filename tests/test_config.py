@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from mfubench.config import ConfigError, Experiment, WrongCombination
-from mfubench.config.compose import GROUPS, check_command_line, flags_first, store_schema
+from mfubench.config import ConfigError, Experiment, Liger, WrongCombination
+from mfubench.config.compose import CONFIG_NAME, GROUPS, WITHOUT_OPTIONS, check_command_line, flags_first, store_schema
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import validate
 
 ROOT = Path(__file__).parent.parent
+PUBLISHED = "experiment=published-comparison"
 OPTIONS = [
     (group, path.stem) for group in (*GROUPS, "experiment") for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
 ]
@@ -33,7 +37,7 @@ def refusal(*argv: str) -> ConfigError:
 def test_every_option_of_every_group_composes_and_is_valid(
     compose: Callable[..., Experiment], group: str, option: str
 ) -> None:
-    experiment = compose(f"{group}={option}")
+    experiment = compose(f"{group}={option}", *(["data.path=some.jsonl"] if option == "jsonl" else []))
     validate(experiment)
     if group in GROUPS:
         assert getattr(experiment, group).name == option
@@ -41,13 +45,15 @@ def test_every_option_of_every_group_composes_and_is_valid(
 
 def test_the_defaults_are_those_of_the_design(compose: Callable[..., Experiment]) -> None:
     default, lora = compose(), compose("mode=lora")
-    options = {group: getattr(default, group).name for group in GROUPS}
+    options = {group: getattr(default, group).name for group in GROUPS.keys() - WITHOUT_OPTIONS}
     assert options["framework"] == "hf_trainer"
     assert options["model"] == "llama-tiny"
     assert (options["mode"], options["parallelism"], options["gradient_checkpointing"]) == ("full", "single", "none")
     assert (default.batch_size, default.sequence_length, default.gradient_accumulation_steps) == (2, 256, 1)
     assert (default.precision, default.attention, default.optimizer) == ("auto", "sdpa", "adamw_torch_fused")
-    assert (default.liger_kernel, default.torch_compile) == (False, False)
+    assert (default.liger_kernel, default.torch_compile, default.dry_run) == (False, False, False)
+    assert default.liger == Liger(True, True, True, False, True)  # as Liger's own functions have it
+    assert (default.data.name, default.data.padding) == ("synthetic", "max_length")
     assert (lora.mode.rank, lora.mode.alpha, lora.mode.dropout) == (8, 16, 0.05)
     assert lora.mode.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -138,6 +144,85 @@ def test_several_devices_need_something_that_starts_them() -> None:
 
 def test_hub_weights_need_a_model_that_is_on_the_hub() -> None:
     assert isinstance(refusal("model.weights=hub"), WrongCombination)
+
+
+def test_a_file_of_samples_is_asked_for_and_belongs_to_jsonl_only() -> None:
+    assert refusal("data=jsonl").instead == "data=jsonl data.path=FILE"
+    assert refusal("data.path=a.jsonl").instead == "data=jsonl data.path=a.jsonl"
+    assert refusal("data=alpaca", "data.padding=long").instead == "data.padding=longest"
+
+
+def test_liger_has_one_loss_at_a_time_and_its_switches_are_set_one_by_one() -> None:
+    both = ("liger_kernel=true", "liger.cross_entropy=true")
+    assert isinstance(refusal(*both), WrongCombination)
+    check_command_line([*both, "liger.fused_linear_cross_entropy=false"])
+    check_command_line(["liger.cross_entropy=true"])  # Liger is off
+    assert refusal("liger=true").instead == "liger.rope=true"
+    assert refusal("liger.ropes=true").instead == "liger.rope=true"
+
+
+def test_an_engine_that_a_framework_does_not_have_is_refused() -> None:
+    assert refusal("framework.engine=own").problem == "hf_trainer is started in one way only"
+    error = refusal("framework=llmforge", "framework.engine=open")
+    assert (error.instead, error.expected) == ("framework.engine=open-stack", "one of llmforge, open-stack")
+
+
+def test_options_of_deepspeed_can_be_set_and_new_ones_need_a_plus(compose: Callable[..., Experiment]) -> None:
+    zero = compose(
+        "parallelism=zero3",
+        "parallelism.deepspeed.zero_optimization.overlap_comm=false",
+        "+parallelism.deepspeed.zero_optimization.stage3_max_live_parameters=1e9",
+    ).parallelism.deepspeed
+    assert zero is not None
+    assert zero["zero_optimization"]["stage"] == 3
+    assert zero["zero_optimization"]["overlap_comm"] is False
+    assert zero["zero_optimization"]["stage3_max_live_parameters"] == 1e9
+    assert refusal("parallelism=zero2", "parallelism.deepspeed.gradient_cliping=1").instead == (
+        "+parallelism.deepspeed.gradient_cliping=1"
+    )
+
+
+def test_the_zero_stages_are_the_published_settings(compose: Callable[..., Experiment]) -> None:
+    for stage in range(4):
+        zero = (compose(f"parallelism=zero{stage}").parallelism.deepspeed or {})["zero_optimization"]
+        assert zero["stage"] == stage
+        assert (zero["overlap_comm"], zero["contiguous_gradients"]) == (True, True)
+        assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == 5e8
+
+
+def test_a_users_own_defaults_are_laid_over_ours_and_under_the_command_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    (tmp_path / "conf" / "local").mkdir()
+    (tmp_path / "conf" / "local" / "default.yaml").write_text("batch_size: 8\ntracking: {entity: me}\n")
+    store_schema()
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        mine, said, study = (hydra_compose(CONFIG_NAME, o) for o in ([], ["batch_size=3"], [PUBLISHED]))
+    assert (mine.batch_size, mine.tracking.entity, said.batch_size) == (8, "me", 3)
+    assert study.batch_size == 2  # a named study is what it says
+
+
+def test_the_published_comparison_is_a_study(compose: Callable[..., Experiment]) -> None:
+    asked = compose(PUBLISHED)
+    assert (asked.model.weights, asked.parallelism.name, asked.parallelism.num_devices) == ("hub", "zero2", 4)
+    assert (asked.batch_size, asked.sequence_length, asked.precision) == (2, 2048, "bf16")
+    assert (asked.data.hub_id, asked.data.padding) == ("eatang/alpaca_long_subset", "max_length")
+    assert asked.liger == Liger(True, True, True, cross_entropy=True, fused_linear_cross_entropy=False)
+    check_command_line([PUBLISHED])
+
+
+def test_the_shell_completes_groups_options_and_settings(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "mfubench"
+    script = f"""export PATH={program.parent}:$PATH
+eval "$(mfubench -sc install=bash)"
+for COMP_LINE in "mfubench parallelism=ze" "mfubench gradient_acc"; do
+  COMP_POINT=${{#COMP_LINE}} COMP_CWORD=1 hydra_bash_completion
+  echo "${{COMPREPLY[@]}}"
+done"""
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "parallelism=zero0 parallelism=zero1 parallelism=zero2 parallelism=zero3",
+        "gradient_accumulation_steps=",
+    ]
 
 
 def test_a_sweep_over_modes_may_set_what_only_one_of_them_has(compose: Callable[..., Experiment]) -> None:

@@ -27,6 +27,7 @@ def plan_of(folder: Path, program: str, timeout_s: float = 60) -> Plan:
         environment={"OF_THE_PLAN": "1"},
         config_path=folder / "native.yaml",
         config_text="a: 1\n",
+        other_files={"engine.json": "{}"},
         folder=folder,
         num_ranks=1,
         max_steps=1,

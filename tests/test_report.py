@@ -35,6 +35,8 @@ def result(compose: Callable[..., Experiment]) -> Callable[..., Result]:
     def made(*overrides: str, **changes: object) -> Result:
         ok = Result(
             name="a-run",
+            framework="hf_trainer",
+            engine=None,
             status="ok",
             reason=None,
             stopped_by=None,
@@ -55,6 +57,7 @@ def result(compose: Callable[..., Experiment]) -> Callable[..., Result]:
             measurement=MEASUREMENT,
             withheld=None,
             step_times_s={"0": [0.2, 0.2]},
+            history=[],
             warnings=[],
             conventions={},
             plan=None,

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from mfubench import plan, support
+from mfubench import engines, plan, support
 from mfubench.config import Experiment, Framework
 from mfubench.config.compose import GROUPS
 from mfubench.config.defaults import defaults
@@ -22,7 +23,7 @@ OTHER = {
     "batch_size": 3,
     "sequence_length": 128,
     "gradient_accumulation_steps": 2,
-    "precision": "bf16",
+    "precision": "fp32",
     "attention": "eager",
     "liger_kernel": True,
     "torch_compile": True,
@@ -33,9 +34,26 @@ OTHER = {
     "mode.alpha": 32,
     "mode.dropout": 0.1,
     "mode.target_modules": "[q_proj]",
+    "liger.rope": "false",
+    "liger.rms_norm": "false",
+    "liger.swiglu": "false",
+    "liger.cross_entropy": "true",
+    "liger.fused_linear_cross_entropy": "false",
     "parallelism": "ddp",
     "gradient_checkpointing": "reentrant",
+    "data": "alpaca",
+    "data.padding": "longest",
 }
+# What must be chosen for a setting to mean anything.
+NEEDED = {"mode": ("mode=lora",), "liger": ("liger_kernel=true",), "data": ("data=alpaca",)}
+ENGINES = {
+    name: [
+        entry["name"]
+        for entry in yaml.safe_load((CONF / "framework" / f"{name}.yaml").read_text()).get("engines") or []
+    ]
+    for name in FRAMEWORKS
+}
+STARTED = [(framework, engine) for framework in FRAMEWORKS for engine in ENGINES[framework] or [None]]
 TINY = Framework(
     name="tiny",
     python=None,
@@ -55,9 +73,14 @@ def tiny(compose: Callable[..., Experiment]) -> Callable[..., Experiment]:
     return lambda *overrides: replace(compose(*overrides), framework=TINY)
 
 
-def verdict_on(experiment: Experiment, device: str = "cuda") -> str | None:
+def resolved(experiment: Experiment, device: str) -> str:
+    """The precision that `auto` stands for on the device."""
+    return experiment.precision.replace("auto", "bf16" if device == "cuda" else "fp32")
+
+
+def verdict_on(experiment: Experiment, device: str = "cuda", engine: str | None = None) -> str | None:
     """The reason why the experiment is unsupported; None when it isn't."""
-    values = support.values_of(experiment, device, experiment.precision.replace("auto", "fp32"))
+    values = support.values_of(experiment, device, resolved(experiment, device), engine)
     try:
         support.check(experiment, values, defaults(experiment.mode.name))
     except support.Unsupported as reason:
@@ -103,7 +126,26 @@ def test_a_rule_under_unsupported_gives_its_reason(tiny: Callable[..., Experimen
 def test_a_setting_of_another_mode_is_noted_not_refused(tiny: Callable[..., Experiment]) -> None:
     experiment = tiny("mode=full", "mode.rank=4")
     assert verdict_on(experiment) is None
-    assert list(support.inapplicable(experiment.mode, defaults("full"))) == [("mode.rank", "4")]
+    assert list(support.inapplicable(experiment, defaults("full"))) == [("mode.rank", "4", "mode=full")]
+    experiment = tiny("liger.rope=false")
+    assert verdict_on(experiment) is None
+    assert list(support.inapplicable(experiment, defaults("full"))) == [("liger.rope", "false", "liger_kernel=false")]
+
+
+def test_a_fused_loss_that_bypasses_the_adapter_on_lm_head_is_unsupported(compose: Callable[..., Experiment]) -> None:
+    asked = ("mode=lora", "mode.target_modules=[q_proj,lm_head]", "liger_kernel=true")
+    assert "its adapter would never be trained" in (verdict_on(compose(*asked)) or "")
+    trained = ("liger.fused_linear_cross_entropy=false", "liger.cross_entropy=true")
+    assert verdict_on(compose(*asked, *trained)) is None
+    assert verdict_on(compose(*asked[:2])) is None
+
+
+def test_real_data_need_a_framework_that_can_be_told_how_to_pad(tiny: Callable[..., Experiment]) -> None:
+    reads_data = {**TINY.when, "data": {"synthetic": {}, "alpaca": {}}}
+    experiment = replace(tiny("data=alpaca"), framework=replace(TINY, when=reads_data))
+    assert verdict_on(experiment) == "tiny has no way to set data.padding=max_length; it runs with its own"
+    padded = replace(TINY, when=reads_data, base={**TINY.base, "pad": "${data.padding}"})
+    assert verdict_on(replace(experiment, framework=padded)) is None
 
 
 def test_branches_are_laid_over_the_base_in_order_and_the_user_wins(tiny: Callable[..., Experiment]) -> None:
@@ -131,22 +173,31 @@ def test_weights_that_do_not_fit_into_a_cpus_memory_are_unsupported() -> None:
         support.check_memory(8_030_261_248, "fp32", machine)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(("framework", "engine"), STARTED)
 @pytest.mark.parametrize("setting", OTHER)
-def test_no_framework_ignores_a_setting(compose: Callable[..., Experiment], framework: str, setting: str) -> None:
+def test_no_framework_ignores_a_setting(
+    compose: Callable[..., Experiment], framework: str, engine: str | None, setting: str
+) -> None:
     """Another value either changes the native config, the command or the environment, or is refused."""
-    chosen = (f"framework={framework}", *(("mode=lora",) if setting.startswith("mode.") else ()))
-    before, after = compose(*chosen), compose(*chosen, f"{setting}={OTHER[setting]}")
-    if verdict_on(after) is None:
+    needed = NEEDED.get(setting.partition(".")[0], ()) if "." in setting else ()
+    chosen = (f"framework={framework}", *([f"framework.engine={engine}"] if engine else ()), *needed)
+
+    def composed(*overrides: str) -> Experiment:
+        experiment = compose(*chosen, *overrides)
+        return replace(experiment, framework=engines.choose(experiment.framework, lambda _: True)[0])
+
+    before, after = composed(), composed(f"{setting}={OTHER[setting]}")
+    if verdict_on(after, engine=engine) is None:
+        assert verdict_on(before, engine=engine) is None
         workload = Workload("/w/model", "/w/tokenizer", "/w/messages.jsonl", "/w/alpaca.jsonl", 74, None)
 
         def started(experiment: Experiment) -> tuple[object, ...]:
-            precision = experiment.precision.replace("auto", "fp32")
+            python = "/usr/bin/python3"
             place = plan.Place(
-                Path("/runs/1"), Path("/p/launchers"), Path("/p"), "/usr/bin/python3", "cuda", precision, 2
+                Path("/runs/1"), Path("/p/l"), Path("/p"), python, "cuda", resolved(experiment, "cuda"), 2, engine
             )
             made = plan.make(experiment, workload, place)
-            return made.command, made.environment, made.config_text
+            return made.command, made.environment, made.config_text, made.other_files
 
         assert started(before) != started(after)
 

@@ -35,7 +35,10 @@ LEAST_WIDTH = 130  # of a table: folded rows are harder to read than long ones
 def show(results: Sequence[Result], console: Console) -> None:
     """Print the table of the results: what they share above it, reasons, warnings and the legend below."""
     details = _details(results)
-    settings = [_settings(result) | own for result, own in zip(results, details, strict=True)]
+    settings = [
+        in_words(result.settings, result.framework, (result.hardware or {}).get("precision")) | own
+        for result, own in zip(results, details, strict=True)
+    ]
     varying = [key for key in settings[0] if len({own[key] for own in settings}) > 1]
     console.print(" · ".join(f"{k} {v}" for k, v in settings[0].items() if v and k not in varying), highlight=False)
     for line in _devices(results):
@@ -83,12 +86,11 @@ def _status(result: Result) -> Text:
     return Text(result.status, style="green" if result.status == "ok" else "red")
 
 
-def _settings(result: Result) -> dict[str, str]:
-    """The run's settings by the names under which they are set, in words."""
-    asked: Mapping[str, Any] = result.settings
+def in_words(asked: Mapping[str, Any], framework: str, precision: str | None) -> dict[str, str]:
+    """The settings of a run by the names under which they are set; `framework` with its engine, the resolved precision."""
     devices = asked["parallelism"]["num_devices"]
     return {
-        "framework": result.framework,
+        "framework": framework,
         "model": asked["model"]["name"],
         "mode": asked["mode"]["name"],
         "rank": str(asked["mode"]["rank"] or ""),
@@ -97,7 +99,7 @@ def _settings(result: Result) -> dict[str, str]:
         "batch": str(asked["batch_size"]),
         "sequence": str(asked["sequence_length"]),
         "accumulation": str(asked["gradient_accumulation_steps"]),
-        "precision": (result.hardware or {}).get("precision") or asked["precision"],
+        "precision": precision or asked["precision"],
         "attention": asked["attention"],
         "liger": _liger(asked),
         "data": asked["data"]["name"],
