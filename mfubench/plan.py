@@ -90,6 +90,11 @@ def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     config_path = place.folder / framework.config_file
     known = _known(experiment, workload, place, config_path)
     values = support.values_of(experiment, place.device, place.precision, place.engine)
+    if workload.alpaca_path is None and "workload.alpaca_path" in support.mapped_settings(framework, values):
+        raise support.Unsupported(
+            f"{framework.name} reads rows of instruction, input and output, and data={experiment.data.name} has "
+            "conversations that are more than a question and an answer"
+        )
     where = f"conf/framework/{framework.name}.yaml"
     native = _drop_nulls(_resolve(where, support.layers(framework, values), known))
     command = _resolve(where, [{"command": framework.command}], known)["command"]

@@ -40,6 +40,8 @@ ONLY_IN = {
     "wandb": ("tracking",),
     "torch": ("flops", "workload", "hardware", "probe"),
     "transformers": ("flops", "workload", "hardware"),
+    "datasets": ("workload",),
+    "huggingface_hub": ("workload",),
     "peft": ("flops",),
 }
 

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mfubench import config
-from mfubench.workload import Workload, prepare
+from mfubench.workload import Workload, locate, prepare
 from mfubench.workload.tokenizer import SPECIAL_TOKENS, WORDS, vocabulary, write_tokenizer
 
 SMALL: dict[str, Any] = {
@@ -41,8 +41,9 @@ def prepared(folder: Path, model: config.Model | None = None, **changes: Any) ->
     return prepare(model or small(), SYNTHETIC, **{**asked, **changes}, folder=folder)
 
 
-def lines(path: str) -> list[dict[str, Any]]:
+def lines(path: str | None) -> list[dict[str, Any]]:
     """A JSONL file's content."""
+    assert path is not None
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
@@ -161,10 +162,17 @@ def in_a_process(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def said_by(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What such a process prints last: libraries that transformers imports print too."""
+    said = json.loads(process.communicate()[0].splitlines()[-1])
+    assert isinstance(said, dict)
+    return said
+
+
 def test_processes_that_prepare_at_once_all_get_one_workload_and_a_later_one_imports_no_torch(tmp_path: Path) -> None:
     at_once = [in_a_process(tmp_path) for _ in range(2)]
-    first, second = (json.loads(process.communicate()[0]) for process in at_once)
-    third = json.loads(in_a_process(tmp_path).communicate()[0])
+    first, second = (said_by(process) for process in at_once)
+    third = said_by(in_a_process(tmp_path))
     assert "torch" in first.pop("modules") and "torch" in second.pop("modules")  # neither found it made
     assert not {"torch", "transformers"} & set(third.pop("modules"))
     assert first == second == third
@@ -215,15 +223,20 @@ def test_a_model_that_cannot_be_made_is_a_value_error_and_leaves_nothing(
     assert not [path for path in tmp_path.glob("*/*")]
 
 
-def test_data_that_there_is_not_is_a_value_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data=synthetic"):
-        prepare(
-            small(),
-            config.Data(name="alpaca"),
-            sequence_length=8,
-            num_samples=1,
-            seed=0,
-            weights_on_disk=False,
-            dtype="float32",
-            folder=tmp_path,
-        )
+@pytest.mark.parametrize("weights_on_disk", [False, True])
+def test_a_dry_run_knows_where_all_will_lie_and_writes_nothing(tmp_path: Path, weights_on_disk: bool) -> None:
+    asked: dict[str, Any] = {"sequence_length": 64, "num_samples": 20, "seed": 0, "dtype": "float32"}
+    located = locate(small(), SYNTHETIC, **asked, weights_on_disk=weights_on_disk, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert located == prepared(tmp_path, weights_on_disk=weights_on_disk)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"model_type": "lama"}, "did you mean llama"), ({"vocab_size": 1000}, "expected 6824 or more")],
+)
+def test_a_dry_run_of_a_model_that_cannot_be_made_says_so(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    asked: dict[str, Any] = {"sequence_length": 64, "num_samples": 20, "seed": 0, "dtype": "float32"}
+    with pytest.raises(ValueError, match=message):
+        locate(small(**change), SYNTHETIC, **asked, weights_on_disk=False, folder=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -5,23 +5,18 @@ They lie in a cache, under a name that is a digest of all that they depend on: m
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from mfubench import config
-from mfubench.workload.model import write_model
-from mfubench.workload.samples import write_samples
+from mfubench.workload.cache import digest, once
+from mfubench.workload.hub import NoData
+from mfubench.workload.model import check_model, write_model
+from mfubench.workload.source import Samples, find
 
-# Part of every digest: raise it with any change to the bytes that this package writes.
-FORMAT = 1
+__all__ = ["NoData", "Workload", "locate", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +26,43 @@ class Workload:
     model_path: str  # a folder with config.json, the tokenizer and maybe weights; or an id on the hub
     tokenizer_path: str  # as model_path
     messages_path: str  # JSONL, one {"messages": [{"role", "content"}, ...]} a line
-    alpaca_path: str  # JSONL, the same samples, one {"instruction", "input", "output"} a line
+    alpaca_path: (
+        str | None
+    )  # JSONL, the same samples, one {"instruction", "input", "output"} a line; None: some can't be
     num_samples: int
     revision: str | None  # of the model on the hub
+    data_source: str | None = None  # "jsonl sha256:..." or "<dataset on the hub>@<commit>"; None: synthetic
+    num_rows: int | None = None  # in that source: a run reads num_samples, in order and from the start again
+
+
+def locate(
+    model: config.Model,
+    data: config.Data,
+    *,
+    sequence_length: int,
+    num_samples: int,
+    seed: int,
+    weights_on_disk: bool,
+    dtype: str,
+    folder: Path,
+) -> Workload:
+    """What `prepare` would return, with the same errors for what is wrong, and nothing written, fetched or asked.
+
+    Of data on the hub without a commit as their revision, the folder's name is none that `prepare` uses, num_rows is
+    None, and alpaca_path is a path whatever the rows are. That the weights fit on the disk is `prepare`'s to find out.
+    """
+    model_at = _model_folder(model, seed if weights_on_disk else None, dtype, folder)
+    if model_at is not None and not model_at.is_dir():
+        check_model(model.name, model.architecture)
+    samples = find(
+        data,
+        sequence_length=sequence_length,
+        num_samples=num_samples,
+        seed=seed,
+        folder=folder / "data",
+        may_fetch=False,
+    )
+    return _workload(model, model_at, samples, num_samples)
 
 
 def prepare(
@@ -49,37 +78,56 @@ def prepare(
 ) -> Workload:
     """Make what isn't in the cache `folder` yet, and say where all of it lies.
 
-    Every sample has more than `sequence_length` tokens. `dtype` is transformers' word for the weights' type, e.g.
-    "bfloat16". With `weights_on_disk`, a model with random weights gets them as a file, drawn from `seed`; a model whose
-    weights come from the hub is left to the framework to fetch.
+    Every synthetic sample has more than `sequence_length` tokens; real ones are as long as they are. `dtype` is
+    transformers' word for the weights' type, e.g. "bfloat16". With `weights_on_disk`, a model with random weights gets
+    them as a file, drawn from `seed`; a model whose weights come from the hub is left to the framework to fetch.
 
-    A second call takes milliseconds and imports neither torch nor transformers. Any number of processes may prepare the
-    same workload at once. Raises ValueError for a model that can't be made, and for data other than synthetic.
+    A second call takes milliseconds, and on real data the reading of the file; it imports neither torch nor
+    transformers. Any number of processes may prepare the same workload at once. Raises ValueError for a model that can't
+    be made, ConfigError for data that aren't there or have a bad row, NoData where the hub's data can't be had.
     """
-    if data.name != "synthetic":
-        raise ValueError(f"data is {data.name}; expected synthetic, the only data there is: data=synthetic")
-    model_path = _model(model, seed if weights_on_disk else None, dtype, folder)
-    made_of = {"num_samples": num_samples, "sequence_length": sequence_length, "seed": seed}
-    samples = folder / "data" / f"{data.name}-{_digest(made_of)}"
-    _once(samples, partial(write_samples, num_samples=num_samples, sequence_length=sequence_length, seed=seed))
+    samples = find(
+        data,
+        sequence_length=sequence_length,
+        num_samples=num_samples,
+        seed=seed,
+        folder=folder / "data",
+        may_fetch=True,
+    )
+    weights_seed = seed if weights_on_disk else None
+    model_at = _model_folder(model, weights_seed, dtype, folder)
+    if model_at is not None:
+        architecture = model.architecture
+        make = partial(write_model, name=model.name, architecture=architecture, dtype=dtype, weights_seed=weights_seed)
+        once(model_at, make)
+    if samples.write is not None:
+        once(samples.folder, samples.write)
+    return _workload(model, model_at, samples, num_samples)
+
+
+def _workload(model: config.Model, model_at: Path | None, samples: Samples, num_samples: int) -> Workload:
+    model_path = model.hub_id if model_at is None else str(model_at)
+    assert model_path is not None
     return Workload(
         model_path=model_path,
         tokenizer_path=model_path,
-        messages_path=str(samples / "messages" / "train.jsonl"),
-        alpaca_path=str(samples / "alpaca" / "train.jsonl"),
+        messages_path=str(samples.folder / "messages" / "train.jsonl"),
+        alpaca_path=str(samples.folder / "alpaca" / "train.jsonl") if samples.as_alpaca else None,
         num_samples=num_samples,
         revision=model.revision if model.weights == "hub" else None,
+        data_source=samples.source,
+        num_rows=samples.num_rows,
     )
 
 
-def _model(model: config.Model, weights_seed: int | None, dtype: str, folder: Path) -> str:
-    """The model's path: its folder in the cache, or its id on the hub."""
+def _model_folder(model: config.Model, weights_seed: int | None, dtype: str, folder: Path) -> Path | None:
+    """The model's folder in the cache; None: the framework fetches it from the hub."""
     if model.weights == "hub":
         if model.hub_id is None:
             raise ValueError(
                 f"model {model.name}: weights is hub and hub_id is null; name the id, or set model.weights=random"
             )
-        return model.hub_id
+        return None
     if model.weights != "random":
         raise ValueError(f"model {model.name}: weights is {model.weights!r}; expected random or hub")
 
@@ -89,30 +137,4 @@ def _model(model: config.Model, weights_seed: int | None, dtype: str, folder: Pa
         "weights_seed": weights_seed,
         "transformers": version("transformers"),
     }
-    path = folder / "models" / f"{model.name}-{_digest(made_of)}"
-    make = partial(
-        write_model, name=model.name, architecture=model.architecture, dtype=dtype, weights_seed=weights_seed
-    )
-    _once(path, make)
-    return str(path)
-
-
-def _digest(made_of: Mapping[str, Any]) -> str:
-    words = json.dumps({"format": FORMAT, **made_of}, sort_keys=True)
-    return hashlib.sha256(words.encode()).hexdigest()[:16]
-
-
-def _once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` fill `folder` unless it is there: whole or not at all, and the first of several processes wins."""
-    if folder.is_dir():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as temporary:
-        made = Path(temporary) / folder.name
-        made.mkdir()
-        make(made)
-        try:
-            os.rename(made, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+    return folder / "models" / f"{model.name}-{digest(made_of)}"

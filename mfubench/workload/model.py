@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,11 @@ def write_model(
         _write_random_weights(folder, name, config, dtype, weights_seed)
     config.save_pretrained(folder)
     write_tokenizer(folder)
+
+
+def check_model(name: str, architecture: Mapping[str, Any]) -> None:
+    """Raise the ValueError that `write_model` would raise for the architecture, without writing anything."""
+    _config(name, architecture)
 
 
 def _config(name: str, architecture: Mapping[str, Any]) -> PreTrainedConfig:
@@ -61,6 +68,7 @@ def _write_random_weights(folder: Path, name: str, config: PreTrainedConfig, dty
             f"model {name}: its random weights take {needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB are free "
             f"at {folder.parent}; free some, or point MFUBENCH_CACHE at a folder on a larger disk"
         )
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    # An installed DeepSpeed is imported in there, and speaks on stdout.
+    with redirect_stdout(StringIO()), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)

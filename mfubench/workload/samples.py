@@ -1,40 +1,52 @@
-"""Synthetic training samples. In: how many, how long, a seed. Out: one JSONL file in each of the two common shapes.
+"""Training samples. In: conversations. Out: one JSONL file in each of the two common shapes.
 
-Every answer alone has more words, and so more tokens, than a sequence holds. Truncated to the sequence length, a sample
-fills it, whatever a framework's prompt template adds: every micro-batch is [batch_size, sequence_length], without
-padding, in every framework, with no need of packing.
+Sample by sample, both files say the same.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-
-from mfubench.workload.tokenizer import WORDS
-
-QUESTION_WORDS = 12
-# Any 16-bit number picks a word: drawing bytes and looking them up is some ten times faster than Random.choice.
-_WORD_OF = tuple(WORDS[number % len(WORDS)] for number in range(2**16))
 
 
-def write_samples(folder: Path, *, num_samples: int, sequence_length: int, seed: int) -> None:
-    """Write messages/train.jsonl and alpaca/train.jsonl into `folder`; sample by sample they say the same.
+@dataclass(frozen=True)
+class Sample:
+    """A conversation: the role and content of each turn; and as instruction, input and output, where it is a question
+    and its answer and nothing else."""
+
+    messages: list[dict[str, str]]
+    alpaca: dict[str, str] | None
+
+
+def exchange(instruction: str, context: str, output: str) -> Sample:
+    """The sample of an Alpaca row; `context` is its input, which may be empty.
+
+    In a conversation a blank line stands between instruction and input, as in the project's own template
+    (stanford_alpaca/train.py, PROMPT_DICT).
+    """
+    question = f"{instruction}\n\n{context}" if context else instruction
+    return Sample(
+        messages=[{"role": "user", "content": question}, {"role": "assistant", "content": output}],
+        alpaca={"instruction": instruction, "input": context, "output": output},
+    )
+
+
+def write_samples(folder: Path, *, samples: Iterable[Sample], as_alpaca: bool) -> None:
+    """Write messages/train.jsonl and, where every sample has that shape, alpaca/train.jsonl into `folder`.
 
     A line is {"messages": [{"role": ..., "content": ...}, ...]} in one, {"instruction", "input", "output"} in the other.
     """
-    random = Random(seed)
-    answer_words = sequence_length + 1
-    (folder / "messages").mkdir()
-    (folder / "alpaca").mkdir()
+    paths = {name: folder / name / "train.jsonl" for name in ("messages", "alpaca")}
+    for name in ("messages", "alpaca") if as_alpaca else ("messages",):
+        paths[name].parent.mkdir()
     with (
-        (folder / "messages" / "train.jsonl").open("w", encoding="utf-8") as messages,
-        (folder / "alpaca" / "train.jsonl").open("w", encoding="utf-8") as alpaca,
+        paths["messages"].open("w", encoding="utf-8") as messages,
+        paths["alpaca"].open("w", encoding="utf-8") if as_alpaca else nullcontext() as alpaca,
     ):
-        for _ in range(num_samples):
-            drawn = memoryview(random.randbytes(2 * (QUESTION_WORDS + answer_words))).cast("H")
-            words = [_WORD_OF[number] for number in drawn]
-            question, answer = " ".join(words[:QUESTION_WORDS]), " ".join(words[QUESTION_WORDS:])
-            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            messages.write(json.dumps({"messages": turns}) + "\n")
-            alpaca.write(json.dumps({"instruction": question, "input": "", "output": answer}) + "\n")
+        for sample in samples:
+            messages.write(json.dumps({"messages": sample.messages}) + "\n")
+            if alpaca is not None:
+                alpaca.write(json.dumps(sample.alpaca) + "\n")

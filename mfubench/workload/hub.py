@@ -1,0 +1,144 @@
+"""A dataset on the hub. In: its id and revision. Out: the folder of one commit of it, and that folder's rows.
+
+The commit is asked for first, once and for a few seconds at most: the hub's client would go on trying for half a minute
+where there is no network. A cached copy stands in for a hub that doesn't answer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from mfubench.config.errors import ConfigError
+from mfubench.workload.rows import SHAPES, Rows, gather, sample_of
+from mfubench.workload.samples import Sample
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PATIENCE_S = 10.0
+
+
+class NoData(Exception):
+    """The dataset is neither here nor can it be fetched; `str()` is one line with the cause and the way on."""
+
+
+def check_hub_id(hub_id: str) -> None:
+    """Raise ConfigError for what can be no dataset's id."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(hub_id)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"{hub_id!r} can't be the id of a dataset",
+            given=f"data.hub_id={hub_id}",
+            expected="owner/name, as on the hub",
+        ) from error
+
+
+def fetch(hub_id: str, revision: str | None) -> Path:
+    """The folder of the commit that `revision` (None: the main branch) names; the folder's name is the commit.
+
+    From the hub where it answers within PATIENCE_S, else the copy in the hub's cache. Raises NoData where neither is.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def ask() -> None:
+        HfApi().dataset_info(hub_id, revision=revision, timeout=PATIENCE_S)
+
+    try:
+        _within(PATIENCE_S, ask)
+        return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
+    except Exception as error:  # of the HTTP library below the hub's client too, which changes with its version
+        cause = _cause(error, revision)
+    try:
+        return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise NoData(
+            f"the dataset {hub_id} can't be fetched ({cause}), and there is no copy of it in the hub's cache; try again "
+            "with a connection, or train on a file: data=jsonl data.path=FILE"
+        ) from error
+
+
+def read_snapshot(folder: Path, hub_id: str, wanted: int) -> Rows:
+    """The rows of the split `train`, the first `wanted` of them kept. ConfigError where there is none, or a row is bad."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    with tempfile.TemporaryDirectory(prefix="mfubench-") as temporary:
+        try:
+            dataset = load_dataset(str(folder), split="train", cache_dir=temporary)
+        except (DatasetsError, FileNotFoundError, ValueError) as error:
+            raise _wrong(hub_id, f"can't be read: {_first_line(error)}", "a dataset with a split train") from error
+        return rows_of(dataset, hub_id, wanted)
+
+
+def rows_of(dataset: Dataset, hub_id: str, wanted: int) -> Rows:
+    """The dataset's rows, the first `wanted` of them kept. ConfigError for other columns, no rows, or a bad row."""
+    columns = dataset.column_names
+    if "messages" not in columns and not {"instruction", "output"} <= set(columns):
+        expected = "a column messages, or instruction, output and maybe input"
+        raise _wrong(hub_id, f"has the columns {', '.join(columns)}", expected)
+    if not len(dataset):
+        raise _wrong(hub_id, "has no rows", f"rows like {SHAPES}")
+    return gather((_sample(hub_id, number, row) for number, row in enumerate(dataset, 1)), wanted)
+
+
+def _sample(hub_id: str, number: int, row: object) -> Sample:
+    try:
+        return sample_of(row)
+    except ValueError as error:
+        problem = f"has a bad row, number {number}: {error}; it begins {str(row)[:60]!r}"
+        raise _wrong(hub_id, problem, f"rows like {SHAPES}") from error
+
+
+def _wrong(hub_id: str, problem: str, expected: str) -> ConfigError:
+    return ConfigError(f"the dataset {hub_id} {problem}", given=f"data.hub_id={hub_id}", expected=expected)
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """Call, and raise TimeoutError where that takes longer. The client's own limit is one of many: for each address of
+    the host, and none for looking up its name."""
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            call()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    done.result(timeout=seconds)
+
+
+def _cause(error: Exception, revision: str | None) -> str:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if isinstance(error, TimeoutError):
+        return f"the hub doesn't answer within {PATIENCE_S:g} s"
+    if isinstance(error, GatedRepoError):
+        return "it is gated, and this account has no access"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has none of that name, or none for this account"
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has no revision {revision}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,96 @@
+"""A JSONL file of the user's. In: its path. Out: its rows, all found good; ConfigError names the first line that isn't."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mfubench.config.errors import ConfigError, nearest
+from mfubench.workload.rows import SHAPES, Rows, gather, sample_of
+from mfubench.workload.samples import Sample
+
+EXPECTED = f"one JSON object a line, {SHAPES}"
+
+
+def read_jsonl(path: str, wanted: int) -> tuple[Rows, str]:
+    """The rows, the first `wanted` of them kept, and the SHA-256 of the file's bytes. One pass; `path` as it was given.
+
+    Blank lines may only stand at the end. Raises ConfigError where there is no such file, or not every row is good.
+    """
+    file = _existing(path)
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as lines:
+            rows = gather((_sample(path, *line) for line in _numbered(path, lines, digest)), wanted)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be read: {error.strerror}", given=f"data.path={path}", expected="a file that can be read"
+        ) from error
+    if not rows.count:
+        raise ConfigError(f"{path} has no rows", given=f"data.path={path}", expected=EXPECTED)
+    return rows, digest.hexdigest()
+
+
+def _existing(path: str) -> Path:
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    problem = f"there is no file {path}"
+    if file.is_dir():
+        problem = f"{path} is a folder"
+    elif file.exists():
+        problem = f"{path} is no regular file"
+    folder = Path(path) if file.is_dir() else Path(path).parent
+    there = sorted(other.name for other in folder.expanduser().glob("*.jsonl"))
+    alike = there if file.is_dir() else nearest(file.name, there)
+    raise ConfigError(
+        problem,
+        given=f"data.path={path}",
+        expected=f"a file, from {Path.cwd()} if its path is relative",
+        instead=f"data.path={shlex.quote(str(folder / alike[0]))}" if alike else None,
+    )
+
+
+def _numbered(path: str, lines: BinaryIO, digest: hashlib._Hash) -> Iterator[tuple[int, bytes]]:
+    """Every line with its number, as editors count; blank ones at the end left out."""
+    blank = None
+    for number, line in enumerate(lines, 1):
+        digest.update(line)
+        if not line.strip():
+            blank = blank or number
+        elif blank is not None:
+            raise _wrong(path, blank, b"", "blank, with rows after it")
+        else:
+            yield number, line.rstrip()
+
+
+def _sample(path: str, number: int, line: bytes) -> Sample:
+    if number == 1 and line.startswith(codecs.BOM_UTF8):
+        raise _wrong(path, number, line, "the file begins with a byte order mark; UTF-8 without one is read")
+    try:
+        return sample_of(json.loads(line.decode()))
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8: byte {line[error.start]:#04x} at {error.start + 1}"
+    except json.JSONDecodeError as error:
+        problem = f"not JSON: {error.msg} at column {error.colno}"
+    except RecursionError:
+        problem = "not JSON that can be read: nested too deeply"
+    except ValueError as error:
+        problem = str(error)
+    raise _wrong(path, number, line, problem)
+
+
+def _wrong(path: str, number: int, line: bytes, problem: str) -> ConfigError:
+    begins = line.decode(errors="replace")[:60]
+    shown = f"; it begins {begins!r}" if begins else ""
+    way_on = (
+        f"; `jq -c '.[]' {shlex.quote(path)}` makes such lines of an array" if line.lstrip().startswith(b"[") else ""
+    )
+    return ConfigError(
+        f"line {number} of {path}: {problem}{shown}", given=f"data.path={path}", expected=EXPECTED + way_on
+    )

@@ -1,0 +1,117 @@
+"""The samples of a run. In: the data option, how many samples. Out: where they lie, who writes them, where they are from.
+
+Real rows are read in order, from the start again where there are fewer than a run reads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+
+from mfubench import config
+from mfubench.config import ConfigError
+from mfubench.workload.cache import digest
+from mfubench.workload.hub import check_hub_id, fetch, read_snapshot
+from mfubench.workload.jsonl import read_jsonl
+from mfubench.workload.rows import Rows
+from mfubench.workload.samples import write_samples
+from mfubench.workload.synthetic import synthetic_samples
+
+SOURCE = "source.json"  # beside the samples: what they were made of
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a run, made or not."""
+
+    folder: Path
+    write: Callable[[Path], None] | None  # None: they lie there already, or their source hasn't been fetched
+    source: str | None = None  # None: synthetic
+    num_rows: int | None = None  # rows in the source; None: synthetic, or not known before it is fetched
+    as_alpaca: bool = True
+
+
+def find(
+    data: config.Data, *, sequence_length: int, num_samples: int, seed: int, folder: Path, may_fetch: bool
+) -> Samples:
+    """The samples of `data`, all rows of a real source found good; written by whoever calls `write`.
+
+    Raises ConfigError for settings that contradict each other and for rows that aren't good, NoData where the hub's
+    can't be had. Unless it `may_fetch`, the hub isn't asked, and what is known of the hub's data is what the settings say.
+    """
+    _check(data)
+    if data.hub_id is not None:
+        check_hub_id(data.hub_id)
+        if may_fetch:
+            return _of_hub(data.name, data.hub_id, fetch(data.hub_id, data.revision), num_samples, folder)
+        return _unfetched(data.name, data.hub_id, data.revision, num_samples, folder)
+    if data.path is not None:
+        rows, checksum = read_jsonl(data.path, num_samples)
+        return _of_rows(data.name, f"jsonl sha256:{checksum}", rows, num_samples, folder)
+    made_of = {"num_samples": num_samples, "sequence_length": sequence_length, "seed": seed}
+    samples = synthetic_samples(num_samples=num_samples, sequence_length=sequence_length, seed=seed)
+    write = partial(write_samples, samples=samples, as_alpaca=True)
+    return Samples(folder / f"{data.name}-{digest(made_of)}", write)
+
+
+def _check(data: config.Data) -> None:
+    from_file = f"data=jsonl data.path={shlex.quote(data.path or 'FILE')}"
+    if data.name == "synthetic" and (data.path is not None or data.hub_id is not None):
+        given = f"data.path={data.path}" if data.path is not None else f"data.hub_id={data.hub_id}"
+        right = from_file if data.path is not None else f"data=alpaca data.hub_id={data.hub_id}"
+        raise ConfigError(
+            "synthetic data are made, not read", given=given, expected="neither a path nor a hub_id", instead=right
+        )
+    if data.path is not None and data.hub_id is not None:
+        given, expected = f"data.path={data.path}", f"either a file or {data.hub_id} of the hub"
+        raise ConfigError("data come from one place", given=given, expected=expected, instead=from_file)
+    if data.revision is not None and data.hub_id is None:
+        given, expected = f"data.revision={data.revision}", "a revision only of a dataset on the hub"
+        raise ConfigError("these data have no revision", given=given, expected=expected)
+    if data.name != "synthetic" and data.path is None and data.hub_id is None:
+        given, expected = f"data={data.name}", "a file of one JSON object a line: data.path=FILE"
+        right = f"data={data.name} data.path=FILE"
+        raise ConfigError("there is no file to train on", given=given, expected=expected, instead=right)
+
+
+def _of_hub(name: str, hub_id: str, snapshot: Path, num_samples: int, folder: Path) -> Samples:
+    source = f"{hub_id}@{snapshot.name}"
+    made = _made(_at(name, source, num_samples, folder), source)
+    return made or _of_rows(name, source, read_snapshot(snapshot, hub_id, num_samples), num_samples, folder)
+
+
+def _unfetched(name: str, hub_id: str, revision: str | None, num_samples: int, folder: Path) -> Samples:
+    """Without the commit there is no digest: the folder is named by the revision then, and nothing is written there."""
+    source = f"{hub_id}@{revision or 'main'}"
+    if revision is not None and _COMMIT.fullmatch(revision):
+        at = _at(name, source, num_samples, folder)
+        return _made(at, source) or Samples(at, None, source)
+    return Samples(folder / f"{name}-{(revision or 'main').replace('/', '-')}", None, source)
+
+
+def _of_rows(name: str, source: str, rows: Rows, num_samples: int, folder: Path) -> Samples:
+    write = partial(_write_rows, rows=rows, num_samples=num_samples, source=source)
+    return Samples(_at(name, source, num_samples, folder), write, source, rows.count, rows.as_alpaca)
+
+
+def _at(name: str, source: str, num_samples: int, folder: Path) -> Path:
+    return folder / f"{name}-{digest({'source': source, 'num_samples': num_samples})}"
+
+
+def _made(at: Path, source: str) -> Samples | None:
+    if not at.is_dir():
+        return None
+    num_rows = json.loads((at / SOURCE).read_text(encoding="utf-8"))["num_rows"]
+    return Samples(at, None, source, num_rows, (at / "alpaca").is_dir())
+
+
+def _write_rows(folder: Path, *, rows: Rows, num_samples: int, source: str) -> None:
+    write_samples(folder, samples=islice(cycle(rows.first), num_samples), as_alpaca=rows.as_alpaca)
+    (folder / SOURCE).write_text(json.dumps({"source": source, "num_rows": rows.count}) + "\n", encoding="utf-8")
