@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test check setup
+.PHONY: run test check bench setup
 
 run: .venv/ready
 	$(BIN)/python -m mfubench $(ARGS)
@@ -15,6 +15,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What mfubench itself costs, beside its goals; for a quiet machine.
+bench: .venv/ready
+	$(BIN)/python tests/bench.py
 
 setup: .venv/ready
 

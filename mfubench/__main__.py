@@ -17,8 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from mfubench import __version__
-from mfubench.config import ConfigError
+from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, store_schema, to_experiment
+from mfubench.config.validate import validate
 from mfubench.paths import CONF
 
 if TYPE_CHECKING:
@@ -58,6 +59,15 @@ def job(composed: Any) -> float:
     return float(result.measurement["tokens_per_second_per_device"]) if result.measurement else float("nan")
 
 
+def check(experiment: Experiment) -> None:
+    """Raise ConfigError for what is wrong on any machine: settings, and the user's own file."""
+    validate(experiment)
+    if experiment.data.path is not None:
+        from mfubench.workload import check_data
+
+        check_data(experiment.data)
+
+
 def main() -> int:
     """Run what the command line asks for, print its table; the exit status."""
     if "--version" in sys.argv[1:]:
@@ -67,7 +77,7 @@ def main() -> int:
     sys.argv[1:] = flags_first(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is raised in a job comes out of it as it is
     try:
-        check_command_line(sys.argv[1:])
+        check_command_line(sys.argv[1:], check)
         job()
     except ConfigError as error:
         refusals.append(error)

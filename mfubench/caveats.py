@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mfubench import support
-from mfubench.conclude import Evidence
+from mfubench.evidence import Evidence
 from mfubench.metrics import MEASURED_PEAK_TOLERANCE
 
 UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared

@@ -5,56 +5,23 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import mfubench
 from mfubench.config import Experiment
 from mfubench.engines import label
+from mfubench.evidence import Evidence
 from mfubench.flops import FlopCount
-from mfubench.hardware import Machine, Peak
-from mfubench.launch import Outcome, commit_of
-from mfubench.metrics import CONVENTIONS, Measurement
+from mfubench.launch import commit_of
+from mfubench.metrics import CONVENTIONS
 from mfubench.paths import ROOT
-from mfubench.plan import Plan
-from mfubench.records import Difference, RankRecord, Records
+from mfubench.plan import describe
+from mfubench.records import RankRecord
 from mfubench.report import Result
-from mfubench.verdict import Verdict
-from mfubench.workload import Workload
 
 OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "scipy")  # what the counting ran with
-NOTHING_RECORDED = Records(())
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of a run so far; a later stage adds its part."""
-
-    experiment: Experiment
-    folder: Path
-    group: str | None
-    started_at: datetime
-    machine: Machine | None = None
-    precision: str | None = None
-    engine: str | None = None  # which of the framework's runs
-    workload: Workload | None = None
-    plan: Plan | None = None
-    flops: FlopCount | None = None  # of one optimizer step on one device
-    peak: Peak | None = None
-    outcome: Outcome | None = None
-    records: Records = NOTHING_RECORDED
-    differences: tuple[Difference, ...] = ()
-    measurement: Measurement | None = None
-    history: Sequence[Mapping[str, float]] = ()
-    verdict: Verdict | None = None
-
-
-def now() -> datetime:
-    """The wall clock, in UTC."""
-    return datetime.now(UTC)
 
 
 def run_name(experiment: Experiment, engine: str | None) -> str:
@@ -104,21 +71,6 @@ def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
     )
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """The plan in JSON's types: what is started, with what environment and native config, for how many steps."""
-    return {
-        "command": list(plan.command),
-        "environment": dict(plan.environment),
-        "config_file": plan.config_path.name,
-        "config": plan.config_text,
-        "other_files": dict(plan.other_files),
-        "num_ranks": plan.num_ranks,
-        "max_steps": plan.max_steps,
-        "periods": plan.periods,
-        "timeout_s": plan.timeout_s,
-    }
-
-
 def _work(rank: RankRecord) -> dict[str, Any]:
     """What the probe saw, and the positions of the first step."""
     first = rank.micro_batches[0] if rank.micro_batches else ()
@@ -156,8 +108,8 @@ def _data(evidence: Evidence) -> dict[str, Any] | None:
         return None
     return {
         "name": evidence.experiment.data.name,
-        "source": getattr(evidence.workload, "data_source", None),
-        "num_rows": getattr(evidence.workload, "num_rows", None),
+        "source": evidence.workload.data_source,
+        "num_rows": evidence.workload.num_rows,
         "num_samples": evidence.workload.num_samples,
     }
 

@@ -1,22 +1,27 @@
 """Records + FLOPs + peak → Measurement: step time, rates and the four utilisations, with their intervals. Pure.
 
+The work of a step is the sum over the micro-batches that were recorded for it, each counted at its own shape.
 MFU = model FLOPs / (step time x peak): what the mode needs, no recomputation (the PaLM convention, Chowdhery et al. 2022,
 appendix B). HFU = hardware FLOPs / (step time x peak): what is executed, recomputation included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from mfubench.flops import FlopCount
 from mfubench.hardware import Peak
-from mfubench.records import Difference, RankRecord, Records
-from mfubench.statistics import steady, summarize
+from mfubench.records import Difference, MicroBatch, RankRecord, Records
+from mfubench.statistics import ratio_interval, steady, summarize
+
+Counted = Callable[[int, int], FlopCount]  # [batch, sequence] of a micro-batch -> its FLOPs
 
 CONVENTIONS = {
     "step_time_s": "mean of the steady steps, first training forward to first training forward of the next step, of the rank "
-    "with the longest window; 95 % Student-t interval that takes the steps for independent",
+    "with the longest window; 95 % Student-t interval that takes the steps for independent (Fieller's for rates)",
     "tokens_per_second_per_device": "positions computed (padding included) / step time, per device",
     "mfu": "model FLOPs (forward + the backward that the mode needs, no recomputation, attention over the full square, its "
     "backward twice its forward: PaLM) / (step time x dense peak)",
@@ -26,11 +31,19 @@ CONVENTIONS = {
     "hfu_causal": "as hfu, without the masked half where the kernel that ran skips it",
 }
 MEASURED_PEAK_TOLERANCE = 1.05
+AMOUNTS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a FlopCount
+HISTORY = (
+    "tokens_per_second_per_device",
+    "mfu",
+    "hfu",
+    "model_tflops_per_second_per_device",
+    "hardware_tflops_per_second_per_device",
+)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a run's steady steps say. Rates are work / mean step time; fractions are 0 to 1."""
+    """What a run's steady steps say. Rates are the work of all steps / their time; fractions are 0 to 1."""
 
     steps: int
     warmup_steps: int
@@ -49,7 +62,10 @@ class Measurement:
     hfu: float
     hfu_causal: float
     ci95: Mapping[str, tuple[float, float | None]]  # of the figures above, by name
-    positions_per_step: int
+    positions_per_step: int  # these and the tokens: means
+    sequence_length_min: int  # these three: of the micro-batches
+    sequence_length_mean: float
+    sequence_length_max: int
     real_tokens_per_step: float | None  # attended to; None where no attention mask was seen
     trained_tokens_per_step: float | None  # label != -100; None where no labels were seen
     padding_fraction: float | None
@@ -57,28 +73,25 @@ class Measurement:
     memory_kind: str | None
 
 
-def measure(records: Records, flops: FlopCount, peak: Peak, warmup_steps: int, steps: int) -> Measurement:
+def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Measurement:
     """The measurement over `steps` periods after `warmup_steps`; fewer where the run was cut short.
 
-    `flops` is one optimizer step's on one device. ValueError when fewer than two steady periods were recorded.
+    `flops` counts a micro-batch on one device. ValueError when fewer than two steady periods were recorded.
     """
     windows = {r.rank: tuple(steady(r.step_times_s[: warmup_steps + steps], warmup_steps)) for r in records.ranks}
     shortest = min((len(window) for window in windows.values()), default=0)
     windows = {rank: window[:shortest] for rank, window in windows.items()}
     rank = max(windows, key=lambda r: sum(windows[r]), default=0)
     times = summarize(windows.get(rank, ()))
-    recorded = next(r for r in records.ranks if r.rank == rank)
-    positions, real, trained = _tokens(recorded, warmup_steps, shortest)
-    work = {
-        "tokens_per_second_per_device": positions,
-        "model_tflops_per_second_per_device": flops.model_flops / 1e12,
-        "hardware_tflops_per_second_per_device": flops.hardware_flops / 1e12,
-        "mfu": flops.model_flops / peak.flops_per_second,
-        "mfu_causal": flops.model_flops_causal / peak.flops_per_second,
-        "hfu": flops.hardware_flops / peak.flops_per_second,
-        "hfu_causal": flops.hardware_flops_causal / peak.flops_per_second,
-    }
     longest = sum(windows[rank])
+    recorded = _of_rank(records, rank)
+    window = recorded.micro_batches[warmup_steps : warmup_steps + times.n]
+    work = [_work(step, flops, peak) for step in window]
+    amounts = {name: [step[name] for step in work] for name in work[0]}
+    batches = [batch for step in window for batch in step]
+    lengths = [batch.sequence_length for batch in batches]
+    positions = _positions(batches) / times.n
+    real = _tokens_per_step([batch.real_tokens for batch in batches], times.n)
     return Measurement(
         steps=times.n,
         warmup_steps=warmup_steps,
@@ -89,23 +102,58 @@ def measure(records: Records, flops: FlopCount, peak: Peak, warmup_steps: int, s
         step_time_s_std=times.std,
         step_time_s_min=times.minimum,
         step_time_s_max=times.maximum,
-        **{name: amount / times.mean for name, amount in work.items()},
+        **{name: sum(each) / longest for name, each in amounts.items()},
         ci95={"step_time_s": (times.ci95_low, times.ci95_high)}
-        | {name: _rate_interval(amount, times.ci95_low, times.ci95_high) for name, amount in work.items()},
+        | {name: ratio_interval(each, windows[rank]) for name, each in amounts.items()},
         positions_per_step=round(positions),
+        sequence_length_min=min(lengths),
+        sequence_length_mean=sum(lengths) / len(lengths),
+        sequence_length_max=max(lengths),
         real_tokens_per_step=real,
-        trained_tokens_per_step=trained,
+        trained_tokens_per_step=_tokens_per_step([batch.trained_tokens for batch in batches], times.n),
         padding_fraction=None if real is None else 1 - real / positions,
         peak_memory_bytes=max((r.peak_memory_bytes for r in records.ranks if r.peak_memory_bytes), default=None),
         memory_kind=recorded.memory_kind,
     )
 
 
-def as_executed(flops: FlopCount, records: Records) -> FlopCount:
-    """The count for the attention kernel that ran: SDPA skips the masked half only in calls that are told to be causal."""
+def mean_flops(records: Records, flops: Counted, measurement: Measurement) -> FlopCount:
+    """The count of the mean measured step, on one device."""
+    window = _of_rank(records, measurement.rank).micro_batches[measurement.warmup_steps :][: measurement.steps]
+    total = _flops_of([batch for step in window for batch in step], flops)
+    mean = {name: round(Fraction(getattr(total, name), measurement.steps)) for name in AMOUNTS}
+    uncounted = {operator: round(calls / measurement.steps) for operator, calls in total.uncounted.items()}
+    return replace(total, **mean, uncounted=uncounted)
+
+
+def history(records: Records, flops: Counted, peak: Peak, measurement: Measurement) -> list[dict[str, float]]:
+    """A row per step period of the measured rank, warm-up and measured, numbered from 1; figures of that very step.
+
+    The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
+    """
+    recorded = _of_rank(records, measurement.rank)
+    periods = measurement.warmup_steps + measurement.steps
+    rows = []
+    for step, (seconds, batches) in enumerate(
+        zip(recorded.step_times_s[:periods], recorded.micro_batches, strict=False), start=1
+    ):
+        work = _work(batches, flops, peak)
+        row = {"step": step, "warmup": int(step <= measurement.warmup_steps), "step_time_s": seconds}
+        rows.append(row | {name: work[name] / seconds for name in HISTORY})
+    return rows
+
+
+def as_executed(flops: Counted, records: Records) -> Counted:
+    """The counts for the attention kernel that ran: SDPA skips the masked half only in calls that are told to be causal."""
     seen = [rank.work.get("attention") or {} for rank in records.ranks]
-    whole = any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen)
-    return replace(flops, hardware_flops_causal=flops.hardware_flops) if whole else flops
+    if not any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen):
+        return flops
+
+    def whole(batch_size: int, sequence_length: int) -> FlopCount:
+        counted = flops(batch_size, sequence_length)
+        return replace(counted, hardware_flops_causal=counted.hardware_flops)
+
+    return whole
 
 
 def impossible(measurement: Measurement, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:
@@ -126,18 +174,40 @@ def impossible(measurement: Measurement, flops: FlopCount, peak: Peak) -> tuple[
     return tuple(found)
 
 
-def _rate_interval(amount: float, low_s: float, high_s: float) -> tuple[float, float | None]:
-    """The interval of amount / time from that of the time; without an upper end where the time's reaches zero."""
-    return amount / high_s, amount / low_s if low_s > 0 else None
+def _of_rank(records: Records, rank: int) -> RankRecord:
+    return next(each for each in records.ranks if each.rank == rank)
 
 
-def _tokens(record: RankRecord, first: int, steps: int) -> tuple[float, float | None, float | None]:
-    """Positions, attended tokens and trained tokens per step over the measured steps of one rank."""
-    batches = [batch for step in record.micro_batches[first : first + steps] for batch in step]
-    real = [batch.real_tokens for batch in batches if batch.real_tokens is not None]
-    trained = [batch.trained_tokens for batch in batches if batch.trained_tokens is not None]
-    return (
-        sum(batch.batch_size * batch.sequence_length for batch in batches) / steps,
-        sum(real) / steps if len(real) == len(batches) else None,
-        sum(trained) / steps if len(trained) == len(batches) else None,
-    )
+def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak) -> dict[str, float]:
+    """What a step's micro-batches amount to, by the name of the rate that it is over a time in seconds."""
+    counted = _flops_of(batches, flops)
+    return {
+        "tokens_per_second_per_device": _positions(batches),
+        "model_tflops_per_second_per_device": counted.model_flops / 1e12,
+        "hardware_tflops_per_second_per_device": counted.hardware_flops / 1e12,
+        "mfu": counted.model_flops / peak.flops_per_second,
+        "mfu_causal": counted.model_flops_causal / peak.flops_per_second,
+        "hfu": counted.hardware_flops / peak.flops_per_second,
+        "hfu_causal": counted.hardware_flops_causal / peak.flops_per_second,
+    }
+
+
+def _flops_of(batches: Sequence[MicroBatch], flops: Counted) -> FlopCount:
+    """The count of several micro-batches together."""
+    shapes = Counter((batch.batch_size, batch.sequence_length) for batch in batches)
+    counts = [flops(*shape).scaled(times) for shape, times in shapes.items()]
+    uncounted: Counter[str] = Counter()
+    for each in counts:
+        uncounted.update(each.uncounted)
+    sums = {name: sum(getattr(each, name) for each in counts) for name in AMOUNTS}
+    return replace(counts[0], **sums, uncounted=dict(uncounted))
+
+
+def _positions(batches: Sequence[MicroBatch]) -> int:
+    return sum(batch.batch_size * batch.sequence_length for batch in batches)
+
+
+def _tokens_per_step(counts: Sequence[int | None], steps: int) -> float | None:
+    """The mean per step of counts by micro-batch; None where one of them couldn't be told."""
+    told = [count for count in counts if count is not None]
+    return sum(told) / steps if len(told) == len(counts) else None

@@ -114,6 +114,21 @@ def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     )
 
 
+def describe(plan: Plan) -> dict[str, Any]:
+    """The plan in JSON's types: what is started, with what environment and native config, for how many steps."""
+    return {
+        "command": list(plan.command),
+        "environment": dict(plan.environment),
+        "config_file": plan.config_path.name,
+        "config": plan.config_text,
+        "other_files": dict(plan.other_files),
+        "num_ranks": plan.num_ranks,
+        "max_steps": plan.max_steps,
+        "periods": plan.periods,
+        "timeout_s": plan.timeout_s,
+    }
+
+
 def _known(experiment: Experiment, workload: Workload, place: Place, config_path: Path) -> dict[str, Any]:
     """What ${...} may name in a framework's YAML."""
     own = experiment.framework.python

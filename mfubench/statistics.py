@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CONFIDENCE = 0.975  # of each end: 95 % of both
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -34,7 +36,7 @@ def summarize(values: Sequence[float]) -> Summary:
 
     mean = statistics.fmean(values)
     std = statistics.stdev(values)
-    half_width = float(t.ppf(0.975, n - 1)) * std / n**0.5
+    half_width = float(t.ppf(CONFIDENCE, n - 1)) * std / n**0.5
     return Summary(
         n=n,
         mean=mean,
@@ -45,6 +47,30 @@ def summarize(values: Sequence[float]) -> Summary:
         ci95_low=mean - half_width,
         ci95_high=mean + half_width,
     )
+
+
+def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[float, float | None]:
+    """The 95 % interval of the rate sum(amounts) / sum(times), from pairs of an amount that is never negative and its time.
+
+    The rates R for which the mean of amount - R x time is not significantly different from zero by Student's t: the
+    quadratic confidence limits of Fieller (1954) for a ratio of means (Cochran 1977, section 6.5). Where the amounts are
+    all the same they are amount / the ends of the mean time's interval. No upper end where that interval reaches zero.
+    """
+    from scipy.stats import t
+
+    n = len(times)
+    amount, time = statistics.fmean(amounts), statistics.fmean(times)
+    factor = float(t.ppf(CONFIDENCE, n - 1)) ** 2 / n
+    of_amount, of_time = statistics.variance(amounts, amount), statistics.variance(times, time)
+    of_both = statistics.covariance(amounts, times)
+    residual = [amount_i * time - amount * time_i for amount_i, time_i in zip(amounts, times, strict=True)]
+    # R lies between the roots of a R² - 2 b R + c; b² - a c is written without the difference of nearly equal squares.
+    a, b, c = time**2 - factor * of_time, amount * time - factor * of_both, amount**2 - factor * of_amount
+    discriminant = factor * statistics.variance(residual, 0.0) - factor**2 * (of_amount * of_time - of_both**2)
+    if discriminant < 0:  # times so uneven that no rate is significantly wrong
+        return 0.0, None
+    root = discriminant**0.5
+    return c / (b + root) if c > 0 else 0.0, (b + root) / a if a > 0 else None
 
 
 def steady(step_times_s: Sequence[float], warmup_steps: int) -> Sequence[float]:

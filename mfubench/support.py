@@ -53,9 +53,7 @@ def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:
     return [*chosen_layers(framework.name, framework.base, framework.when, values), framework.native]
 
 
-def chosen_layers(
-    owner: str, base: dict[str, Any], when: Mapping[str, Any], values: Values
-) -> list[dict[str, Any]]:
+def chosen_layers(owner: str, base: dict[str, Any], when: Mapping[str, Any], values: Values) -> list[dict[str, Any]]:
     """`base` and the branches of `when` that the values choose, in order; Unsupported, of the `owner`, if one lacks."""
     return [base, *_branches(owner, when, values)]
 

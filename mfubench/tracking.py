@@ -144,29 +144,8 @@ def _environment_kept() -> Iterator[None]:
 
 
 def _history(result: Result) -> list[dict[str, float]]:
-    """A row per step period of the measured rank, warm-up and measured, numbered from 1; no rows unless the run is ok.
-
-    The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
-    """
-    if result.status != "ok":
-        return []
-    measurement, flops, hardware = result.measurement, result.flops, result.hardware
-    assert measurement is not None and flops is not None and hardware is not None
-    model, executed, peak = flops["model_flops"], flops["hardware_flops"], hardware["peak_flops_per_second"]
-    periods = measurement["warmup_steps"] + measurement["steps"]
-    return [
-        {
-            "step": step,
-            "warmup": int(step <= measurement["warmup_steps"]),
-            "step_time_s": seconds,
-            "tokens_per_second_per_device": measurement["positions_per_step"] / seconds,
-            "mfu": model / (seconds * peak),
-            "hfu": executed / (seconds * peak),
-            "model_tflops_per_second_per_device": model / seconds / 1e12,
-            "hardware_tflops_per_second_per_device": executed / seconds / 1e12,
-        }
-        for step, seconds in enumerate(result.step_times_s[str(measurement["rank"])][:periods], start=1)
-    ]
+    """The result's rows; none unless the run is ok."""
+    return [dict(row) for row in result.history] if result.status == "ok" else []
 
 
 def _summary(result: Result) -> dict[str, Any]:
@@ -189,7 +168,13 @@ def _summary(result: Result) -> dict[str, Any]:
 def _config(result: Result) -> dict[str, Any]:
     """What was asked, nested as in conf/; under `hardware` what was found, over what was asked."""
     hardware = {**result.settings["hardware"], **(result.hardware or {})}
-    return {**result.settings, "engine": result.engine, "hardware": hardware, "work": result.work, "provenance": result.provenance}
+    return {
+        **result.settings,
+        "engine": result.engine,
+        "hardware": hardware,
+        "work": result.work,
+        "provenance": result.provenance,
+    }
 
 
 def _artifact(wandb: Any, result: Result, folder: Path) -> Any:

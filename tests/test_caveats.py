@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mfubench.caveats import caveats
-from mfubench.conclude import Evidence, now
+from mfubench.evidence import Evidence, now
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
 from mfubench.flops import FlopCount
@@ -40,7 +40,7 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
         experiment = compose(*overrides)
         records = Records((record_of(list(times)),))
         evidence = Evidence(experiment, Path("run"), None, now(), flops=replace(FLOPS, parameters=8_000_000_000))
-        measurement = measure(records, FLOPS, peak, 0, len(times))
+        measurement = measure(records, lambda *_: FLOPS, peak, 0, len(times))
         ok = replace(evidence, records=records, measurement=measurement, peak=peak, machine=GPU, verdict=Verdict("ok"))
         return list(caveats(replace(ok, **changes), defaults(experiment.mode.name)))  # type: ignore[arg-type]
 

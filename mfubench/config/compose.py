@@ -5,7 +5,7 @@ What Hydra would report as its own exception becomes a ConfigError that names th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -71,8 +71,8 @@ def flags_first(argv: Sequence[str]) -> list[str]:
     return sorted(argv, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
-def check_command_line(argv: Sequence[str]) -> None:
-    """Compose and validate every job that `argv` asks for, so that what is wrong on any machine stops all of them.
+def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment], None] = validate) -> None:
+    """Compose and `check` every job that `argv` asks for, so that what is wrong on any machine stops all of them.
 
     A combination that is wrong inside a sweep is left to its own job. ConfigError: the one screen for the user.
     """
@@ -83,7 +83,7 @@ def check_command_line(argv: Sequence[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for composed, sweeping in _jobs(arguments.overrides, arguments.multirun):
             try:
-                validate(to_experiment(composed))
+                check(to_experiment(composed))
             except WrongCombination:
                 if not sweeping:
                     raise

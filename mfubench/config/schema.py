@@ -69,7 +69,9 @@ class Parallelism:
     num_devices: int = MISSING
     launcher: list[str] = MISSING
     wrapper: str | None = MISSING  # the class the probe must see around the model; null: none
-    deepspeed: dict[str, Any] | None = None  # DeepSpeed's configuration, with `when` as in a framework; null: not DeepSpeed
+    deepspeed: dict[str, Any] | None = (
+        None  # DeepSpeed's configuration, with `when` as in a framework; null: not DeepSpeed
+    )
     fsdp: dict[str, Any] | None = None  # accelerate's settings of FSDP; null: not FSDP
 
 
@@ -88,7 +90,9 @@ class Data:
     path: str | None = None  # a file of the user's: JSONL
     hub_id: str | None = None
     revision: str | None = None
-    padding: str = MISSING  # max_length: all micro-batches have one shape; longest: each is as long as its longest sample
+    padding: str = (
+        MISSING  # max_length: all micro-batches have one shape; longest: each is as long as its longest sample
+    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
-"""FLOPs on the meta device. In: architecture, mode and a micro-batch's shape. Out: a FlopCount, operators unknown listed.
+"""FLOPs on the meta device. In: architecture and mode. Out: a Profile, which gives the FlopCount of any micro-batch.
 
 Importing this imports neither torch nor transformers; counting does.
 """
 
 from __future__ import annotations
 
-from mfubench.flops.cache import cached_count
-from mfubench.flops.count import FlopCount, count
+from mfubench.flops.cache import cached_profile
+from mfubench.flops.count import count, profile
+from mfubench.flops.shapes import FlopCount, Profile
 
-__all__ = ["FlopCount", "cached_count", "count"]
+__all__ = ["FlopCount", "Profile", "cached_profile", "count", "profile"]

@@ -1,8 +1,8 @@
-"""Attention FLOPs. In: the attention calls of a micro-batch, recorded by shape. Out: their FLOPs by convention.
+"""Attention FLOPs. In: an attention call and the shape of its micro-batch. Out: its FLOPs by convention.
 
-A fused kernel is one operator in the trace, so what it costs is a convention: how many products its backward pass has,
-and whether the pairs of positions that the causal mask hides are counted. Both products of the forward pass, scores
-(query x key) and output (scores x value), take 2 FLOPs per pair, head and channel.
+What a call costs depends on its kernel: how many products its backward pass has, and whether the pairs of positions that
+the causal mask hides are computed. Both products of the forward pass, scores (query x key) and output (scores x value),
+take 2 FLOPs per pair, head and channel.
 """
 
 from __future__ import annotations
@@ -14,62 +14,75 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One pass of self-attention over `batch` sequences; `window` is the positions each query sees at most."""
+    """One pass of self-attention over the sequences of a micro-batch: forward, or backward for some gradients."""
 
-    batch: int
     heads: int
-    sequence_length: int
     head_dim: int
     value_dim: int
     causal: bool
-    window: int | None
-    backward: bool
+    window: int | None  # positions that each query sees at most
+    gradients: str = ""  # those that are made: of queries, keys and values, "qkv" or fewer; none in a forward pass
 
 
-def visible_pairs(call: AttentionCall) -> int:
+def visible_pairs(call: AttentionCall, sequence_length: int) -> int:
     """Query-key pairs of one head and sequence that the mask lets through: s(s+1)/2 for causal attention.
 
     With a sliding window of w < s positions it is the causal count less the triangle beyond the window.
     """
     if not call.causal:
-        return call.sequence_length**2
-    hidden_by_window = max(call.sequence_length - (call.window or call.sequence_length), 0)
-    return call.sequence_length * (call.sequence_length + 1) // 2 - hidden_by_window * (hidden_by_window + 1) // 2
+        return sequence_length**2
+    hidden_by_window = max(sequence_length - (call.window or sequence_length), 0)
+    return sequence_length * (sequence_length + 1) // 2 - hidden_by_window * (hidden_by_window + 1) // 2
 
 
-def model_flops(call: AttentionCall, *, causal: bool) -> int:
+def model_flops(call: AttentionCall, batch_size: int, sequence_length: int, *, causal: bool) -> int:
     """FLOPs by the PaLM convention (Chowdhery et al. 2022, appendix B): the backward pass is twice the forward pass.
 
     Over the full square of pairs, or, with `causal`, over the visible pairs alone (Megatron-LM's count).
     """
-    products = 2 if call.backward else 1
-    pairs = visible_pairs(call) if causal else call.sequence_length**2
-    return _flops(call, pairs, key_products=products, value_products=products)
+    products = 2 if call.gradients else 1
+    pairs = visible_pairs(call, sequence_length) if causal else sequence_length**2
+    return batch_size * _flops(call, pairs, products, products)
 
 
-def fused_flops(call: AttentionCall, *, kernel: str, skip_masked: bool) -> int:
-    """FLOPs of a fused kernel, as PyTorch's counter has them: the backward pass recomputes the scores, 5 products.
+def kernel_flops(call: AttentionCall, batch_size: int, sequence_length: int, *, kernel: str, skip_masked: bool) -> int:
+    """FLOPs of a kernel (sdpa | flash_attention_2 | eager), as PyTorch's counter has them.
 
-    `skip_masked` leaves out the pairs that `kernel` (sdpa | flash_attention_2) doesn't compute. SDPA is given a sliding
-    window as a mask, by transformers as soon as the sequence fills the window; its kernels compute masked pairs.
+    The backward pass of a fused kernel recomputes the scores and makes every gradient, 5 products; eager attention has
+    kept the scores and makes those gradients that are needed, 4 products or fewer.
+    `skip_masked` leaves out the pairs that the kernel doesn't compute. Eager attention computes all. SDPA is given a
+    sliding window as a mask, by transformers as soon as the sequence fills the window; its kernels compute masked pairs.
     """
-    masked_by_tensor = kernel == "sdpa" and call.window is not None and call.sequence_length >= call.window
-    pairs = visible_pairs(call) if skip_masked and not masked_by_tensor else call.sequence_length**2
-    return _flops(call, pairs, key_products=3 if call.backward else 1, value_products=2 if call.backward else 1)
+    if kernel == "eager":
+        key_products, value_products = _eager_products(call.gradients)
+        return batch_size * _flops(call, sequence_length**2, key_products, value_products)
+    masked_by_tensor = kernel == "sdpa" and call.window is not None and sequence_length >= call.window
+    skips = skip_masked and not masked_by_tensor
+    pairs = visible_pairs(call, sequence_length) if skips else sequence_length**2
+    return batch_size * _flops(call, pairs, 3 if call.gradients else 1, 2 if call.gradients else 1)
 
 
-def _flops(call: AttentionCall, pairs: int, *, key_products: int, value_products: int) -> int:
-    channels = key_products * call.head_dim + value_products * call.value_dim
-    return 2 * call.batch * call.heads * pairs * channels
+def _eager_products(gradients: str) -> tuple[int, int]:
+    """Products over the channels of the keys and of the values; the scores' gradient serves queries and keys."""
+    if not gradients:
+        return 1, 1
+    return ("q" in gradients) + ("k" in gradients), ("v" in gradients) + ("q" in gradients or "k" in gradients)
 
 
-def recording_attention(record: Callable[[AttentionCall], None]) -> Callable[..., tuple[Any, None]]:
+def _flops(call: AttentionCall, pairs: int, key_products: int, value_products: int) -> int:
+    return 2 * call.heads * pairs * (key_products * call.head_dim + value_products * call.value_dim)
+
+
+def recording_attention(
+    record: Callable[[AttentionCall], None], batch_size: int, sequence_length: int
+) -> Callable[..., tuple[Any, None]]:
     """An attention function of transformers' interface that computes nothing and records each pass over it.
 
-    It stands for the fused kernels on the meta device, where PyTorch has none: SDPA falls to separate products there,
-    whose backward pass costs less. Being the model's own attention function it is also called when a block is
-    recomputed. Tensors: query [batch, heads, sequence, head_dim], key and value with their own heads; the output is
-    [batch, sequence, heads, value_dim].
+    It stands for every kernel: PyTorch has no fused ones on the meta device, where SDPA falls to separate products, and
+    what each pass costs is worked out from its call. Being the model's own attention function it is also called when a
+    block is recomputed. Tensors: query [batch, heads, sequence, head_dim], key and value with their own heads; the output
+    is [batch, sequence, heads, value_dim]. Raises ValueError for heads that can't share the keys, and for attention that
+    isn't over the whole sequences of the micro-batch.
     """
     import torch
 
@@ -79,11 +92,12 @@ def recording_attention(record: Callable[[AttentionCall], None]) -> Callable[...
             ctx.save_for_backward(query, key, value)
             ctx.call = call
             record(call)
-            return query.new_empty(call.batch, call.sequence_length, call.heads, call.value_dim)
+            return query.new_empty(batch_size, sequence_length, call.heads, call.value_dim)
 
         @staticmethod
         def backward(ctx: Any, *_: Any) -> Any:
-            record(replace(ctx.call, backward=True))
+            made = "".join(name for name, needed in zip("qkv", ctx.needs_input_grad, strict=False) if needed)
+            record(replace(ctx.call, gradients=made))
             return *(torch.empty_like(saved) for saved in ctx.saved_tensors), None
 
     def attend(
@@ -97,12 +111,20 @@ def recording_attention(record: Callable[[AttentionCall], None]) -> Callable[...
         is_causal: bool | None = None,
         **_: Any,
     ) -> tuple[Any, None]:
-        batch, heads, sequence_length, head_dim = query.shape
-        assert key.shape[2] == sequence_length, f"{sequence_length} queries over {key.shape[2]} keys while training"
+        heads, head_dim = query.shape[1], query.shape[3]
+        attended = (query.shape[0], query.shape[2], key.shape[2])
+        if attended != (batch_size, sequence_length, sequence_length):
+            raise ValueError(
+                f"model.architecture: attention of [batch, queries, keys] {list(attended)} in a micro-batch of "
+                f"{batch_size} x {sequence_length} positions can't be counted"
+            )
+        if heads % key.shape[1]:
+            raise ValueError(
+                f"model.architecture: {heads} query heads can't share {key.shape[1]} key-value heads; give "
+                "num_attention_heads as a multiple of num_key_value_heads"
+            )
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        call = AttentionCall(
-            batch, heads, sequence_length, head_dim, value.shape[-1], causal, sliding_window, backward=False
-        )
+        call = AttentionCall(heads, head_dim, value.shape[-1], causal, sliding_window)
         return Attention.apply(query, key, value, call), None
 
     return attend

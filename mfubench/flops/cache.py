@@ -1,4 +1,4 @@
-"""Counts kept on disk. In: what is counted, and a folder. Out: the FlopCount, without importing torch when it is known.
+"""Counts kept on disk. In: what is counted, and a folder. Out: its Profile, without importing torch when it is known.
 
 One JSON file per content key: the arguments, the versions of the libraries whose code is traced, and this package's own
 source, so that no count outlives what made it.
@@ -18,49 +18,43 @@ from typing import Any
 
 import mfubench.workload.architecture
 from mfubench.config import Mode
-from mfubench.flops.count import FlopCount, count
+from mfubench.flops.attention import AttentionCall
+from mfubench.flops.count import profile
+from mfubench.flops.shapes import Profile
 
 TRACED = ("torch", "transformers", "peft")
 
 
-def cached_count(
-    architecture: Mapping[str, Any],
-    mode: Mode,
-    *,
-    recomputation: str,
-    attention: str,
-    batch_size: int,
-    sequence_length: int,
-    folder: Path,
-) -> FlopCount:
-    """`count` of the same arguments, from `folder` when it is there, else counted and written there.
+def cached_profile(
+    architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str, folder: Path
+) -> Profile:
+    """`profile` of the same arguments, from `folder` when it is there, else counted and written there.
 
-    Raises ValueError as `count` does; nothing is written then.
+    Raises ValueError as `profile` does; nothing is written then.
     """
     key = {
         "architecture": dict(architecture),
         "mode": asdict(mode),
         "recomputation": recomputation,
         "attention": attention,
-        "batch_size": batch_size,
-        "sequence_length": sequence_length,
         "versions": {library: version(library) for library in TRACED},
         "source": _source_hash(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = folder / f"{digest[:32]}.json"
     if file.is_file():
-        return FlopCount(**json.loads(file.read_text(encoding="utf-8"))["count"])
-    counted = count(
-        architecture,
-        mode,
-        recomputation=recomputation,
-        attention=attention,
-        batch_size=batch_size,
-        sequence_length=sequence_length,
-    )
-    _write(file, json.dumps({"key": key, "count": asdict(counted)}, indent=1))
+        return _profile_of(json.loads(file.read_text(encoding="utf-8"))["profile"])
+    counted = profile(architecture, mode, recomputation=recomputation, attention=attention)
+    _write(file, json.dumps({"key": key, "profile": asdict(counted)}, indent=1))
     return counted
+
+
+def _profile_of(stored: Mapping[str, Any]) -> Profile:
+    calls = {
+        name: tuple((AttentionCall(**call), times) for call, times in stored[name])
+        for name in ("needed_attention", "executed_attention")
+    }
+    return Profile(**{**stored, **calls})
 
 
 def _source_hash() -> str:

@@ -1,49 +1,28 @@
-"""FLOPs of one micro-batch under the four conventions. In: architecture, mode and shape. Out: a FlopCount.
+"""Counting a model. In: architecture, mode, recomputation, attention. Out: its Profile, or the FlopCount of one shape.
 
-Model FLOPs are what training needs, so they come from a trace without recomputation; hardware FLOPs are what is
-executed, so they come from a trace with the checkpointing and the attention of the run.
+The shapes that are traced are small and odd: a product that isn't proportional to the positions shows between them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
-from mfubench.flops.attention import fused_flops, model_flops
+from mfubench.flops.blocks import Repetition, extrapolated, extrapolated_each, repetition, shortened
 from mfubench.flops.isolation import isolated
+from mfubench.flops.shapes import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
-from mfubench.flops.twin import build, checkpoint, within_positions
+from mfubench.flops.twin import bare, check_attention, checkpoint, names_a_block, positions, with_lora
 from mfubench.workload.architecture import config_of
 
 MODES = ("full", "lora")
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
-
-
-@dataclass(frozen=True)
-class FlopCount:
-    """FLOPs of one micro-batch's forward and backward pass (or of one step, when scaled) on one device."""
-
-    model_flops: int  # PaLM convention: no recomputation, full square, attention backward 2x forward
-    model_flops_causal: int  # the same with causal attention counted exactly, s(s+1)/2
-    hardware_flops: int  # PyTorch's counter: with recomputation, full square, fused attention backward 2.5x, eager 2x
-    hardware_flops_causal: int  # the same without the masked half where the kernel skips it
-    parameters: int  # of the model as trained, LoRA's among them; tied ones once
-    trainable_parameters: int
-    uncounted: Mapping[str, int]  # operators on matrices that have no formula -> calls
-
-    def scaled(self, micro_batches: int) -> FlopCount:
-        """The count of `micro_batches` such micro-batches: FLOPs and calls times as many, parameters the same."""
-        return replace(
-            self,
-            model_flops=self.model_flops * micro_batches,
-            model_flops_causal=self.model_flops_causal * micro_batches,
-            hardware_flops=self.hardware_flops * micro_batches,
-            hardware_flops_causal=self.hardware_flops_causal * micro_batches,
-            uncounted={operator: calls * micro_batches for operator, calls in self.uncounted.items()},
-        )
+# One product per token and expert; transformers' default, a grouped product, has no formula and does the same work.
+EXPERTS = "batched_mm"
+TRACED = {"batch_size": 1, "sequence_length": 8}
+TRACED_AGAIN = {"batch_size": 3, "sequence_length": 5}
 
 
 def count(
@@ -55,49 +34,86 @@ def count(
     batch_size: int,
     sequence_length: int,
 ) -> FlopCount:
-    """Count one micro-batch of [batch_size, sequence_length] positions, every label valid.
+    """The count of one micro-batch of [batch_size, sequence_length] positions, every label valid.
+
+    Raises ValueError as `profile` does, and for a shape that the model can't read.
+    """
+    counted = profile(architecture, mode, recomputation=recomputation, attention=attention)
+    counted.check(batch_size, sequence_length)
+    return counted.of(batch_size, sequence_length)
+
+
+def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str) -> Profile:
+    """What the model does in a micro-batch of any shape.
 
     `architecture`: transformers' config.json by its own keys. `recomputation`: none | reentrant | non_reentrant.
-    `attention`: sdpa | eager | flash_attention_2. Dropout, norms and other elementwise work cost no FLOPs.
-    Raises ValueError for what the model or the options can't be: see `architecture.config_of` and `twin.build`.
+    `attention`: sdpa | eager | flash_attention_2. Dropout, norms and other elementwise work cost no FLOPs. A token passes
+    through as many experts of a mixture as the model says, however they are shared out.
+    Raises ValueError for what the model or the options can't be (see `architecture.config_of` and `twin`), and for a
+    model whose plain products aren't proportional to the positions.
     """
-    _check(mode, recomputation, attention, batch_size=batch_size, sequence_length=sequence_length)
-    shape = {"batch_size": batch_size, "sequence_length": sequence_length}
-    fused = attention != "eager"
+    _check(mode, recomputation, attention)
     with isolated():
         config = config_of(architecture)
-        within_positions(config, sequence_length)
-        model = build(config, mode)
-        needed = executed = trace(model, fused_attention=True, **shape)
+        model = bare(config, EXPERTS)
+        check_attention(model, attention)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        repeated = None if names_a_block(mode) else repetition(model)
+        if repeated is not None:
+            del repeated.blocks[2 * repeated.period :]
+        if mode.name == "lora":
+            model = with_lora(model, mode)
+        needed = executed = _traced(model, repeated)
         if recomputation != "none":
             checkpoint(model, recomputation)
-        if recomputation != "none" or not fused:
-            executed = trace(model, fused_attention=fused, **shape)
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return FlopCount(
-        model_flops=_model_flops(needed, causal=False),
-        model_flops_causal=_model_flops(needed, causal=True),
-        hardware_flops=_hardware_flops(executed, attention, skip_masked=False),
-        hardware_flops_causal=_hardware_flops(executed, attention, skip_masked=True),
-        parameters=sum(size for size, _ in sizes),
-        trainable_parameters=sum(size for size, trainable in sizes if trainable),
+            executed = _traced(model, repeated)
+        _check_proportional(trace(model, **TRACED), trace(model, **TRACED_AGAIN), config.model_type)
+    adapters = needed.trainable_parameters if mode.name == "lora" else 0
+    return Profile(
+        attention=attention,
+        needed_per_position=_per_position(needed),
+        executed_per_position=_per_position(executed),
+        needed_attention=tuple(needed.attention_calls.items()),
+        executed_attention=tuple(executed.attention_calls.items()),
+        parameters=parameters + adapters,
+        trainable_parameters=needed.trainable_parameters,
         uncounted=executed.uncounted,
+        positions=positions(config),
     )
 
 
-def _model_flops(needed: Trace, *, causal: bool) -> int:
-    calls = needed.attention_calls.items()
-    return needed.matmul_flops + sum(n * model_flops(call, causal=causal) for call, n in calls)
-
-
-def _hardware_flops(executed: Trace, attention: str, *, skip_masked: bool) -> int:
-    calls = executed.attention_calls.items()
-    return executed.matmul_flops + sum(
-        n * fused_flops(call, kernel=attention, skip_masked=skip_masked) for call, n in calls
+def _traced(model: Any, repeated: Repetition | None) -> Trace:
+    """The trace of the whole model; of repeated blocks `model` holds two repetitions."""
+    two = trace(model, **TRACED)
+    if repeated is None:
+        return two
+    with shortened(repeated, 1):
+        one = trace(model, **TRACED)
+    times = repeated.times
+    return Trace(
+        product_flops=extrapolated(one.product_flops, two.product_flops, times),
+        attention_calls=extrapolated_each(one.attention_calls, two.attention_calls, times),
+        uncounted=extrapolated_each(one.uncounted, two.uncounted, times),
+        trainable_parameters=extrapolated(one.trainable_parameters, two.trainable_parameters, times),
     )
 
 
-def _check(mode: Mode, recomputation: str, attention: str, *, batch_size: int, sequence_length: int) -> None:
+def _per_position(traced: Trace) -> int:
+    return traced.product_flops // (TRACED["batch_size"] * TRACED["sequence_length"])
+
+
+def _check_proportional(one: Trace, other: Trace, model_type: str) -> None:
+    """Products that grow faster or slower than the positions, such as those of a model that attends in its own way."""
+    few, many = (shape["batch_size"] * shape["sequence_length"] for shape in (TRACED, TRACED_AGAIN))
+    proportional = one.product_flops * many == other.product_flops * few
+    if not proportional or (one.attention_calls, one.uncounted) != (other.attention_calls, other.uncounted):
+        raise ValueError(
+            f"model.architecture.model_type={model_type} can't be counted: its products aren't proportional to the "
+            "positions of a micro-batch, so it doesn't attend through transformers' attention functions alone"
+        )
+
+
+def _check(mode: Mode, recomputation: str, attention: str) -> None:
     for setting, value, choices in (
         ("mode", mode.name, MODES),
         ("gradient_checkpointing", recomputation, RECOMPUTATIONS),
@@ -105,9 +121,5 @@ def _check(mode: Mode, recomputation: str, attention: str, *, batch_size: int, s
     ):
         if value not in choices:
             raise ValueError(f"{setting}={value} can't be counted; choose one of {', '.join(choices)}")
-    sizes = {"batch_size": batch_size, "sequence_length": sequence_length}
-    if mode.name == "lora":
-        sizes["mode.rank"] = mode.rank or 0
-    for setting, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{setting}={size} must be at least 1")
+    if mode.name == "lora" and (mode.rank or 0) < 1:
+        raise ValueError(f"mode.rank={mode.rank} must be at least 1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,32 +38,32 @@ HARMLESS = frozenset(  # move or normalise several tensors, multiply no matrices
 class Trace:
     """What one micro-batch does: FLOPs of plain products, attention calls and operators without a formula, by count."""
 
-    matmul_flops: int
+    product_flops: int
     attention_calls: Mapping[AttentionCall, int]
     uncounted: Mapping[str, int]
+    trainable_parameters: int
 
 
-def trace(model: Any, *, fused_attention: bool, batch_size: int, sequence_length: int) -> Trace:
+def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     """Trace forward, loss and backward of [batch_size, sequence_length] positions, every label valid.
 
-    With `fused_attention` attention is recorded as calls; without, the model's own attention function adds the products
-    it is made of to `matmul_flops`.
+    Raises ValueError for attention that can't be counted.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    matmul_flops = 0
+    product_flops = 0
     attention_calls: Counter[AttentionCall] = Counter()
     uncounted: Counter[str] = Counter()
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal matmul_flops
+            nonlocal product_flops
             out = func(*args, **(kwargs or {}))
             formula = flop_registry.get(func._overloadpacket)
             if formula is not None:
-                matmul_flops += formula(*args, **(kwargs or {}), out_val=out)
+                product_flops += formula(*args, **(kwargs or {}), out_val=out)
             elif may_multiply_matrices(func, args, kwargs or {}):
                 uncounted[func._schema.name] += 1
             return out
@@ -75,10 +75,11 @@ def trace(model: Any, *, fused_attention: bool, batch_size: int, sequence_length
     input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
     # A mask of four dimensions is taken as it is; making one would look at values, which the meta device lacks.
     mask = torch.empty(1, 1, sequence_length, sequence_length, device="meta")
-    attention = _attention_of(model, recording_attention(record)) if fused_attention else nullcontext()
-    with attention, Recorder():
+    attention = recording_attention(record, batch_size, sequence_length)
+    with _attention_of(model, attention), Recorder():
         model(input_ids=input_ids, attention_mask=mask, labels=input_ids, use_cache=False).loss.backward()
-    return Trace(matmul_flops, dict(attention_calls), dict(uncounted))
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Trace(product_flops, dict(attention_calls), dict(uncounted), trainable)
 
 
 def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:

@@ -1,7 +1,7 @@
 """The model's twin on the meta device: shapes without data. In: its config and mode. Out: a model ready to be traced.
 
-What a user got wrong about the model shows here, before anything is started: sizes that no model can have, LoRA targets
-that aren't in it, a sequence longer than its positions.
+What a user got wrong about the model shows here, before anything is started: sizes that no model can have, an attention
+that it can't use, LoRA targets that aren't in it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from mfubench.config import Mode, WrongCombination
+from mfubench.flops.shapes import within
+
+
+def positions(config: Any) -> int | None:
+    """The most positions that a sequence of a model of `config` may have; None where nothing limits them."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def within_positions(config: Any, sequence_length: int) -> None:
     """Raise ValueError for more positions than a model of `config` has."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and sequence_length > positions:
-        raise ValueError(
-            f"sequence_length={sequence_length} is beyond the {positions} positions of this model; give at most "
-            f"sequence_length={positions}, or raise model.architecture.max_position_embeddings"
-        )
+    within(positions(config), sequence_length)
 
 
 def build(config: Any, mode: Mode) -> Any:
@@ -27,17 +28,40 @@ def build(config: Any, mode: Mode) -> Any:
 
     Raises ValueError for values that no model can be made of, and for LoRA targets that the model doesn't have.
     """
+    model = bare(config)
+    return with_lora(model, mode) if mode.name == "lora" else model
+
+
+def bare(config: Any, experts: str | None = None) -> Any:
+    """As `build`, all of it trained; `experts` is how a mixture's are computed, None as transformers does by default."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    kinds = {"attn_implementation": "eager"} | ({} if experts is None else {"experts_implementation": experts})
     with torch.device("meta"):
         try:
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="eager")
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, **kinds)
         except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"model.architecture: transformers can't make a model of it: {error}") from error
-        if mode.name == "lora":
-            model = _with_lora(model, mode)
     return model.train()
+
+
+def check_attention(model: Any, attention: str) -> None:
+    """Raise ValueError for an `attention` that transformers refuses for this model, such as SDPA where scores are capped."""
+    allowed = {"sdpa": model._supports_sdpa, "eager": True, "flash_attention_2": model._supports_flash_attn}
+    if not allowed[attention]:
+        kinds = [kind for kind, supported in allowed.items() if supported]
+        raise WrongCombination(
+            f"transformers has no {attention} for {model.config.model_type}",
+            given=f"attention={attention}",
+            expected=" or ".join(kinds),
+            instead=f"attention={kinds[0]}",
+        )
+
+
+def names_a_block(mode: Mode) -> bool:
+    """Whether a LoRA target stands in one block only, as layers.3.self_attn.q_proj does."""
+    return any(part.isdigit() for target in mode.target_modules or [] for part in target.split("."))
 
 
 def checkpoint(model: Any, recomputation: str) -> None:
@@ -50,22 +74,22 @@ def checkpoint(model: Any, recomputation: str) -> None:
     model.enable_input_require_grads()
 
 
-def _with_lora(model: Any, mode: Mode) -> Any:
+def with_lora(model: Any, mode: Mode) -> Any:
+    """The model with LoRA matrices beside its targets, all else frozen. Raises ValueError for targets that it hasn't."""
+    import torch
     from peft import LoraConfig, get_peft_model
 
     assert mode.rank is not None
     targets = list(mode.target_modules or [])
     _check_targets(model, targets)
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=mode.rank,
-            lora_dropout=0.0,  # whatever the run's is: it makes no product, and would make counting slower
-            target_modules=targets,
-        ),
-        autocast_adapter_dtype=False,
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=mode.rank,
+        lora_dropout=0.0,  # whatever the run's is: it makes no product, and would make counting slower
+        target_modules=targets,
     )
+    with torch.device("meta"):
+        return get_peft_model(model, lora, autocast_adapter_dtype=False).train()
 
 
 def _check_targets(model: Any, targets: Sequence[str]) -> None:

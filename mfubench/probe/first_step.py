@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.optimizer import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+# Engines that have taken each parameter's gradient away before the optimizer starts.
+TAKES_GRADIENTS = "deepspeed"
 
 
 class FirstStep:
@@ -24,6 +28,7 @@ class FirstStep:
         self.linear_dtypes: dict[str, int] = {}
         self.attention_calls: Counter[str] | None = None  # None: compiled, so calls cannot be seen
         self.with_gradient: set[int] = set()  # ids of trainable parameters
+        self.hears_gradients = False  # as they arrive, besides looking for them when an optimizer starts
         self.optimizers: dict[int, OptimizerSeen] = {}
         self.recomputed: set[nn.Module] = set()
         self.recomputed_reentrant: set[nn.Module] = set()
@@ -33,8 +38,12 @@ class FirstStep:
         self._trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
         self._attention = F.scaled_dot_product_attention
         self._counter: Any = None
-        if not any(is_compiled(module) for module in self._modules):
-            self._count_attention_calls(Counter())
+        self._hooks: list[RemovableHandle] = []
+        if any(is_compiled(module) for module in self._modules):
+            return
+        self._count_attention_calls(Counter())
+        if any(type(module).__module__.startswith(TAKES_GRADIENTS) for module in self._modules):
+            self._hear_gradients()
 
     def inner_call(self, module: nn.Module) -> None:
         """A module was called inside the root."""
@@ -70,9 +79,27 @@ class FirstStep:
         self.stop()
 
     def stop(self) -> None:
-        """Takes the attention counter away, unless someone has replaced it since."""
+        """Takes the hooks away, and the attention counter, unless someone has replaced it since."""
+        while self._hooks:
+            self._hooks.pop().remove()
         if F.scaled_dot_product_attention is self._counter:
             F.scaled_dot_product_attention = self._attention
+
+    def _hear_gradients(self) -> None:
+        """Notes, until `stop`, which trainable parameters a gradient arrives at."""
+        self.hears_gradients = True
+
+        def hear(parameter: nn.Parameter) -> None:
+            own_id = id(parameter)
+
+            def arrived(gradient: torch.Tensor | None) -> None:
+                if gradient is not None:
+                    self.with_gradient.add(own_id)
+
+            self._hooks.append(parameter.register_hook(arrived))
+
+        for parameter in self._trainable:
+            hear(parameter)
 
     def _count_attention_calls(self, calls: Counter[str]) -> None:
         """Counts, until `stop`, the calls inside training forwards: all, the causal ones, those with a mask."""
@@ -113,7 +140,8 @@ class OptimizerSeen:
 
 def size(tensor: torch.Tensor) -> tuple[str, int]:
     """(dtype, number of elements), the whole tensor's where it is sharded."""
-    return str(tensor.dtype).replace("torch.", ""), tensor.numel()
+    elements = getattr(tensor, "ds_numel", None)  # of a parameter that ZeRO 3 has left empty until it is needed
+    return str(tensor.dtype).replace("torch.", ""), tensor.numel() if elements is None else elements
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import platform
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 
 from .first_step import FirstStep, is_compiled, size
+from .liger import liger_kernels
 
 # How wrappers name what they wrap: data parallelism, torch.compile, sharding, adapters.
 WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model")
@@ -28,15 +27,15 @@ def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
     trainable = [p for p in parameters if p.requires_grad]
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
-        "model": type(links[-1]).__name__,
+        "model": _class_name(links[-1]),
         "model_type": getattr(config, "model_type", None),
         "wrappers": [type(link).__name__ for link in links],
         "parallel_wrappers": _parallel_classes(links),
         "world_size": torch.distributed.get_world_size() if distributed else 1,
         **_device(parameters),
         "threads": torch.get_num_threads(),
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable_parameters": sum(p.numel() for p in trainable),
+        "parameters": _elements(parameters),
+        "trainable_parameters": _elements(trainable),
         "trainable_parameters_with_gradient": _with_gradient(trainable, first),
         "dtypes": {
             "trainable": _by_dtype(map(size, trainable)),
@@ -46,9 +45,10 @@ def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
         "linear_dtype": max(first.linear_dtypes, key=first.linear_dtypes.__getitem__, default=None),
         "tf32": _tf32(),
         "optimizers": _optimizers(first),
+        "optimizers_step_copies": _step_copies(trainable, first),
         "attention": _attention(config, first),
         **_recomputation(root, first),
-        "liger_kernels": _liger_kernels(root),
+        "liger_kernels": liger_kernels(root),
         "compiled": any(is_compiled(module) for module in root.modules()),
     }
 
@@ -64,6 +64,12 @@ def chain(root: nn.Module) -> list[nn.Module]:
         if inner is None:
             return links
         links.append(inner)
+
+
+def _class_name(module: nn.Module) -> str:
+    """Of the class that was written, where sharding has derived one of its own from it."""
+    written = (base for base in type(module).__mro__ if not base.__module__.startswith(PARALLEL_PACKAGES))
+    return next(written).__name__
 
 
 def _tf32() -> bool | None:
@@ -92,15 +98,24 @@ def _device(parameters: list[nn.Parameter]) -> dict[str, str]:
     return {"device": device, "device_name": names[0] if names else platform.machine()}
 
 
+def _step_copies(trainable: list[nn.Parameter], first: FirstStep) -> bool:
+    """Whether an engine moves parameters and gradients into tensors of its own, and its optimizer steps those."""
+    own = {id(p) for p in trainable}
+    return any(not own.issuperset(optimizer.stepped) for optimizer in first.optimizers.values())
+
+
 def _with_gradient(trainable: list[nn.Parameter], first: FirstStep) -> int | None:
     """Elements of the trainable parameters that had a gradient when the optimizer started.
 
-    None when the optimizer stepped other tensors than the model's: its engine has moved the gradients into its own.
+    None where the optimizer steps copies and the gradients were not heard on their way into them.
     """
-    own = {id(p) for p in trainable}
-    if any(not own.issuperset(optimizer.stepped) for optimizer in first.optimizers.values()):
+    if _step_copies(trainable, first) and not first.hears_gradients:
         return None
-    return sum(p.numel() for p in trainable if id(p) in first.with_gradient)
+    return _elements(p for p in trainable if id(p) in first.with_gradient)
+
+
+def _elements(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(elements for _, elements in map(size, parameters))
 
 
 def _by_dtype(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -146,7 +161,7 @@ def _recomputation(root: nn.Module, first: FirstStep) -> dict[str, Any]:
         kinds.add("non_reentrant")
     if not kinds and first.attention_calls is None:
         return {"recomputation": None, "recomputed": {}}
-    blocks = Counter(type(module).__name__ for module in _whole_blocks(root, first.recomputed))
+    blocks = Counter(_class_name(module) for module in _whole_blocks(root, first.recomputed))
     return {"recomputation": " and ".join(sorted(kinds)) or "none", "recomputed": dict(blocks)}
 
 
@@ -164,16 +179,3 @@ def _whole_blocks(root: nn.Module, recomputed: set[nn.Module]) -> list[nn.Module
         return [block for child in module.children() for block in outermost(child)]
 
     return outermost(root)
-
-
-def _liger_kernels(root: nn.Module) -> list[str]:
-    """Names from the liger_kernel package among the model's classes, methods and the functions its code calls."""
-    if "liger_kernel" not in sys.modules:
-        return []
-    modules = list(root.modules())
-    found: list[Any] = [type(module) for module in modules]
-    found += [getattr(module.forward, "__func__", module.forward) for module in modules]
-    for name in {type(module).__module__ for module in modules}:
-        found += [value for value in vars(sys.modules[name]).values() if inspect.isroutine(value)]
-    names = {(getattr(each, "__module__", None) or "", getattr(each, "__name__", "")) for each in found}
-    return sorted(f"{module}.{name}" for module, name in names if module.startswith("liger_kernel"))

@@ -19,7 +19,8 @@ CLOCKS_APART_S = 0.02
 # The host queues work ahead of a device, by up to about two steps; over a window both must agree but for that.
 DEVICE_APART = 0.01
 STEPS_AHEAD = 2
-# Liger's modules -> the switch that brings in what is in them. Gated MLPs of any kind, experts too, are one switch.
+# Where in liger_kernel.transformers a kernel comes from -> the switch that brings it in. Gated MLPs of any kind,
+# experts too, are one switch; the forwards of whole models are there for the loss they end in.
 LIGER_SWITCHES = {
     "rope": "rope",
     "llama4_rope": "rope",
@@ -29,7 +30,7 @@ LIGER_SWITCHES = {
     "geglu": "swiglu",
     "functional": "cross_entropy",
     "cross_entropy": "cross_entropy",
-    "fused_linear_cross_entropy": "fused_linear_cross_entropy",
+    "model": "fused_linear_cross_entropy",
 }
 
 
@@ -167,7 +168,7 @@ def _work(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
         "attention": (asked.attention, _attention(work)),
         "Liger kernels": (
             None if asked.liger_kernels is None else _names(asked.liger_kernels),
-            _names(map(_liger_switch, work["liger_kernels"])),
+            _names(liger_switches(work["liger_kernels"])),
         ),
         "use of torch.compile": (asked.torch_compile, work["compiled"]),
         "dtype that the optimizer steps": (asked.optimizer_dtype, _optimizer_dtypes(work)),
@@ -185,16 +186,14 @@ def _attention(work: Any) -> str | None:
     return named
 
 
-def _names(several: Iterable[str]) -> str:
-    return ", ".join(sorted(set(several))) or "none"
+def liger_switches(kernels: Iterable[str]) -> frozenset[str]:
+    """The switches that bring in the kernels the probe named; a kernel's own name where no switch does."""
+    origins = ((name, name.removeprefix("liger_kernel.transformers.").partition(".")[0]) for name in kernels)
+    return frozenset(LIGER_SWITCHES.get(origin, name) for name, origin in origins)
 
 
-def _liger_switch(name: str) -> str:
-    """The switch that brings in a function or class of the liger_kernel package; its own name where there is none."""
-    module = name.rpartition(".")[0].removeprefix("liger_kernel.transformers.")
-    if module.startswith("model."):  # forwards of whole models, which end in the fused loss
-        return "fused_linear_cross_entropy"
-    return LIGER_SWITCHES.get(module, name)
+def _names(several: frozenset[str]) -> str:
+    return ", ".join(sorted(several)) or "none"
 
 
 def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:
@@ -205,7 +204,7 @@ def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:
 
 def _stepped(work: Any) -> int | None:
     """Elements; None where an engine steps tensors of its own instead of the model's."""
-    if work["trainable_parameters_with_gradient"] is None:
+    if work["optimizers_step_copies"]:
         return None
     return sum(elements for optimizer in work["optimizers"] for elements in optimizer["steps"].values())
 

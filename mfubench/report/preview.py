@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.syntax import Syntax
 from rich.table import Table
 
 from mfubench.flops import FlopCount
@@ -37,17 +34,18 @@ def preview(
         console.print(f"{key}={shlex.quote(value)}", soft_wrap=True, highlight=False, markup=False)
     for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
         _heading(name, console)
-        language = "json" if name.endswith(".json") else "yaml"
-        console.print(Syntax(text.rstrip(), language, theme="ansi_dark", background_color="default", word_wrap=True))
+        console.print(text.rstrip(), soft_wrap=True, highlight=False, markup=False)
     _heading("FLOPs of an optimizer step on one device", console)
     console.print(_flops(flops, peak))
     _heading("expected memory of one device (an estimate)", console)
     console.print(_memory(memory, machine, plan.num_ranks))
-    console.print(f"\nNothing was started. These files, and plan.json, are in {plan.folder}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nNothing was started. These files, and plan.json, are in {plan.folder}", highlight=False, soft_wrap=True
+    )
 
 
 def _heading(text: str, console: Console) -> None:
-    console.print(Padding(f"[bold]{text}[/bold]", (1, 0, 0, 0)))
+    console.print(f"\n[bold]{text}[/bold]", highlight=False)
 
 
 def _flops(flops: FlopCount, peak: Peak | None) -> Table:
@@ -70,23 +68,25 @@ def _flops(flops: FlopCount, peak: Peak | None) -> Table:
 
 def _memory(memory: ExpectedMemory, machine: Machine, num_ranks: int) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
-    parts: dict[str, Any] = {
+    parts = {
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
+        "communication": memory.communication,
         "activations": memory.activations,
     }
     for name, amount in parts.items():
-        table.add_row(name, _gib(amount))
+        if amount:
+            table.add_row(name, _size(amount))
     here = machine.memory_bytes
     if here is None:
-        table.add_row("together", _gib(memory.total))
+        table.add_row("together", _size(memory.total))
         return table
     share = here // num_ranks if machine.device == "cpu" else here  # the ranks share a host's memory
     verdict = "[green]fits[/green]" if fits(memory, share) else "[red]does not fit[/red]"
-    table.add_row("together", _gib(memory.total), f"of {_gib(share)}: {verdict}")
+    table.add_row("together", _size(memory.total), f"of {_size(share)}: {verdict}")
     return table
 
 
-def _gib(amount: float) -> str:
-    return f"{amount / 2**30:,.2f} GiB"
+def _size(amount: float) -> str:
+    return f"{amount / 2**30:,.2f} GiB" if amount >= 2**29 else f"{amount / 2**20:,.0f} MiB"

@@ -14,9 +14,9 @@ from mfubench import config
 from mfubench.workload.cache import digest, once
 from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
-from mfubench.workload.source import Samples, find
+from mfubench.workload.source import Samples, check_data, find
 
-__all__ = ["NoData", "Workload", "locate", "prepare"]
+__all__ = ["NoData", "Workload", "check_data", "locate", "prepare"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -59,6 +59,17 @@ def find(
     samples = synthetic_samples(num_samples=num_samples, sequence_length=sequence_length, seed=seed)
     write = partial(write_samples, samples=samples, as_alpaca=True)
     return Samples(folder / f"{data.name}-{digest(made_of)}", write)
+
+
+@cache
+def check_data(data: config.Data) -> None:
+    """Raise ConfigError for settings that contradict each other and for a file that isn't good; the hub isn't asked.
+
+    A file is read once in this process, however often it is asked about.
+    """
+    _check(data)
+    if data.path is not None:
+        read_jsonl(data.path, 1)
 
 
 def _check(data: config.Data) -> None:

@@ -9,42 +9,63 @@ import pytest
 
 from mfubench.config import Mode
 from mfubench.flops import count
-from mfubench.flops.attention import AttentionCall, fused_flops, model_flops, visible_pairs
+from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops, visible_pairs
 
-CALL = AttentionCall(
-    batch=2, heads=3, sequence_length=7, head_dim=8, value_dim=5, causal=True, window=None, backward=False
-)
+SHAPE = (2, 7)  # [batch, sequence]
+CALL = AttentionCall(heads=3, head_dim=8, value_dim=5, causal=True, window=None)
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 6, 7, 8])
 def test_visible_pairs_are_those_of_the_mask(window: int | None) -> None:
     mask = [[k <= q and (window is None or q - k < window) for k in range(7)] for q in range(7)]
-    assert visible_pairs(replace(CALL, window=window)) == sum(map(sum, mask))
-    assert visible_pairs(replace(CALL, window=window, causal=False)) == 49
+    assert visible_pairs(replace(CALL, window=window), 7) == sum(map(sum, mask))
+    assert visible_pairs(replace(CALL, window=window, causal=False), 7) == 49
 
 
 def test_model_flops_are_two_products_forward_and_four_backward() -> None:
     scores, output = 2 * 2 * 3 * 7 * 7 * 8, 2 * 2 * 3 * 7 * 7 * 5
-    assert model_flops(CALL, causal=False) == scores + output
-    assert model_flops(replace(CALL, backward=True), causal=False) == 2 * (scores + output)
-    assert model_flops(CALL, causal=True) == (scores + output) * 28 // 49
+    assert model_flops(CALL, *SHAPE, causal=False) == scores + output
+    assert model_flops(replace(CALL, gradients="qkv"), *SHAPE, causal=False) == 2 * (scores + output)
+    assert model_flops(CALL, *SHAPE, causal=True) == (scores + output) * 28 // 49
 
 
 def test_a_fused_kernel_computes_the_scores_a_third_time() -> None:
-    backward = replace(CALL, backward=True)
+    backward = replace(CALL, gradients="qkv")
     scores = 2 * 2 * 3 * 7 * 7 * 8
     for kernel in ("sdpa", "flash_attention_2"):
-        assert fused_flops(CALL, kernel=kernel, skip_masked=False) == model_flops(CALL, causal=False)
-        assert fused_flops(backward, kernel=kernel, skip_masked=False) == model_flops(backward, causal=False) + scores
-        assert fused_flops(CALL, kernel=kernel, skip_masked=True) == model_flops(CALL, causal=True)
+        full, causal = ({"kernel": kernel, "skip_masked": skip} for skip in (False, True))
+        assert kernel_flops(CALL, *SHAPE, **full) == model_flops(CALL, *SHAPE, causal=False)
+        assert kernel_flops(backward, *SHAPE, **full) == model_flops(backward, *SHAPE, causal=False) + scores
+        assert kernel_flops(CALL, *SHAPE, **causal) == model_flops(CALL, *SHAPE, causal=True)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "key_products", "value_products"),
+    [("", 1, 1), ("qkv", 2, 2), ("qv", 1, 2), ("v", 0, 1), ("q", 1, 1), ("qk", 2, 1)],
+)
+def test_eager_attention_makes_the_gradients_that_are_needed(
+    gradients: str, key_products: int, value_products: int
+) -> None:
+    """From scores S = Q K', their softmax P and the output O = P V: dP = dO V', dV = P' dO, dQ = dS K, dK = dS' Q."""
+    counted = kernel_flops(replace(CALL, gradients=gradients), *SHAPE, kernel="eager", skip_masked=False)
+    assert counted == 2 * 2 * 3 * 7 * 7 * (8 * key_products + 5 * value_products)
+
+
+def test_eager_attention_keeps_its_scores_and_skips_nothing() -> None:
+    for call in (CALL, replace(CALL, gradients="qkv"), replace(CALL, window=3)):
+        for skip_masked in (False, True):
+            counted = kernel_flops(call, *SHAPE, kernel="eager", skip_masked=skip_masked)
+            assert counted == model_flops(call, *SHAPE, causal=False)
 
 
 def test_only_flash_attention_skips_what_a_sliding_window_hides() -> None:
+    def skipping(call: AttentionCall, kernel: str) -> int:
+        return kernel_flops(call, *SHAPE, kernel=kernel, skip_masked=True)
+
     windowed = replace(CALL, window=3)
-    assert fused_flops(windowed, kernel="flash_attention_2", skip_masked=True) == model_flops(windowed, causal=True)
-    assert fused_flops(windowed, kernel="sdpa", skip_masked=True) == model_flops(windowed, causal=False)
-    unfilled = replace(CALL, window=8)
-    assert fused_flops(unfilled, kernel="sdpa", skip_masked=True) == model_flops(CALL, causal=True)
+    assert skipping(windowed, "flash_attention_2") == model_flops(windowed, *SHAPE, causal=True)
+    assert skipping(windowed, "sdpa") == model_flops(windowed, *SHAPE, causal=False)
+    assert skipping(replace(CALL, window=8), "sdpa") == model_flops(CALL, *SHAPE, causal=True)
 
 
 def test_a_models_own_sliding_window_reaches_the_causal_count(small: dict[str, Any], modes: dict[str, Mode]) -> None:

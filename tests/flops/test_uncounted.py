@@ -9,8 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfubench.config import Mode
-from mfubench.flops import count
-from mfubench.flops.trace import may_multiply_matrices
+from mfubench.flops import profile
+from mfubench.flops.isolation import isolated
+from mfubench.flops.trace import may_multiply_matrices, trace
+from mfubench.flops.twin import bare
+from mfubench.workload.architecture import config_of
 
 
 def suspects(run: Any) -> set[str]:
@@ -28,23 +31,26 @@ def suspects(run: Any) -> set[str]:
     return found
 
 
-def test_a_mixture_of_experts_lists_the_grouped_products_that_have_no_formula(
-    small: dict[str, Any], modes: dict[str, Mode]
-) -> None:
+def test_a_grouped_product_has_no_formula_and_is_listed(small: dict[str, Any]) -> None:
     experts = {**small, "model_type": "mixtral", "hidden_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2}
-    counted = count(experts, modes["full"], recomputation="none", attention="sdpa", batch_size=1, sequence_length=16)
+    with isolated():
+        model = bare(config_of(experts), experts="grouped_mm")
+        found = trace(model, batch_size=1, sequence_length=16)
     # gate-and-up and down, once forward and twice backward, in two blocks
-    assert counted.uncounted == {"aten::_grouped_mm": 12}
-    assert counted.scaled(3).uncounted == {"aten::_grouped_mm": 36}
+    assert found.uncounted == {"aten::_grouped_mm": 12}
+
+
+@pytest.mark.parametrize("experts", [{"model_type": "mixtral", "num_local_experts": 4}, {"model_type": "qwen3_moe"}])
+def test_a_mixture_of_experts_lists_nothing(small: dict[str, Any], modes: dict[str, Mode], experts: Any) -> None:
+    counted = profile({**small, **experts}, modes["full"], recomputation="reentrant", attention="sdpa")
+    assert counted.uncounted == {}
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "gpt_neox"])
 def test_a_dense_model_lists_nothing(small: dict[str, Any], modes: dict[str, Mode], model_type: str) -> None:
     architecture = {**small, "model_type": model_type, "hidden_size": 48, "pad_token_id": 0}
     for recomputation in ("none", "reentrant", "non_reentrant"):
-        counted = count(
-            architecture, modes["full"], recomputation=recomputation, attention="sdpa", batch_size=1, sequence_length=16
-        )
+        counted = profile(architecture, modes["full"], recomputation=recomputation, attention="eager")
         assert counted.uncounted == {}
 
 

@@ -1,0 +1,80 @@
+"""The run itself. In: Evidence with a plan, FLOPs and a peak. Out: Evidence with what was recorded, measured and judged."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+
+from rich.console import Console
+
+from mfubench import metrics, plan, records, verdict
+from mfubench.config import Experiment
+from mfubench.evidence import Evidence
+from mfubench.launch import launch
+from mfubench.planning import profile
+from mfubench.progress import watching
+
+
+def measured(so_far: Evidence, console: Console) -> Evidence:
+    """The planned run, launched, read and judged."""
+    planned, flops, peak, wanted = so_far.plan, so_far.flops, so_far.peak, so_far.experiment.measurement
+    assert planned is not None and flops is not None and peak is not None
+    with watching(planned, flops.model_flops / peak.flops_per_second, console) as enough:
+        outcome = launch(planned, enough)
+    shutil.rmtree(planned.scratch, ignore_errors=True)
+
+    seen = records.read(planned.records)
+    recorded = verdict.periods_recorded(seen, planned.num_ranks)
+    least = wanted.warmup_steps + wanted.minimum_steps
+    periods = verdict.periods_wanted(outcome, recorded, planned.periods, least)
+    differences = records.differences(seen, asked(so_far, periods))
+    measurement, history = None, []
+    if recorded >= periods:
+        counted = metrics.as_executed(profile(so_far.experiment).of, seen)
+        measurement = metrics.measure(seen, counted, peak, wanted.warmup_steps, periods - wanted.warmup_steps)
+        flops = metrics.mean_flops(seen, counted, measurement)
+        history = metrics.history(seen, counted, peak, measurement)
+        differences += metrics.impossible(measurement, flops, peak)
+    return replace(
+        so_far,
+        flops=flops,
+        history=history,
+        outcome=outcome,
+        records=seen,
+        differences=differences,
+        measurement=measurement,
+        verdict=verdict.judge(outcome, bool(seen.ranks), recorded, periods, differences),
+    )
+
+
+def asked(evidence: Evidence, periods: int) -> records.Asked:
+    """What the records must show."""
+    experiment, planned, flops, machine = evidence.experiment, evidence.plan, evidence.flops, evidence.machine
+    assert planned is not None and flops is not None and machine is not None
+    on_cpu = machine.device == "cpu"
+    recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
+    return records.Asked(
+        num_ranks=planned.num_ranks,
+        micro_batch_shape=(experiment.batch_size, experiment.sequence_length),
+        micro_batches_per_step=experiment.gradient_accumulation_steps,
+        periods=periods,
+        trainable_parameters=flops.trainable_parameters,
+        parameters=flops.parameters,
+        device=machine.device,
+        threads=plan.threads_per_rank(machine.cores, planned.num_ranks) if on_cpu else None,
+        linear_dtype="float32" if evidence.precision == "fp32" else "bfloat16",
+        tf32=True if evidence.precision == "fp32" and not on_cpu else None,
+        recomputed_blocks=experiment.model.architecture.get("num_hidden_layers") if recomputes else None,
+        recomputation=experiment.gradient_checkpointing.name,
+        wrapper=experiment.parallelism.wrapper,
+        attention=experiment.attention,
+        liger_kernels=liger_kernels(experiment),
+        sequence_varies=experiment.data.padding == "longest",
+        torch_compile=experiment.torch_compile,
+        optimizer_dtype="bfloat16" if evidence.precision == "bf16_pure" else "float32",
+    )
+
+
+def liger_kernels(experiment: Experiment) -> frozenset[str]:
+    """The kernels that must run, by their switches."""
+    return frozenset(switch for switch, on in asdict(experiment.liger).items() if on and experiment.liger_kernel)

@@ -1,0 +1,39 @@
+"""Liger's kernels in a model. In: the root module. Out: names of what runs instead of the model's own code.
+
+Liger replaces forwards, of classes and of single modules, and functions: those that a modeling module calls by a global
+name, and torch's own cross entropy. What it left behind in modules that this model is not made of does not count.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+
+def liger_kernels(root: nn.Module) -> list[str]:
+    """Names like `liger_kernel.transformers.rms_norm.LigerRMSNorm`, sorted; of a forward, the class it comes from."""
+    if "liger_kernel" not in sys.modules:
+        return []
+    modules = list(root.modules())
+    found: list[Any] = [F.cross_entropy, *(module.forward for module in modules)]
+    for name in {base.__module__ for kind in map(type, modules) for base in kind.__mro__}:
+        if name in sys.modules and not name.startswith("liger_kernel"):
+            found += [value for value in vars(sys.modules[name]).values() if inspect.isroutine(value)]
+    return sorted({_name(each) for each in map(_undecorated, found) if _is_liger(each)})
+
+
+def _undecorated(function: Any) -> Any:
+    """Mixed precision wraps the forward of the whole model, whatever Liger has made of it."""
+    return inspect.unwrap(getattr(function, "__func__", function), stop=_is_liger)
+
+
+def _is_liger(function: Any) -> bool:
+    return (getattr(function, "__module__", None) or "").startswith("liger_kernel")
+
+
+def _name(function: Any) -> str:
+    return f"{function.__module__}.{function.__qualname__}".removesuffix(".forward")

@@ -1,0 +1,166 @@
+"""What mfubench itself costs: `make bench`. In: nothing. Out: a table of figures beside their goals; no test, so it ends with 0.
+
+Everything is measured in one run, in fresh processes, and what is compared takes turns, so that a machine whose speed
+drifts slows both sides alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from mfubench.paths import CONF, ROOT
+
+HELP_RUNS = 7
+JOB_RUNS = 3
+COUNT_RUNS = 3
+# Hydra and the same groups, and nothing of mfubench.
+BARE = """
+import hydra
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def job(composed):
+    pass
+job()
+"""
+# Imports come first and are not counted: whoever counts has torch and transformers to import in any case.
+COUNT = """
+import json, resource, sys, time
+import yaml
+import peft, torch, torch.utils.flop_counter, transformers
+import transformers.models.llama.modeling_llama
+from mfubench.config import Mode
+from mfubench.flops import count
+file, mode, recomputation = sys.argv[1:]
+targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+lora = {"rank": 8, "alpha": 16, "dropout": 0.05, "target_modules": targets} if mode == "lora" else {}
+architecture = yaml.safe_load(open(file, encoding="utf-8"))["architecture"]
+kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.perf_counter()
+count(architecture, Mode(name=mode, **lora), recomputation=recomputation, attention="sdpa", batch_size=2, sequence_length=2048)
+print(json.dumps([time.perf_counter() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - kilobytes) / 1000]))
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure measured several times, and the most that it should be; None: it has no goal."""
+
+    what: str
+    unit: str
+    values: Sequence[float]
+    goal: float | None
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="mfubench-bench-") as folder:
+        # Nothing of the user's own is read or written, and nothing is uploaded.
+        os.environ |= {"MFUBENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+        lines: list[Line] = []
+        for measured in (_help, _counting, _jobs):
+            with console.status(f"measuring {measured.__name__.strip('_')}"):
+                lines += measured(Path(folder))
+    console.print(_table(lines))
+
+
+def _help(folder: Path) -> list[Line]:
+    """`--help` beside that of a program that is nothing but Hydra over the same groups."""
+    bare = folder / "bare.py"
+    bare.write_text(BARE)
+    subprocess.run(["cp", "-r", str(CONF), str(folder / "conf")], check=True)
+    config = folder / "conf" / "config.yaml"
+    types = [line for line in config.read_text().splitlines() if line.strip().startswith("- schema")]
+    assert len(types) == 1, "the bare program has no types to compose"
+    config.write_text(config.read_text().replace(types[0] + "\n", ""))
+    ours, theirs = [sys.executable, "-m", "mfubench", "--help"], [sys.executable, str(bare), "--help"]
+    _seconds(ours, folder), _seconds(theirs, folder)  # the files are in memory from here on
+    pairs = [(_seconds(ours, folder), _seconds(theirs, folder)) for _ in range(HELP_RUNS)]
+    return [
+        Line("--help", "s", [mine for mine, _ in pairs], None),
+        Line("--help of a bare Hydra program", "s", [bare_s for _, bare_s in pairs], None),
+        Line("--help over the bare program's, pair by pair", "x", [mine / bare_s for mine, bare_s in pairs], 1.25),
+    ]
+
+
+def _counting(folder: Path) -> list[Line]:
+    """Time and memory of counting llama-3.1-8b beyond the imports, each time in a process of its own."""
+    model = str(CONF / "model" / "llama-3.1-8b.yaml")
+    cases = [("full", "none"), ("full", "reentrant"), ("lora", "reentrant")]
+    runs = {case: [] for case in cases}  # type: dict[tuple[str, str], list[tuple[float, float]]]
+    for _ in range(COUNT_RUNS):
+        for case in cases:
+            printed = _run([sys.executable, "-c", COUNT, model, *case], folder).stdout
+            seconds, megabytes = json.loads(printed.splitlines()[-1])
+            runs[case].append((seconds, megabytes))
+    return [
+        line
+        for (mode, recomputation), seen in runs.items()
+        for line in (
+            Line(f"counting 8B, {mode}, {recomputation}", "s", [seconds for seconds, _ in seen], 1.0),
+            Line(f"counting 8B, {mode}, {recomputation}: memory", "MB", [megabytes for _, megabytes in seen], 600.0),
+        )
+    ]
+
+
+def _jobs(folder: Path) -> list[Line]:
+    """What a real job takes beyond the trainer's own process, its FLOPs already in the cache."""
+    given = "hardware.peak_flops_per_second=1e12"
+    cases = [
+        ("own time of a job", [given], 2.0),
+        ("own time of a job, W&B left out", [given, "tracking=none"], None),
+        ("own time of a job, the CPU's peak measured", [], None),
+    ]
+    _own_seconds(folder, "warm", [given])
+    runs = [[_own_seconds(folder, f"{n}-{i}", case[1]) for i, case in enumerate(cases)] for n in range(JOB_RUNS)]
+    columns = zip(*runs, strict=True)
+    return [Line(what, "s", seen, goal) for (what, _, goal), seen in zip(cases, columns, strict=True)]
+
+
+def _own_seconds(folder: Path, name: str, overrides: Sequence[str]) -> float:
+    run_folder = folder / "runs" / name
+    command = [sys.executable, "-m", "mfubench", "measurement=quick", "hardware=cpu", f"hydra.run.dir={run_folder}"]
+    wall_s = _seconds([*command, *overrides], folder)
+    result = json.loads((run_folder / "result.json").read_text(encoding="utf-8"))
+    assert result["status"] == "ok", result["reason"]
+    return wall_s - float(result["outcome"]["wall_s"])
+
+
+def _seconds(command: Sequence[str], folder: Path) -> float:
+    began = time.perf_counter()
+    _run(command, folder)
+    return time.perf_counter() - began
+
+
+def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The finished command; CalledProcessError, its output shown, where it can't run."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+    done.check_returncode()
+    return done
+
+
+def _table(lines: Sequence[Line]) -> Table:
+    table = Table("", "median", "least", "most", "goal", "", title="what mfubench itself costs")
+    for line in lines:
+        middle = median(line.values)
+        met = "" if line.goal is None else "[green]met[/]" if middle <= line.goal else "[red]not met[/]"
+        figures = [f"{value:.3g} {line.unit}" for value in (middle, min(line.values), max(line.values))]
+        table.add_row(line.what, *figures, "" if line.goal is None else f"≤ {line.goal:g} {line.unit}", met)
+    return table
+
+
+if __name__ == "__main__":
+    main()
