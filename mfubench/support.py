@@ -128,11 +128,17 @@ def _setting(experiment: Experiment, name: str) -> Any:
 
 
 def _check_liger(experiment: Experiment) -> None:
-    """Liger's fused loss takes lm_head's own weight, past an adapter beside it, which then learns nothing."""
-    if experiment.liger.fused_linear_cross_entropy and "lm_head" in (experiment.mode.target_modules or []):
+    """What Liger's kernels would silently not do."""
+    liger, model_type = experiment.liger, experiment.model.architecture.get("model_type")
+    if liger.fused_linear_cross_entropy and "lm_head" in (experiment.mode.target_modules or []):
         raise Unsupported(
             "liger.fused_linear_cross_entropy=true with LoRA on lm_head: the kernel uses lm_head's own weight, so its "
             "adapter would never be trained; liger.fused_linear_cross_entropy=false liger.cross_entropy=true trains it"
+        )
+    if liger.cross_entropy and model_type == "mistral":
+        raise Unsupported(
+            "liger.cross_entropy=true with a mistral model: Liger replaces a class that the model's code doesn't use, so "
+            "the kernel would never run; liger.cross_entropy=false liger.fused_linear_cross_entropy=true runs"
         )
 
 

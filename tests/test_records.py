@@ -24,6 +24,7 @@ WORK = {
     "attention": {"implementation": "sdpa"},
     "liger_kernels": [],
     "compiled": False,
+    "optimizers_step_copies": False,
     "optimizers": [{"class": "AdamW", "fused": True, "steps": {"float32": 100}, "state": {"float32": 200}}],
 }
 ASKED = Asked(
@@ -202,6 +203,60 @@ def test_what_the_probe_could_not_tell_is_no_difference(written: Callable[..., P
     unknown = {"recomputation": None, "trainable_parameters_with_gradient": None}
     lines = [line | unknown if line["event"] == "work" else line for line in run()]
     assert whats(written(rank0=lines)) == []
+
+
+def test_what_an_engines_copies_add_up_to_is_no_difference_and_a_missing_gradient_is(
+    written: Callable[..., Path],
+) -> None:
+    shards = [{"class": "AdamW", "fused": None, "steps": {"float32": 50}, "state": {"float32": 100}}]
+    lines = [line | {"optimizers": shards} if line["event"] == "work" else line for line in run()]
+    assert [what for what, _, _ in whats(written(rank0=lines))] == [
+        "trainable parameters stepped by an optimizer on rank 0"
+    ]
+    lines = [line | {"optimizers_step_copies": True} if line["event"] == "work" else line for line in lines]
+    assert whats(written(rank0=lines)) == []
+    lines = [line | {"trainable_parameters_with_gradient": 90} if line["event"] == "work" else line for line in lines]
+    assert whats(written(rank0=lines)) == [("trainable parameters with a gradient on rank 0", "100", "90")]
+
+
+@pytest.mark.parametrize(
+    ("switches", "kernels", "found"),
+    [
+        ({"rope", "rms_norm"}, [], [("rms_norm, rope", "none")]),
+        (set(), ["rope.liger_rotary_pos_emb"], [("none", "rope")]),
+        ({"rope"}, ["rope.liger_rotary_pos_emb", "geglu.LigerGEGLUMLP"], [("rope", "rope, swiglu")]),
+        (
+            {"rope"},
+            ["rope.liger_rotary_pos_emb", "layer_norm.LigerLayerNorm"],
+            [("rope", "{}layer_norm.LigerLayerNorm, rope")],
+        ),
+        ({"swiglu"}, ["swiglu.LigerExperts", "swiglu.LigerSwiGLUMLP"], []),
+        ({"cross_entropy", "rms_norm"}, ["functional.liger_cross_entropy", "rms_norm.LigerRMSNormForGemma4"], []),
+        ({"fused_linear_cross_entropy"}, ["model.llama.lce_forward"], []),
+        (None, ["rope.liger_rotary_pos_emb"], []),
+    ],
+)
+def test_ligers_switches_are_told_by_its_kernels(
+    written: Callable[..., Path], switches: set[str] | None, kernels: list[str], found: list[tuple[str, str]]
+) -> None:
+    package = "liger_kernel.transformers."
+    work = {"liger_kernels": [package + kernel for kernel in kernels]}
+    lines = [line | work if line["event"] == "work" else line for line in run()]
+    asked = replace(ASKED, liger_kernels=None if switches is None else frozenset(switches))
+    wanted = [("Liger kernels on rank 0", want, saw.format(package)) for want, saw in found]
+    assert whats(written(rank0=lines), asked) == wanted
+
+
+def test_a_sequence_that_varies_may_be_shorter_and_no_longer(written: Callable[..., Path]) -> None:
+    lines = run()
+    lines[2] |= {"shape": [2, 7]}
+    varies = replace(ASKED, sequence_varies=True)
+    assert whats(written(rank0=lines), varies) == []
+    what = "[batch, sequence] of micro-batches on rank 0"
+    assert whats(written(rank0=lines)) == [(what, "[2, 8]", "[2, 7] (1 times), [2, 8] (2 times)")]
+    for shape in ([2, 9], [1, 8]):
+        lines[2] |= {"shape": shape}
+        assert whats(written(rank0=lines), varies) == [(what, "[2, 8] at most", f"{shape} (1 times), [2, 8] (2 times)")]
 
 
 def test_too_few_periods_are_a_difference(written: Callable[..., Path]) -> None:

@@ -140,6 +140,13 @@ def test_a_fused_loss_that_bypasses_the_adapter_on_lm_head_is_unsupported(compos
     assert verdict_on(compose(*asked[:2])) is None
 
 
+def test_a_kernel_that_liger_would_not_bring_in_is_unsupported(compose: Callable[..., Experiment]) -> None:
+    asked = ("liger_kernel=true", "liger.fused_linear_cross_entropy=false", "liger.cross_entropy=true")
+    assert "the kernel would never run" in (verdict_on(compose(*asked, "model=mistral-7b")) or "")
+    assert verdict_on(compose(*asked, "model=llama-3.1-8b")) is None
+    assert verdict_on(compose("liger_kernel=true", "model=mistral-7b")) is None
+
+
 def test_real_data_need_a_framework_that_can_be_told_how_to_pad(tiny: Callable[..., Experiment]) -> None:
     reads_data = {**TINY.when, "data": {"synthetic": {}, "alpaca": {}}}
     experiment = replace(tiny("data=alpaca"), framework=replace(TINY, when=reads_data))

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mfubench.paths import PROBE_SITE
-from mfubench.records import RankRecord, read
+from mfubench.records import RankRecord, Records, read
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 OURS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MFUBENCH_RECORDS")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two ranks recorded, and when the first forward of each step began and was over by rank 0's own clock."""
+
+    records: Records
+    first_forwards_s: tuple[tuple[float, float], ...]
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +64,18 @@ def run_several(run: Callable[..., subprocess.CompletedProcess[str]]) -> Callabl
         return dict(zip(options, ranks, strict=True))
 
     return scenarios
+
+
+@pytest.fixture(scope="session")
+def run_pair(run: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Pair]:
+    """Runs a trainer on two ranks that train together, with a stopwatch of its own."""
+
+    def pair(trainer: str, *options: object, folder: Path) -> Pair:
+        stopwatch = folder / "stopwatch.json"
+        (folder / "records").mkdir()
+        script = (TRAINERS / trainer, *options, "--stopwatch", stopwatch)
+        done = run(*TORCHRUN, *script, records=folder / "records")
+        assert done.returncode == 0, done.stderr
+        return Pair(read(folder / "records"), tuple((a / 1e9, b / 1e9) for a, b in json.loads(stopwatch.read_text())))
+
+    return pair
