@@ -32,11 +32,11 @@ def summarize(values: Sequence[float]) -> Summary:
     n = len(values)
     if n < 2:
         raise ValueError(f"{n} value(s) have no spread; at least 2 are needed, such as measurement.steps=2")
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     mean = statistics.fmean(values)
     std = statistics.stdev(values)
-    half_width = float(t.ppf(CONFIDENCE, n - 1)) * std / n**0.5
+    half_width = float(stdtrit(n - 1, CONFIDENCE)) * std / n**0.5
     return Summary(
         n=n,
         mean=mean,
@@ -56,11 +56,11 @@ def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[fl
     quadratic confidence limits of Fieller (1954) for a ratio of means (Cochran 1977, section 6.5). Where the amounts are
     all the same they are amount / the ends of the mean time's interval. No upper end where that interval reaches zero.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     n = len(times)
     amount, time = statistics.fmean(amounts), statistics.fmean(times)
-    factor = float(t.ppf(CONFIDENCE, n - 1)) ** 2 / n
+    factor = float(stdtrit(n - 1, CONFIDENCE)) ** 2 / n
     of_amount, of_time = statistics.variance(amounts, amount), statistics.variance(times, time)
     of_both = statistics.covariance(amounts, times)
     residual = [amount_i * time - amount * time_i for amount_i, time_i in zip(amounts, times, strict=True)]

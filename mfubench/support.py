@@ -73,6 +73,8 @@ def check(experiment: Experiment, values: Values, defaults: Values) -> None:
             what = ", ".join(f"{key}={_text(values[key])}" for key in conditions)
             raise Unsupported(f"{framework.name} with {what}: {rule['because']}")
     mapped = mapped_settings(framework, values)
+    if experiment.model.revision is not None and "workload.revision" not in mapped:
+        raise Unsupported(f"{framework.name} has no way to set model.revision={experiment.model.revision}")
     asked = {name: getattr(experiment, name) for name in SCALARS}
     asked |= {name: _setting(experiment, name) for name in MODE_SETTINGS}
     if experiment.liger_kernel:

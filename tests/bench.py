@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,13 +80,14 @@ def _help(folder: Path) -> list[Line]:
     """`--help` beside that of a program that is nothing but Hydra over the same groups."""
     bare = folder / "bare.py"
     bare.write_text(BARE)
-    subprocess.run(["cp", "-r", str(CONF), str(folder / "conf")], check=True)
+    shutil.copytree(CONF, folder / "conf")
     config = folder / "conf" / "config.yaml"
     types = [line for line in config.read_text().splitlines() if line.strip().startswith("- schema")]
     assert len(types) == 1, "the bare program has no types to compose"
     config.write_text(config.read_text().replace(types[0] + "\n", ""))
     ours, theirs = [sys.executable, "-m", "mfubench", "--help"], [sys.executable, str(bare), "--help"]
-    _seconds(ours, folder), _seconds(theirs, folder)  # the files are in memory from here on
+    for command in (ours, theirs):
+        _run(command, folder)  # the files are in memory from here on
     pairs = [(_seconds(ours, folder), _seconds(theirs, folder)) for _ in range(HELP_RUNS)]
     return [
         Line("--help", "s", [mine for mine, _ in pairs], None),
@@ -98,7 +100,7 @@ def _counting(folder: Path) -> list[Line]:
     """Time and memory of counting llama-3.1-8b beyond the imports, each time in a process of its own."""
     model = str(CONF / "model" / "llama-3.1-8b.yaml")
     cases = [("full", "none"), ("full", "reentrant"), ("lora", "reentrant")]
-    runs = {case: [] for case in cases}  # type: dict[tuple[str, str], list[tuple[float, float]]]
+    runs: dict[tuple[str, str], list[tuple[float, float]]] = {case: [] for case in cases}
     for _ in range(COUNT_RUNS):
         for case in cases:
             printed = _run([sys.executable, "-c", COUNT, model, *case], folder).stdout

@@ -30,7 +30,9 @@ def test_a_dry_run_shows_command_files_flops_and_memory_and_starts_nothing(tmp_p
     # Embedding and head, four layers (attention, MLP, two norms) and the last norm, 4 bytes each.
     layer = 384 * (384 + 128 + 128 + 384) + 3 * 384 * 1024 + 2 * 384
     mebibytes = round(4 * (2 * 8192 * 384 + 4 * layer + 384) / 2**20)
-    assert [f"{mebibytes}", "MiB"] == next(line.split()[1:3] for line in words.splitlines() if line.startswith("weights"))
+    assert [f"{mebibytes}", "MiB"] == next(
+        line.split()[1:3] for line in words.splitlines() if line.startswith("weights")
+    )
 
 
 def test_a_dry_run_of_what_does_not_fit_says_so_with_its_figures(tmp_path: Path) -> None:

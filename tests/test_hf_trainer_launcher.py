@@ -1,6 +1,6 @@
 """launchers/hf_trainer with conf/framework/hf_trainer.yaml: what the settings say is what the training does.
 
-Each case is composed from the real conf/, started by its plan's command, and watched from inside by WATCH.
+Each case is composed from the real conf/, started by its plan's command, and watched from inside by tests/trainers/watched.py.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import yaml
 
 from mfubench import plan, workload
 from mfubench.config import Experiment
-from mfubench.paths import LAUNCHERS, ROOT
+from mfubench.paths import CONF, LAUNCHERS, ROOT
 
 TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
+WATCHED = Path(__file__).parent / "trainers" / "watched.py"
 STEPS = 6
 # 2 layers of 7 linear layers, and the head.
 LINEARS = 2 * 7 + 1
@@ -39,47 +40,6 @@ OVERRIDES = (
     "measurement.warmup_steps=1",
     f"measurement.steps={STEPS - 1 - plan.EXTRA_STEPS}",
 )
-# Runs the launcher as __main__ and notes, before each optimizer step, what it was given and what ran since the last.
-WATCH = """
-import json, os, runpy, sys, torch
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-roots, tokens, linears, outputs = [], [], [], set()
-
-def before(module, arguments, keywords=None):
-    if type(module) is torch.nn.Linear:
-        linears.append(torch.is_grad_enabled())
-    if type(module) is torch.nn.Embedding:
-        roots.append(list(arguments[0].shape))
-        tokens.append(arguments[0].sum().item())
-
-def after(module, arguments, output):
-    if type(module) is torch.nn.Linear:
-        outputs.add(str(output.dtype))
-
-def step(optimizer, arguments, keywords):
-    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    line = json.dumps({
-        "dtypes": sorted({str(parameter.dtype) for parameter in given}),
-        "parameters": sum(parameter.numel() for parameter in given),
-        "tensors": len(given),
-        "with_gradient": sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in given),
-        "sum": sum(parameter.double().sum().item() for parameter in given),
-        "gradient": sum(p.grad.double().sum().item() for p in given if p.grad is not None),
-        "roots": roots, "tokens": tokens, "outputs": sorted(outputs),
-        "linears": len(linears), "without_graph": linears.count(False),
-    })
-    with open("seen%s.jsonl" % os.environ.get("RANK", "0"), "a") as seen:
-        seen.write(line + "\\n")
-    roots.clear(), tokens.clear(), linears.clear(), outputs.clear()
-
-register_module_forward_pre_hook(before)
-register_module_forward_hook(after)
-register_optimizer_step_pre_hook(step)
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.fixture
@@ -107,13 +67,12 @@ def trained(compose: Callable[..., Experiment], tmp_path: Path) -> Callable[...,
 
 
 def watched(command: tuple[str, ...], folder: Path, environment: Any) -> list[dict[str, Any]]:
-    """Run a command that starts the launcher, and return what WATCH noted, rank after rank."""
-    watch, home = folder / "watch.py", folder / "home"
-    watch.write_text(WATCH)
+    """Run a command that starts the launcher, and return what was noted, rank after rank."""
+    home = folder / "home"
     home.mkdir()
     at = command.index(str(TRAIN))
     ran = subprocess.run(
-        [*command[:at], str(watch), *command[at:]],
+        [*command[:at], str(WATCHED), *command[at:]],
         cwd=folder,
         env={**os.environ, **environment, "HOME": str(home)},
         capture_output=True,
@@ -201,19 +160,108 @@ def test_a_key_that_nobody_reads_is_an_error(tmp_path: Path) -> None:
         launcher().main(str(tmp_path / "config.yaml"))
 
 
-def test_a_short_sample_is_padded_and_its_padding_is_not_trained_on(tmp_path: Path) -> None:
+def tokenizer_with(folder: Path, *contents: str) -> Any:
+    """mfubench's tokenizer, and in the folder a train.jsonl of one question per content."""
     from transformers import AutoTokenizer
 
-    workload.tokenizer.write_tokenizer(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    samples = [[{"role": "user", "content": content}] for content in ("ba", "ba " * 50)]
-    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for turns in samples))
+    workload.tokenizer.write_tokenizer(folder)
+    samples = [{"messages": [{"role": "user", "content": content}]} for content in contents]
+    (folder / "train.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_short_sample_is_padded_and_its_padding_is_not_trained_on(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(tmp_path, "ba", "ba " * 50)
     functions = launcher()
     data = functions.DataArguments(train_file=str(tmp_path / "train.jsonl"), max_length=32)
     short, long = list(functions.tokenized(tokenizer, data, tmp_path / "cache"))
-    encoded: Any = tokenizer.apply_chat_template(samples[0], tokenize=True, return_dict=True)
+    question = [{"role": "user", "content": "ba"}]
+    encoded: Any = tokenizer.apply_chat_template(question, tokenize=True, return_dict=True)
     real = len(encoded["input_ids"])
     assert real < 32 == len(short["input_ids"]) == len(long["input_ids"])
     assert short["labels"] == short["input_ids"][:real] + [-100] * (32 - real)
     assert short["input_ids"][real:] == [tokenizer.pad_token_id] * (32 - real)
     assert long["labels"] == long["input_ids"] and sum(long["attention_mask"]) == 32
+
+
+def test_padding_to_the_longest_is_as_long_as_the_micro_batch_needs(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(tmp_path, "ba", "ba " * 3, "ba " * 50)
+    functions = launcher()
+    data = functions.DataArguments(train_file=str(tmp_path / "train.jsonl"), max_length=32, padding="longest")
+    short, longer, cut = list(functions.tokenized(tokenizer, data, tmp_path / "cache"))
+    real, most = len(short["input_ids"]), len(longer["input_ids"])
+    assert real < most < 32 == len(cut["input_ids"])
+    batch = functions.DataCollatorForSeq2Seq(tokenizer)([short, longer])
+    assert [list(batch[name].shape) for name in ("input_ids", "attention_mask", "labels")] == [[2, most]] * 3
+    padding = most - real
+    assert batch["labels"][0].tolist() == short["input_ids"] + [-100] * padding
+    assert batch["attention_mask"][0].tolist() == [1] * real + [0] * padding
+    assert batch["labels"][1].tolist() == batch["input_ids"][1].tolist() == longer["input_ids"]
+
+
+def test_a_padding_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ValueError, match="padding is 'shortest'; expected max_length or longest"):
+        launcher().DataArguments(train_file="t", max_length=8, padding="shortest")
+
+
+def test_a_sample_that_the_chat_template_refuses_is_named_by_its_line(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(tmp_path, "ba", "ba", "be")
+    tokenizer.chat_template = "{{ raise_exception('no be') if messages[0].content == 'be' else 'ba' }}"
+    functions = launcher()
+    data = functions.DataArguments(train_file=str(tmp_path / "train.jsonl"), max_length=8)
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 3: .* can't render it: no be"):
+        functions.tokenized(tokenizer, data, tmp_path / "cache")
+
+
+def test_real_samples_are_read_in_the_order_of_the_file_and_padded_by_micro_batch(
+    trained: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    # A question of n words in the tokenizer's template; two to a micro-batch, and 5 samples in turn.
+    lengths = [1, 9, 3, 2, 6]
+    rows = [{"messages": [{"role": "user", "content": " ".join(["ba"] * words)}]} for words in lengths]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = trained("data=jsonl", f"data.path={tmp_path / 'mine.jsonl'}", "sequence_length=64")
+    in_turn = [lengths[i % 5] for i in range(2 * STEPS)]
+    longest = [max(in_turn[2 * step : 2 * step + 2]) for step in range(STEPS)]
+    shapes = [step["roots"][0] for step in seen]
+    around = shapes[0][1] - longest[0]  # what the template adds to the words
+    assert shapes == [[2, around + words] for words in longest]
+
+
+@pytest.mark.parametrize(("model", "unit"), [("llama-tiny", "swiglu"), ("qwen3-8b", "swiglu"), ("gemma-2-9b", "geglu")])
+def test_ligers_switches_reach_it_in_the_words_of_the_model(
+    compose: Callable[..., Experiment], tmp_path: Path, model: str, unit: str
+) -> None:
+    switches = ("liger.rope=false", "liger.swiglu=false", "liger.cross_entropy=true")
+    native = native_of(
+        compose(f"model={model}", "liger_kernel=true", *switches, "liger.fused_linear_cross_entropy=false"), tmp_path
+    )
+    assert native["use_liger_kernel"] is True
+    assert native["liger_kernel_config"] == {
+        "rope": False,
+        "rms_norm": True,
+        "cross_entropy": True,
+        "fused_linear_cross_entropy": False,
+        unit: False,
+    }
+
+
+def test_liger_knows_every_switch_of_every_model_that_is_supported(
+    compose: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    import inspect
+
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    for path in sorted((CONF / "model").glob("*.yaml")):
+        experiment = compose(f"model={path.stem}", "liger_kernel=true")
+        config = native_of(experiment, tmp_path)["liger_kernel_config"]
+        patch = MODEL_TYPE_TO_APPLY_LIGER_FN[experiment.model.architecture["model_type"]]
+        assert set(config) == set(inspect.signature(patch).parameters) - {"model"}, path.stem
+
+
+def native_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """The native config of a run on a GPU."""
+    place = plan.Place(folder, LAUNCHERS, ROOT, sys.executable, "cuda", "bf16", 1)
+    files = workload.Workload("m", "t", "messages.jsonl", "alpaca.jsonl", 74, None)
+    return yaml.safe_load(plan.make(experiment, files, place).config_text)

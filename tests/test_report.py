@@ -191,3 +191,25 @@ def test_a_folder_without_results_is_said(tmp_path: Path, folder: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("mfubench.report: ") and "Traceback" not in done.stderr
+
+
+def test_a_reason_that_runs_share_is_given_once(result: Callable[..., Result]) -> None:
+    refused = {"status": "unsupported", "reason": "no such kernel", "measurement": None}
+    text = text_of([result("seed=1", **refused), result("seed=2", **refused), result("seed=3")])
+    assert text.count("no such kernel") == 1 and "seed 1; seed 2: unsupported: no such kernel" in text
+
+
+def test_the_engine_stands_beside_the_framework(result: Callable[..., Result]) -> None:
+    text = text_of(
+        [result(framework="tool (open stack)", engine="open-stack"), result(framework="tool", engine="tool")]
+    )
+    assert [line.split("  ")[0] for line in text.splitlines() if line.startswith("tool")] == [
+        "tool (open stack)",
+        "tool",
+    ]
+
+
+def test_the_kernels_of_liger_that_were_asked_for_are_named(result: Callable[..., Result]) -> None:
+    assert "liger off" in text_of([result()])
+    kernels = "liger rope, rms_norm, swiglu, fused_linear_cross_entropy"
+    assert kernels in " ".join(text_of([result("liger_kernel=true")]).split())

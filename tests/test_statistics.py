@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mfubench.statistics import steady, summarize
+from mfubench.statistics import ratio_interval, steady, summarize
 
 
 def test_five_values_are_summed_up_as_by_hand() -> None:
@@ -37,6 +37,53 @@ def test_the_interval_covers_the_true_mean_of_independent_values_in_95_of_100_se
     series = ([rng.gauss(1.0, 0.02) for _ in range(10)] for _ in range(2000))
     covered = sum(s.ci95_low <= 1.0 <= s.ci95_high for s in map(summarize, series))
     assert covered / 2000 == pytest.approx(0.95, abs=0.01)
+
+
+def test_the_interval_of_a_rate_of_constant_work_is_that_of_the_time_turned_over() -> None:
+    """Of the five values above: 12 over the ends of 4 ± 2.322940."""
+    low, high = ratio_interval([12.0] * 5, [2.0, 3.0, 7.0, 4.0, 4.0])
+    assert (low, high) == (pytest.approx(12 / 6.322940, abs=1e-5), pytest.approx(12 / 1.677060, abs=1e-5))
+
+
+def test_the_interval_of_a_ratio_is_as_by_hand() -> None:
+    """Amounts 1, 2, 3 over times 2, 3, 5: means 2 and 10/3, variances 1 and 7/3, covariance 1.5; t(0.975, 2) = 4.302653,
+    whose square over 3 is 6.170940. The roots of (100/9 - 6.170940 x 7/3) R² - 2 (20/3 - 6.170940 x 1.5) R +
+    (4 - 6.170940): a = -3.287749, b = -2.589743, c = -2.170940. a < 0: no upper end, and 0 is not excluded.
+    Ten times each instead: n = 30, t(0.975, 29) = 2.045230, its square over 30 is 0.139432; variances 20/29, 140/87,
+    covariance 30/29; a = 10.886738, b = 6.522426, c = 3.903840: (b ± sqrt(b² - ac)) / a.
+    """
+    assert ratio_interval([1.0, 2.0, 3.0], [2.0, 3.0, 5.0]) == (0.0, None)
+    a, b, c = 10.886738, 6.522426, 3.903840
+    root = (b * b - a * c) ** 0.5
+    found = ratio_interval([1.0, 2.0, 3.0] * 10, [2.0, 3.0, 5.0] * 10)
+    assert found == (pytest.approx((b - root) / a, abs=1e-5), pytest.approx((b + root) / a, abs=1e-5))
+
+
+def test_proportional_work_and_time_have_a_rate_without_doubt() -> None:
+    assert ratio_interval([2.0, 6.0, 4.0] * 4, [1.0, 3.0, 2.0] * 4) == pytest.approx((2.0, 2.0))
+    assert ratio_interval([5.0] * 4, [0.1] * 4) == pytest.approx((50.0, 50.0))
+
+
+def test_a_rate_whose_time_may_be_zero_has_no_upper_end() -> None:
+    low, high = ratio_interval([12.0] * 2, [0.1, 5.0])
+    assert (low, high) == (pytest.approx(12 / summarize([0.1, 5.0]).ci95_high), None)
+
+
+@pytest.mark.parametrize("noise", ["of the time", "of the work"])
+def test_the_interval_of_a_ratio_covers_the_true_rate_in_95_of_100_series(noise: str) -> None:
+    """2000 series of 20 steps of uneven work at a true rate of 3; two standard errors of the coverage are 1 %."""
+    rng = random.Random(0)
+    covered = 0
+    for _ in range(2000):
+        work = [rng.uniform(1.0, 4.0) for _ in range(20)]
+        times = [amount / 3 for amount in work]
+        if noise == "of the time":
+            times = [time + rng.gauss(0.0, 0.05) for time in times]
+        else:
+            work = [amount + rng.gauss(0.0, 0.15) for amount in work]
+        low, high = ratio_interval(work, times)
+        covered += high is not None and low <= 3.0 <= high
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])

@@ -147,6 +147,13 @@ def test_a_kernel_that_liger_would_not_bring_in_is_unsupported(compose: Callable
     assert verdict_on(compose("liger_kernel=true", "model=mistral-7b")) is None
 
 
+def test_a_revision_that_a_framework_cannot_be_told_is_unsupported(tiny: Callable[..., Experiment]) -> None:
+    asked = tiny("model=llama-3.1-8b", "model.weights=hub", "model.revision=abc")
+    assert verdict_on(asked) == "tiny has no way to set model.revision=abc"
+    told = replace(TINY, base={**TINY.base, "revision": "${workload.revision}"})
+    assert verdict_on(replace(asked, framework=told)) is None
+
+
 def test_real_data_need_a_framework_that_can_be_told_how_to_pad(tiny: Callable[..., Experiment]) -> None:
     reads_data = {**TINY.when, "data": {"synthetic": {}, "alpaca": {}}}
     experiment = replace(tiny("data=alpaca"), framework=replace(TINY, when=reads_data))
@@ -196,9 +203,10 @@ def test_no_framework_ignores_a_setting(
     before, after = composed(), composed(f"{setting}={OTHER[setting]}")
     if verdict_on(after, engine=engine) is None:
         assert verdict_on(before, engine=engine) is None
-        workload = Workload("/w/model", "/w/tokenizer", "/w/messages.jsonl", "/w/alpaca.jsonl", 74, None)
 
         def started(experiment: Experiment) -> tuple[object, ...]:
+            samples = f"/w/{experiment.data.name}"
+            workload = Workload("/w/model", "/w/tokenizer", f"{samples}/m.jsonl", f"{samples}/a.jsonl", 74, None)
             python = "/usr/bin/python3"
             place = plan.Place(
                 Path("/runs/1"), Path("/p/l"), Path("/p"), python, "cuda", resolved(experiment, "cuda"), 2, engine

@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DataCollatorForSeq2Seq,
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -60,7 +61,17 @@ class DataArguments:
     """The samples; every token of a sample is trained on."""
 
     train_file: str = field(metadata={"help": 'JSONL, one {"messages": [{"role", "content"}, ...]} a line.'})
-    max_length: int = field(metadata={"help": "Tokens of a sample: longer ones are cut, shorter ones padded."})
+    max_length: int = field(metadata={"help": "Tokens of a sample: longer ones are cut."})
+    padding: str = field(
+        default="max_length",
+        metadata={
+            "help": "How far shorter ones are padded: max_length, or longest, of the samples in their micro-batch."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.padding not in ("max_length", "longest"):
+            raise ValueError(f"padding is {self.padding!r}; expected max_length or longest")
 
 
 def main(config_file: str) -> None:
@@ -76,32 +87,41 @@ def main(config_file: str) -> None:
         samples = tokenized(tokenizer, data, Path(training.output_dir) / "datasets")
     base = load_model(model_arguments, training)
     model = base if lora.lora_r is None else with_lora(base, lora.lora_r, lora)
-    trainer = Trainer(model=model, args=training, train_dataset=samples, data_collator=default_data_collator)
+    pad = default_data_collator if data.padding == "max_length" else DataCollatorForSeq2Seq(tokenizer)
+    trainer = Trainer(model=model, args=training, train_dataset=samples, data_collator=pad)
     trainer.train()
+    trainer.accelerator.end_training()  # a rank that exits with its process group open may abort
 
 
 def tokenized(tokenizer: PreTrainedTokenizerBase, data: DataArguments, cache: Path) -> Dataset:
-    """The samples as input_ids, attention_mask and labels of `max_length`; labels of padding are -100."""
+    """The samples as input_ids, attention_mask and labels, padded to `max_length` or not at all; labels of padding are -100.
+
+    Raises ValueError with the line of a sample that the tokenizer's chat template can't render.
+    """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
 
-    def tokenize(batch: dict[str, list]) -> dict[str, list]:
-        encoded: Any = tokenizer.apply_chat_template(
-            batch["messages"],
-            tokenize=True,
-            return_dict=True,
-            truncation=True,
-            padding="max_length",
-            max_length=data.max_length,
-        )
+    def tokenize(sample: dict[str, Any], index: int) -> dict[str, Any]:
+        try:
+            encoded: Any = tokenizer.apply_chat_template(
+                sample["messages"],
+                tokenize=True,
+                return_dict=True,
+                truncation=True,
+                padding="max_length" if data.padding == "max_length" else False,
+                max_length=data.max_length,
+            )
+        except Exception as error:  # whatever a template raises
+            raise ValueError(
+                f"{data.train_file}, line {index + 1}: the tokenizer's chat template can't render it: {error}"
+            ) from error
         labels = [
-            [token if real else -100 for token, real in zip(tokens, mask, strict=True)]
-            for tokens, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
+            token if real else -100 for token, real in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
         ]
         return {**encoded, "labels": labels}
 
     samples = load_dataset("json", data_files=data.train_file, split="train", cache_dir=str(cache))
-    return samples.map(tokenize, batched=True, remove_columns=samples.column_names)
+    return samples.map(tokenize, with_indices=True, remove_columns=samples.column_names)
 
 
 def load_model(arguments: ModelArguments, training: TrainingArguments) -> PreTrainedModel:

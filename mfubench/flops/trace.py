@@ -6,6 +6,7 @@ gradients are needed is found, not assumed; nothing is computed, and no memory i
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -75,11 +76,20 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
     # A mask of four dimensions is taken as it is; making one would look at values, which the meta device lacks.
     mask = torch.empty(1, 1, sequence_length, sequence_length, device="meta")
+    # Given for every sequence: transformers up to 5.17 multiplies them by frequencies, for one sequence unless it has them.
+    positions = torch.arange(sequence_length, device="meta").expand(batch_size, -1)
+    given = {"input_ids": input_ids, "labels": input_ids, "attention_mask": mask}
+    if "position_ids" in inspect.signature(_without_adapter(model).forward).parameters:
+        given["position_ids"] = positions
     attention = recording_attention(record, batch_size, sequence_length)
     with _attention_of(model, attention), Recorder():
-        model(input_ids=input_ids, attention_mask=mask, labels=input_ids, use_cache=False).loss.backward()
+        model(**given, use_cache=False).loss.backward()
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Trace(product_flops, dict(attention_calls), dict(uncounted), trainable)
+
+
+def _without_adapter(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:

@@ -100,11 +100,12 @@ def _check_targets(model: Any, targets: Sequence[str]) -> None:
     unmatched = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in linear)]
     if unmatched or not targets:
         there = dict.fromkeys(name.rpartition(".")[2] for name in linear)
+        right = [target for target in targets if target not in unmatched]
         raise WrongCombination(
             f"mode.target_modules: {', '.join(unmatched)} match no linear layer"
             if unmatched
             else "LoRA needs a target",
             given=f"mode.target_modules=[{','.join(targets)}]",
             expected=f"some of this model's linear layers: {', '.join(there)}",
-            instead=f"mode.target_modules=[{','.join(list(there)[:2])}]",
+            instead=f"mode.target_modules=[{','.join(right or list(there)[:2])}]",
         )

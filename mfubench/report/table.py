@@ -29,7 +29,7 @@ LEGEND = (
 )
 DETAILS = ("framework.native", "mode", "model", "model.architecture", "measurement")
 ALREADY_NAMED = ("name", "rank", "architecture")
-LEAST_WIDTH = 130  # of a table: folded rows are harder to read than long ones
+UNBOUNDED = 1000  # columns
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -45,18 +45,27 @@ def show(results: Sequence[Result], console: Console) -> None:
         console.print(line, highlight=False)
     console.print()
     table = _one(results[0]) if len(results) == 1 else _many(results, settings, varying)
-    width, console.width = console.width, max(console.width, LEAST_WIDTH)
-    console.print(table)
+    width = console.width
+    console.width = max(width, console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum)
+    console.print(table)  # folded or cut rows are harder to read than long ones
     console.width = width
     console.print()
-    for result, own in zip(results, settings, strict=True):
-        name = ", ".join(f"{key} {own[key]}" for key in varying if own[key]) or result.name
-        if result.reason:
-            console.print(f"{name}: {result.status}: {result.reason}", style="red", markup=False, highlight=False)
-        for warning in result.warnings:
-            console.print(f"{name}: {warning}", style="yellow", markup=False, highlight=False)
+    names = [
+        ", ".join(f"{key} {own[key]}" for key in varying if own[key]) or result.name
+        for result, own in zip(results, settings, strict=True)
+    ]
+    reasons = [[f"{result.status}: {result.reason}"] if result.reason else [] for result in results]
+    _remarks(names, reasons, "red", console)
+    _remarks(names, [result.warnings for result in results], "yellow", console)
     if any(result.measurement for result in results):
         console.print(LEGEND, style="dim", highlight=False)
+
+
+def _remarks(names: Sequence[str], remarks: Sequence[Sequence[str]], style: str, console: Console) -> None:
+    """What is said of each of the named runs, every remark once, behind the names of all runs that it is about."""
+    for remark in dict.fromkeys(remark for of_one in remarks for remark in of_one):
+        about = [name for name, of_one in zip(names, remarks, strict=True) if remark in of_one]
+        console.print(f"{'; '.join(dict.fromkeys(about))}: {remark}", style=style, markup=False, highlight=False)
 
 
 def _many(results: Sequence[Result], settings: Sequence[Mapping[str, str]], varying: Sequence[str]) -> Table:

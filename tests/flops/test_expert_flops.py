@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mfubench.config import Mode
+from mfubench.config import Mode, WrongCombination
 from mfubench.flops import profile
 from mfubench.paths import CONF
 
@@ -64,9 +64,10 @@ def test_lora_beside_the_attention_of_a_mixture_needs_no_gradient_of_the_experts
 
 def test_the_experts_of_a_mixture_are_no_linear_layers(modes: dict[str, Mode]) -> None:
     for model in ("mixtral-8x7b", "qwen3-30b-a3b"):
-        with pytest.raises(ValueError, match="gate_proj, up_proj, down_proj match no linear layer") as error:
+        with pytest.raises(WrongCombination, match="gate_proj, up_proj, down_proj match no linear layer") as error:
             profile(architecture_of(model), modes["lora7"], recomputation="none", attention="sdpa")
         assert "some of this model's linear layers: q_proj, k_proj, v_proj, o_proj, lm_head)" in str(error.value)
+        assert error.value.instead == "mode.target_modules=[q_proj,k_proj,v_proj,o_proj]"
 
 
 def test_gemma_2_caps_and_gates_without_products_and_sees_a_window_in_every_other_block(modes: dict[str, Mode]) -> None:

@@ -58,7 +58,7 @@ def attention_forward(architecture: dict[str, Any], pairs: int) -> int:
 
 def rope(architecture: dict[str, Any]) -> int:
     """transformers up to 5.17 multiplies positions by frequencies as matrices; later ones element by element."""
-    return architecture["head_dim"] * LENGTH
+    return architecture["head_dim"] * LENGTH * BATCH
 
 
 def full_by_hand(architecture: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -206,12 +206,14 @@ def pytorchs_count(
             )
         ids = torch.zeros(BATCH, LENGTH, dtype=torch.long)
         mask = torch.zeros(1, 1, LENGTH, LENGTH)
+        positions = torch.arange(LENGTH).expand(BATCH, -1)  # for every sequence, as the count has them
     if recomputation != "none":
         model.gradient_checkpointing_enable({"use_reentrant": recomputation == "reentrant"})
         model.enable_input_require_grads()
     model.train()
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, labels=ids, attention_mask=mask, use_cache=False).loss.backward()
+        given = {"input_ids": ids, "labels": ids, "attention_mask": mask, "position_ids": positions}
+        model(**given, use_cache=False).loss.backward()
     return counter.get_total_flops()
 
 

@@ -26,6 +26,8 @@ SETTINGS = {
 # Two steps of warm-up, four measured, one more recorded; of two ranks, rank 1. MFU: 2e12 / (0.25 s x 4e13) = 0.2.
 OK: dict[str, Any] = {
     "name": "some_trainer-llama-tiny-lora-ddp-none-bs2",
+    "framework": "some_trainer",
+    "engine": None,
     "status": "ok",
     "reason": None,
     "stopped_by": "mfubench",
@@ -60,13 +62,29 @@ OK: dict[str, Any] = {
 }
 
 
+# What the result says of each step is what is logged; the figures are those of the measurement above.
+ROWS = [
+    {
+        "step": step,
+        "warmup": int(step <= 2),
+        "step_time_s": seconds,
+        "tokens_per_second_per_device": 512 / seconds,
+        "mfu": 0.05 / seconds,
+        "hfu": 0.075 / seconds,
+        "model_tflops_per_second_per_device": 2 / seconds,
+        "hardware_tflops_per_second_per_device": 3 / seconds,
+    }
+    for step, seconds in enumerate([1.0, 0.5, 0.25, 0.2, 0.3, 0.25], start=1)
+]
+
+
 @pytest.fixture(scope="session")
 def run_folder() -> Callable[..., tuple[Result, Path]]:
     """A result, with what differs from OK, written in a new run folder."""
 
     def made(folder: Path, **changes: Any) -> tuple[Result, Path]:
         folder.mkdir(parents=True)
-        result = Result(**{**OK, **changes})
+        result = Result(**{**OK, "history": ROWS, **changes})
         write(result, folder)
         return result, folder
 

@@ -1,0 +1,122 @@
+"""Fine-tune a causal language model from a file in LLMForge's YAML schema, with the open stack that LLMForge is documented
+to be built on: Accelerate, DeepSpeed, Transformers, PEFT, Liger. This is not LLMForge, which is closed.
+
+    python finetune.py FILE.yaml
+
+It starts num_devices ranks on this machine by itself; a run with a DeepSpeed file is always started so. Everything that
+can be wrong with the file is reported before any rank is started, with exit status 2.
+
+Where the schema leaves something open:
+  task                 causal_lm, every token trained on; instruction_tuning trains on the assistant's alone
+  epochs               num_epochs, else as many as min_update_steps (100) takes
+  context_length       else what 95 of 100 samples fit into, at most the model's own limit
+  precision            the DeepSpeed file's bf16.enabled; without a file bf16 on a GPU, fp32 on a CPU. fp32 on a GPU is TF32
+  attention            sdpa, or flash_attention_2: true
+  checkpointing        on, reentrant
+  liger_kernel         off; enabled without kwargs: rope, rms_norm, swiglu and fused_linear_cross_entropy, as Liger has no
+                       two cross entropies at once
+  optimizer            fused AdamW without weight decay, gradients clipped at a norm of 1 (DeepSpeed: as its file says)
+  learning rate        cosine, or linear, after 10 warm-up steps; or constant, without
+  samples              in the file's order, padded to the longest of a micro-batch
+Nothing is evaluated, logged or saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from textwrap import fill
+
+import schema
+from data import Conversation, read_conversations, read_samples
+from fields import FileError
+from schema import Settings
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check everything, then train, or become the launcher of the ranks. Returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = schema.read(arguments.file)
+        conversations = read_conversations(settings.train_path)
+        _check_ranks(settings)
+        _check_machine(settings)
+        # The frameworks are imported only for a file that is sound so far.
+        if _needs_launcher(settings):
+            _check_model(settings, conversations)
+            sys.stdout.flush()
+            os.execv(sys.executable, _launcher(settings, argv))
+        from training import train
+
+        train(settings, conversations, random_weights=arguments.weights == "random", seed=arguments.seed)
+    except FileError as error:
+        print(error.screen(str(arguments.file)), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed: dict[str, Iterable[str]] = {
+        "obeyed": schema.OBEYED,
+        "of no effect here": schema.WITHOUT_EFFECT,
+        "errors here": schema.IMPOSSIBLE,
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(
+            fill(f"{what}: {', '.join(fields)}", 110, subsequent_indent="  ") for what, fields in listed.items()
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="in LLMForge's schema")
+    parser.add_argument(
+        "--weights", choices=("hub", "random"), default="hub", help="model_id's own (hub), or drawn on the device"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random weights, LoRA matrices and dropout")
+    return parser
+
+
+def _check_ranks(settings: Settings) -> None:
+    started = os.environ.get("WORLD_SIZE")
+    if "RANK" in os.environ and started != str(settings.num_devices):
+        raise FileError("num_devices", settings.num_devices, f"{started}, the ranks that were started (WORLD_SIZE)")
+
+
+def _check_machine(settings: Settings) -> None:
+    """What needs a GPU needs one here. Not yet run on CUDA."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus == 0 and settings.liger is not None:
+        raise FileError("liger_kernel.enabled", True, "false: Liger's kernels need a GPU, and there is none")
+    if gpus == 0 and settings.flash_attention_2:
+        raise FileError("flash_attention_2", True, "false: FlashAttention's kernels need a GPU, and there is none")
+    if 0 < gpus < settings.num_devices:
+        raise FileError("num_devices", settings.num_devices, f"at most {gpus}, the GPUs of this machine")
+
+
+def _check_model(settings: Settings, conversations: Sequence[Conversation]) -> None:
+    """What the ranks would find out, each for itself."""
+    from model import position_limit, read_config
+
+    limit = position_limit(read_config(settings))
+    if settings.task == "instruction_tuning":  # whether the assistant speaks shows only in tokens
+        read_samples(settings, conversations, limit)
+
+
+def _needs_launcher(settings: Settings) -> bool:
+    """DeepSpeed wants the environment of a rank even for one device."""
+    return "RANK" not in os.environ and (settings.num_devices > 1 or settings.deepspeed is not None)
+
+
+def _launcher(settings: Settings, argv: Sequence[str]) -> list[str]:
+    """The command that starts this same program once for every device; it looks for a dead rank every second."""
+    options = ["--standalone", "--monitor_interval=1", f"--nproc_per_node={settings.num_devices}"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, os.path.abspath(__file__), *argv]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
