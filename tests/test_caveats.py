@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mfubench.caveats import caveats
-from mfubench.evidence import Evidence, now
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
+from mfubench.evidence import Evidence, now
 from mfubench.flops import FlopCount
 from mfubench.hardware import Machine, Peak
 from mfubench.launch import Outcome

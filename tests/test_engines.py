@@ -51,7 +51,7 @@ def test_a_framework_with_one_command_has_no_engine(compose: Callable[..., Exper
 
 
 def test_an_engine_that_is_not_complete_is_refused(tool: Framework) -> None:
-    with pytest.raises(ConfigError, match="conf/framework/tool.yaml: an engine that is not complete"):
+    with pytest.raises(ConfigError, match=r"conf/framework/tool\.yaml: an engine that is not complete"):
         engines.choose(replace(tool, engines=[{"name": "half"}]), lambda _: True)
 
 
