@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 from rich.console import Console
 
-from mfubench import metrics, plan, records, verdict
+from mfubench import metrics, plan, records, support, verdict
 from mfubench.config import Experiment
 from mfubench.evidence import Evidence
 from mfubench.launch import launch
@@ -52,6 +52,9 @@ def asked(evidence: Evidence, periods: int) -> records.Asked:
     experiment, planned, flops, machine = evidence.experiment, evidence.plan, evidence.flops, evidence.machine
     assert planned is not None and flops is not None and machine is not None
     on_cpu = machine.device == "cpu"
+    values = support.values_of(experiment, machine.device, evidence.precision or "", evidence.engine)
+    # A setting that doesn't reach the framework promises nothing, and a user's own words to the framework win over it.
+    reach = set() if experiment.framework.native else support.mapped_settings(experiment.framework, values)
     recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
     return records.Asked(
         num_ranks=planned.num_ranks,
@@ -67,10 +70,13 @@ def asked(evidence: Evidence, periods: int) -> records.Asked:
         recomputed_blocks=experiment.model.architecture.get("num_hidden_layers") if recomputes else None,
         recomputation=experiment.gradient_checkpointing.name,
         wrapper=experiment.parallelism.wrapper,
+        zero_stage=(experiment.parallelism.deepspeed or {}).get("zero_optimization", {}).get("stage"),
         attention=experiment.attention,
         liger_kernels=liger_kernels(experiment),
         sequence_varies=experiment.data.padding == "longest",
         torch_compile=experiment.torch_compile,
+        optimizer=experiment.optimizer if "optimizer" in reach else None,
+        seed=experiment.seed if "seed" in reach else None,
         optimizer_dtype="bfloat16" if evidence.precision == "bf16_pure" else "float32",
     )
 

@@ -25,6 +25,8 @@ WORK = {
     "liger_kernels": [],
     "compiled": False,
     "optimizers_step_copies": False,
+    "seed": 3,
+    "zero_stage": None,
     "optimizers": [{"class": "AdamW", "fused": True, "steps": {"float32": 100}, "state": {"float32": 200}}],
 }
 ASKED = Asked(
@@ -39,6 +41,8 @@ ASKED = Asked(
     liger_kernels=frozenset(),
     torch_compile=False,
     optimizer_dtype="float32",
+    optimizer="adamw_torch_fused",
+    seed=3,
 )
 
 Lines = list[dict[str, Any]]
@@ -170,6 +174,13 @@ def test_a_suspended_machine_shows_on_the_wall_clock(written: Callable[..., Path
         ({"recomputation": "reentrant"}, "recomputation in the backward pass on rank 0", "none", "reentrant"),
         ({"world_size": 4}, "processes that train together on rank 0", "1", "4"),
         ({"attention": {"implementation": "eager"}}, "attention on rank 0", "sdpa", "eager"),
+        ({"seed": 4}, "seed on rank 0", "3", "4"),
+        (
+            {"optimizers": [WORK["optimizers"][0] | {"fused": False}]},
+            "optimizer on rank 0",
+            "AdamW in a fused kernel",
+            "AdamW without a fused kernel",
+        ),
         ({"compiled": True}, "use of torch.compile on rank 0", "False", "True"),
         ({"liger_kernels": ["liger_kernel.X"]}, "Liger kernels on rank 0", "none", "liger_kernel.X"),
         (
@@ -179,7 +190,7 @@ def test_a_suspended_machine_shows_on_the_wall_clock(written: Callable[..., Path
             "DataParallel",
         ),
         (
-            {"optimizers": [{"steps": {"bfloat16": 100}, "state": {"float32": 200}}]},
+            {"optimizers": [WORK["optimizers"][0] | {"steps": {"bfloat16": 100}}]},
             "dtype that the optimizer steps on rank 0",
             "float32",
             "bfloat16 and float32",
@@ -191,6 +202,23 @@ def test_other_work_than_asked_is_a_difference(
 ) -> None:
     lines = [line | change if line["event"] == "work" else line for line in run()]
     assert whats(written(rank0=lines)) == [(what, asked, seen)]
+
+
+def test_another_zero_stage_than_asked_is_a_difference(written: Callable[..., Path]) -> None:
+    engine = {"parallel_wrappers": ["DeepSpeedEngine"], "zero_stage": 0}
+    lines = [line | engine if line["event"] == "work" else line for line in run()]
+    asked = replace(ASKED, wrapper="DeepSpeedEngine", zero_stage=2)
+    assert whats(written(rank0=lines), asked) == [("ZeRO stage on rank 0", "2", "0")]
+    assert whats(written(rank0=lines), replace(asked, zero_stage=0)) == []
+
+
+@pytest.mark.parametrize(("setting", "seen"), [("sgd", "SGD"), ("adafactor", "Adafactor"), ("adamw_torch", "AdamW")])
+def test_the_optimizer_is_known_by_its_class(written: Callable[..., Path], setting: str, seen: str) -> None:
+    optimizers = [WORK["optimizers"][0] | {"class": seen, "fused": None}]
+    lines = [line | {"optimizers": optimizers} if line["event"] == "work" else line for line in run()]
+    assert whats(written(rank0=lines), replace(ASKED, optimizer=setting)) == []
+    ((what, asked, saw),) = whats(written(rank0=lines), replace(ASKED, optimizer="adamw_torch_fused"))
+    assert (what, asked) == ("optimizer on rank 0", "AdamW in a fused kernel") and saw.startswith(seen)
 
 
 def test_a_missing_parallel_wrapper_is_a_difference(written: Callable[..., Path]) -> None:
@@ -208,7 +236,7 @@ def test_what_the_probe_could_not_tell_is_no_difference(written: Callable[..., P
 def test_what_an_engines_copies_add_up_to_is_no_difference_and_a_missing_gradient_is(
     written: Callable[..., Path],
 ) -> None:
-    shards = [{"class": "AdamW", "fused": None, "steps": {"float32": 50}, "state": {"float32": 100}}]
+    shards = [{"class": "AdamW", "fused": True, "steps": {"float32": 50}, "state": {"float32": 100}}]
     lines = [line | {"optimizers": shards} if line["event"] == "work" else line for line in run()]
     assert [what for what, _, _ in whats(written(rank0=lines))] == [
         "trainable parameters stepped by an optimizer on rank 0"

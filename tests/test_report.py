@@ -27,6 +27,7 @@ MEASUREMENT = {
     "hfu": 0.42,
     "hfu_causal": 0.39,
     "peak_memory_bytes": 3 * 2**29,
+    "padding_fraction": 0.0,
 }
 
 
@@ -213,3 +214,10 @@ def test_the_kernels_of_liger_that_were_asked_for_are_named(result: Callable[...
     assert "liger off" in text_of([result()])
     kernels = "liger rope, rms_norm, swiglu, fused_linear_cross_entropy"
     assert kernels in " ".join(text_of([result("liger_kernel=true")]).split())
+
+
+def test_padding_is_shown_where_there_is_some(result: Callable[..., Result]) -> None:
+    padded = result("seed=1", measurement=MEASUREMENT | {"padding_fraction": 0.125})
+    assert "padding" not in text_of([result()]) and "padding" not in text_of([result("seed=1"), result("seed=2")])
+    assert "padding" in text_of([padded]) and "12.5%" in text_of([padded])
+    assert "12.5%" in text_of([padded, result("seed=2")])

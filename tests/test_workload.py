@@ -240,3 +240,22 @@ def test_a_dry_run_of_a_model_that_cannot_be_made_says_so(tmp_path: Path, change
     with pytest.raises(ValueError, match=message):
         locate(small(**change), SYNTHETIC, **asked, weights_on_disk=False, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_making_weights_says_nothing_and_leaves_the_environment_as_it_was(tmp_path: Path) -> None:
+    """transformers imports DeepSpeed to save them, which looks at the GPU and speaks on stdout."""
+    program = f"""
+import os
+from pathlib import Path
+from mfubench.workload.model import write_model
+before = dict(os.environ)
+architecture = {{"model_type": "llama", "vocab_size": 8192, "hidden_size": 32, "intermediate_size": 32,
+    "num_hidden_layers": 1, "num_attention_heads": 2}}
+write_model(Path({str(tmp_path)!r}), name="small", architecture=architecture, dtype="float32", weights_seed=0)
+assert dict(os.environ) == before
+from deepspeed.accelerator import get_accelerator
+assert get_accelerator()._name == "cpu"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert (tmp_path / "model.safetensors").is_file()

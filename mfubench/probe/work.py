@@ -31,9 +31,11 @@ def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
         "model_type": getattr(config, "model_type", None),
         "wrappers": [type(link).__name__ for link in links],
         "parallel_wrappers": _parallel_classes(links),
+        "zero_stage": _zero_stage(links),
         "world_size": torch.distributed.get_world_size() if distributed else 1,
         **_device(parameters),
         "threads": torch.get_num_threads(),
+        "seed": torch.initial_seed(),
         "parameters": _elements(parameters),
         "trainable_parameters": _elements(trainable),
         "trainable_parameters_with_gradient": _with_gradient(trainable, first),
@@ -84,6 +86,12 @@ def _tf32() -> bool | None:
 def _parallel_classes(links: list[nn.Module]) -> list[str]:
     classes = [base for link in links for base in type(link).__mro__]
     return [base.__name__ for base in classes if base.__module__.startswith(PARALLEL_PACKAGES)]
+
+
+def _zero_stage(links: list[nn.Module]) -> int | None:
+    """What DeepSpeed's engine shards by, 0 to 3, as it says itself; None where there is no such engine."""
+    stages = (getattr(link, "zero_optimization_stage", None) for link in links)
+    return next((int(stage()) for stage in stages if stage is not None), None)
 
 
 def _device(parameters: list[nn.Parameter]) -> dict[str, str]:

@@ -32,6 +32,13 @@ LIGER_SWITCHES = {
     "cross_entropy": "cross_entropy",
     "model": "fused_linear_cross_entropy",
 }
+# The setting's value -> the class that steps, and whether in one fused kernel (None: it has no such kernel).
+OPTIMIZERS = {
+    "adamw_torch_fused": ("AdamW", True),
+    "adamw_torch": ("AdamW", False),
+    "sgd": ("SGD", None),
+    "adafactor": ("Adafactor", None),
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,9 @@ class Asked:
     tf32: bool | None = None  # whether CUDA's fp32 products may use it
     recomputed_blocks: int | None = None  # the model's layers
     optimizer_dtype: str | None = None  # of what the optimizer steps and of its state: float32 | bfloat16
+    optimizer: str | None = None  # by the setting's value
+    seed: int | None = None  # of the framework's random numbers
+    zero_stage: int | None = None  # of DeepSpeed
     sequence_varies: bool = False  # sequences may be shorter than the shape's
 
 
@@ -149,6 +159,7 @@ def _work(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
     wanted: dict[str, tuple[Any, Any]] = {
         "processes that train together": (asked.num_ranks, work["world_size"]),
         "classes around the model for parallel training": _wrapper(asked, work["parallel_wrappers"]),
+        "ZeRO stage": (asked.zero_stage, work.get("zero_stage")),
         "trainable parameters": (asked.trainable_parameters, work["trainable_parameters"]),
         "trainable parameters with a gradient": (
             asked.trainable_parameters,
@@ -171,6 +182,8 @@ def _work(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
             _names(liger_switches(work["liger_kernels"])),
         ),
         "use of torch.compile": (asked.torch_compile, work["compiled"]),
+        "optimizer": _optimizer(asked, work["optimizers"]),
+        "seed": (asked.seed, work.get("seed")),
         "dtype that the optimizer steps": (asked.optimizer_dtype, _optimizer_dtypes(work)),
     }
     for what, (want, saw) in wanted.items():
@@ -200,6 +213,19 @@ def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:
     if asked.wrapper in seen:
         return (asked.wrapper, asked.wrapper)  # what else its class derives from is no difference
     return (asked.wrapper or "none", ", ".join(seen) or "none")
+
+
+def _optimizer(asked: Asked, seen: list[dict[str, Any]]) -> tuple[str | None, str]:
+    """In words; a value that is in no table is not compared."""
+    name, fused = OPTIMIZERS.get(asked.optimizer or "", (None, None))
+    if name is None:
+        return None, ""
+    kinds = {(each["class"], bool(each.get("fused")) if fused is not None else None) for each in seen}
+
+    def in_words(kind: tuple[str, bool | None]) -> str:
+        return kind[0] + {True: " in a fused kernel", False: " without a fused kernel", None: ""}[kind[1]]
+
+    return in_words((name, fused)), " and ".join(sorted(map(in_words, kinds)))
 
 
 def _stepped(work: Any) -> int | None:

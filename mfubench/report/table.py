@@ -21,6 +21,7 @@ HEADINGS = {
     "HFU": "\nHFU",
     "HFU causal": "HFU\ncausal",
     "memory": "peak\nmemory",
+    "padding": "\npadding",  # a column only where something was padded
 }
 LEGEND = (
     "MFU: the FLOPs that training needs (no recomputation, attention over the full square) / (step time × peak). "
@@ -73,11 +74,12 @@ def _many(results: Sequence[Result], settings: Sequence[Mapping[str, str]], vary
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in [*varying, "status"]:
         table.add_column(f"\n{key}", no_wrap=True)
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    for result, own in zip(results, settings, strict=True):
-        figures = _figures(result)
-        cells = [figures.get(name, "–") for name in HEADINGS]
+    figures = [_figures(result) for result in results]
+    shown = [name for name in HEADINGS if name != "padding" or any("padding" in own for own in figures)]
+    for name in shown:
+        table.add_column(HEADINGS[name], justify="right", no_wrap=True)
+    for result, own, of_run in zip(results, settings, figures, strict=True):
+        cells = [of_run.get(name, "–") for name in shown]
         table.add_row(*(Text(own[key]) for key in varying), _status(result), *map(Text, cells))
     return table
 
@@ -158,7 +160,10 @@ def _figures(result: Result) -> dict[str, str]:
         "TFLOP/s": f"{m['model_tflops_per_second_per_device']:.3g}",
     }
     cells |= {name: f"{m[name.lower().replace(' ', '_')]:.1%}" for name in ("MFU", "MFU causal", "HFU", "HFU causal")}
-    return cells | {"memory": f"{memory / 2**30:.2f} GiB" if memory else "–"}
+    cells["memory"] = f"{memory / 2**30:.2f} GiB" if memory else "–"
+    if m["padding_fraction"]:
+        cells["padding"] = f"{m['padding_fraction']:.1%}"
+    return cells
 
 
 def _seconds(value: float) -> str:

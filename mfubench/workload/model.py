@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
-from contextlib import redirect_stdout
-from io import StringIO
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,18 @@ def _write_random_weights(folder: Path, name: str, config: PreTrainedConfig, dty
             f"model {name}: its random weights take {needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB are free "
             f"at {folder.parent}; free some, or point MFUBENCH_CACHE at a folder on a larger disk"
         )
-    # An installed DeepSpeed is imported in there, and speaks on stdout.
-    with redirect_stdout(StringIO()), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with _deepspeed_off_the_gpu(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+
+
+@contextmanager
+def _deepspeed_off_the_gpu() -> Iterator[None]:
+    """transformers imports an installed DeepSpeed when it saves, which would look at the GPU, and speak on stdout."""
+    before = dict(os.environ)
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        yield
+    finally:  # what it sets would reach the framework
+        os.environ.clear()
+        os.environ.update(before)

@@ -92,6 +92,7 @@ def test_the_engine_attention_and_recomputation_are_seen(ran: Any) -> None:
     for rank in pair.records.ranks:
         assert rank.work["wrappers"] == ["DeepSpeedEngine", "LlamaForCausalLM"]
         assert rank.work["parallel_wrappers"] == ["DeepSpeedEngine"]
+        assert rank.work["zero_stage"] == int(case.options.split()[1])
         assert rank.work["recomputation"] == case.recomputation
         assert rank.work["recomputed"] == ({} if case.recomputation == "none" else {"LlamaDecoderLayer": LAYERS})
         assert rank.work["attention"] == {
