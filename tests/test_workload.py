@@ -248,6 +248,7 @@ def test_making_weights_says_nothing_and_leaves_the_environment_as_it_was(tmp_pa
 import os
 from pathlib import Path
 from mfubench.workload.model import write_model
+import torch._inductor.config
 before = dict(os.environ)
 architecture = {{"model_type": "llama", "vocab_size": 8192, "hidden_size": 32, "intermediate_size": 32,
     "num_hidden_layers": 1, "num_attention_heads": 2}}
