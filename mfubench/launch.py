@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from mfubench import extensions
 from mfubench.paths import PROBE_SITE
 from mfubench.plan import Plan
 
@@ -77,7 +78,8 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
     plan.records.mkdir(parents=True, exist_ok=True)
     plan.scratch.mkdir(parents=True)
     write_files(plan)
-    started = time.monotonic()
+    started, began_s = time.monotonic(), time.time()
+    extensions.release()
     tag, killed_before = uuid.uuid4().hex, _killed_for_memory()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the run come home to be ended
     with open(plan.log, "wb") as log, interrupted_once():
@@ -100,6 +102,7 @@ def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
         finally:
             _signals.append(ENDING)
             _end(process, tag)
+            extensions.release(began_s)
     tail = log_tail(plan.log)
     by_sigkill = process.returncode == -signal.SIGKILL or any(SIGKILLED.search(line) for line in tail)
     killed = ended == "itself" and by_sigkill and _killed_for_memory() > killed_before
@@ -188,7 +191,7 @@ def _environment(plan: Plan, tag: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
     path = os.pathsep.join([str(PROBE_SITE), *filter(None, [inherited.get("PYTHONPATH")])])
     ours = {"PYTHONPATH": path, "MFUBENCH_RECORDS": str(plan.records), RUN_TAG: tag, "WANDB_MODE": "disabled"}
-    return {**inherited, **plan.environment, **ours}
+    return {**inherited, **extensions.environment(), **plan.environment, **ours}
 
 
 def _watch(process: subprocess.Popen[bytes], enough: Callable[[], bool], deadline: float) -> str:

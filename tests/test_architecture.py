@@ -26,6 +26,7 @@ ORDER = (
     ("support",),
     ("sharding",),
     ("plan",),
+    ("extensions",),
     ("launch",),
     ("metrics", "verdict", "progress"),
     ("evidence",),

@@ -189,3 +189,22 @@ def test_a_helper_that_fails_is_an_error_with_its_words() -> None:
         launch.run_together([[sys.executable, "-c", "raise SystemExit('no such luck')"]], {}, 30)
     with pytest.raises(subprocess.TimeoutExpired):
         launch.run_together([[sys.executable, "-c", "import time; time.sleep(60)"]], {}, 0.5)
+
+
+def test_a_run_that_is_ended_while_it_compiles_leaves_no_lock_for_the_next(tmp_path: Path) -> None:
+    """PyTorch's own lock around a compilation, as a real extension takes it; the next run would wait for it for ever."""
+    program = """
+import os, pathlib, time
+from torch.utils.file_baton import FileBaton
+folder = pathlib.Path(os.environ["TORCH_EXTENSIONS_DIR"]) / "py" / "operator"
+folder.mkdir(parents=True, exist_ok=True)
+baton = FileBaton(str(folder / "lock"))
+print("mine" if baton.try_acquire() else "waiting", flush=True)
+time.sleep(60)
+"""
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        log = folder / "framework.log"
+        launch.launch(plan_of(folder, program), lambda log=log: log.exists() and log.read_text() != "")  # type: ignore[misc]
+        assert log.read_text() == "mine\n"

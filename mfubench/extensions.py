@@ -1,0 +1,41 @@
+"""Operators that libraries compile at their first start. In: when a run began. Out: a folder without locks that nobody holds.
+
+PyTorch guards a compilation by a file that it removes when it is done. A run that is ended in the middle leaves the file,
+and every later run would wait for it without end. So runs compile into a folder of mfubench's own, in which a file
+that a run has left is known for what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from mfubench.paths import cache_folder
+
+VARIABLE = "TORCH_EXTENSIONS_DIR"  # torch.utils.cpp_extension's
+LOCK = "lock"
+COMPILED_WITHIN_S = 900.0
+
+
+def environment() -> dict[str, str]:
+    """What makes a run compile into our folder; nothing where the user has named one."""
+    return {} if VARIABLE in os.environ else {VARIABLE: str(_folder())}
+
+
+def release(since_s: float | None = None) -> None:
+    """Remove locks that were made after `since_s` (time of day, s): by a run that has ended. Without it, those that are too
+    old to be held by anyone."""
+    if VARIABLE in os.environ:
+        return
+    for lock in _folder().rglob(LOCK):
+        try:
+            made = lock.stat().st_mtime
+            if made < time.time() - COMPILED_WITHIN_S if since_s is None else made >= since_s:
+                lock.unlink()
+        except FileNotFoundError:
+            continue  # its holder was done
+
+
+def _folder() -> Path:
+    return cache_folder() / "torch_extensions"
