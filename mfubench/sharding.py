@@ -50,7 +50,7 @@ def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: 
                 f"DeepSpeed's {key}={str(said).lower()} contradicts {because}",
                 given=f"parallelism.deepspeed.{key}={str(said).lower()}",
                 expected=f"{written}, as {because} needs",
-                instead=f"parallelism.deepspeed.{key}={written}",
+                instead=f"++parallelism.deepspeed.{key}={written}",
             )
 
 

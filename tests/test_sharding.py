@@ -74,7 +74,7 @@ def test_an_option_that_contradicts_a_setting_is_refused(
 ) -> None:
     with pytest.raises(WrongCombination) as refused:
         written("parallelism=zero2", *overrides, precision=precision)
-    assert refused.value.instead == right
+    assert refused.value.instead == f"++{right}"
 
 
 def test_a_users_own_option_wins_over_what_the_precision_brings(written: Callable[..., dict]) -> None:

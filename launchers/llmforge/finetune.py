@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
         conversations = read_conversations(settings.train_path)
         _check_ranks(settings)
         _check_machine(settings)
+        if arguments.weights == "hub":
+            _check_weights(settings.model_id)
         # The frameworks are imported only for a file that is sound so far.
         if _needs_launcher(settings):
             _check_model(settings, conversations)
@@ -96,6 +98,13 @@ def _check_machine(settings: Settings) -> None:
         raise FileError("flash_attention_2", True, "false: FlashAttention's kernels need a GPU, and there is none")
     if 0 < gpus < settings.num_devices:
         raise FileError("num_devices", settings.num_devices, f"at most {gpus}, the GPUs of this machine")
+
+
+def _check_weights(model_id: str) -> None:
+    """A folder on this disk must hold weights; a hub id is found out by the hub."""
+    folder = Path(model_id)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise FileError("model_id", model_id, "a folder with weights (*.safetensors or *.bin), or --weights random")
 
 
 def _check_model(settings: Settings, conversations: Sequence[Conversation]) -> None:

@@ -19,6 +19,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from mfubench.config import schema
 from mfubench.config.errors import ConfigError, WrongCombination, key_of, nearest
@@ -26,6 +27,7 @@ from mfubench.config.validate import validate
 from mfubench.paths import CONF
 
 CONFIG_NAME = "config"
+LOCAL_DEFAULTS = CONF / "local" / "default.yaml"
 FREE_FORM = (
     "framework.native.",
     "framework.base.",
@@ -87,6 +89,25 @@ def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment],
             except WrongCombination:
                 if not sweeping:
                     raise
+
+
+def compose_one(overrides: Sequence[str]) -> schema.Experiment:
+    """The one Experiment that `overrides` of the defaults make up, validated. ConfigError: the one screen for the user."""
+    store_schema()
+    for override in _parse(overrides):
+        if override.is_sweep_override():
+            key, discrete = override.get_key_element(), override.is_discrete_sweep()
+            raise ConfigError(
+                f"{key} has several values, and this is about one workload",
+                given=str(override.input_line),
+                expected="one value",
+                instead=f"{key}={next(iter(override.sweep_string_iterator()))}" if discrete else None,
+            )
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ((composed, _),) = _jobs(overrides, multirun=False)
+        experiment = to_experiment(composed)
+    validate(experiment)
+    return experiment
 
 
 def _jobs(overrides: Sequence[str], multirun: bool) -> Iterator[tuple[DictConfig, bool]]:
@@ -160,6 +181,11 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
     except MissingConfigException as error:
         raise _no_such_option(error) from error
+    except YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        place = f"{where.name}, line {where.line + 1}" if where else "a file in conf/"
+        given = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{place} is not YAML", given=given, expected="key: value") from error
     except (ConfigCompositionException, OmegaConfBaseException) as error:
         raise _rejected(error, overrides) from error
 
@@ -167,6 +193,8 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def _no_such_option(error: MissingConfigException) -> ConfigError:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
+    if group.startswith("local/"):
+        return _wrong_local_defaults(f"{group.removeprefix('local/')}: {option} under `defaults:`")
     best = nearest(option, options)
     return ConfigError(
         f"{group or 'this group'} has no option {option!r}",
@@ -176,12 +204,23 @@ def _no_such_option(error: MissingConfigException) -> ConfigError:
     )
 
 
+def _wrong_local_defaults(given: str) -> ConfigError:
+    return ConfigError(
+        f"{LOCAL_DEFAULTS} doesn't fit conf/config.yaml",
+        given=given,
+        expected="its settings; another option of a group goes under `defaults:`, as `- override /mode: lora`",
+    )
+
+
 def _rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """ConfigError for what Hydra or OmegaConf would not merge: an unknown key, or a value of the wrong type."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if "In 'local/default'" in str(error):
+        return _wrong_local_defaults(str(error).partition("\n")[2].partition("\n")[0])
     full_key = str(getattr(cause, "full_key", None) or "")
     given = next((o for o in overrides if key_of(o) in (full_key, str(error).rpartition(" '")[2].rstrip("'.\n"))), None)
-    given = given or next((o for o in overrides if key_of(o) in str(error)), full_key)
+    named = [o for o in overrides if key_of(o) in str(error)]
+    given = given or max(named, key=lambda o: len(key_of(o)), default=full_key)
     if "Could not override" in str(error) or isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _no_such_setting(given)
     return ConfigError(

@@ -19,8 +19,8 @@ class ConfigError(ValueError):
         self.expected = expected
         self.instead = instead
 
-    def screen(self, argv: Sequence[str]) -> str:
-        """The error for a terminal, with the command line `argv` put right."""
+    def screen(self, argv: Sequence[str], command: str = COMMAND) -> str:
+        """The error for a terminal, with the command line `argv` of `command` put right."""
         of_this_key = [a for a in argv if "=" in a and key_of(a) == key_of(self.given)]
         typed = of_this_key[-1] if of_this_key else self.given  # the last one wins
         lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
@@ -30,10 +30,10 @@ class ConfigError(ValueError):
                 right = f"{right.partition('=')[0]}={_value(typed)}"
             elif _value(self.given) in (several := _value(typed).split(",")) and key_of(right) == key_of(typed):
                 put_right = [_value(right) if value == _value(self.given) else value for value in several]
-                right = f"{key_of(right)}={','.join(dict.fromkeys(put_right))}"
+                right = f"{right.partition('=')[0]}={','.join(dict.fromkeys(put_right))}"
             kept = [a for a in argv if a != typed and not ("=" in a and key_of(a) == key_of(right))]
             flag, right = ("-m ", right[3:]) if right.startswith("-m ") else ("", right)
-            lines.append(f"  try       {COMMAND} {flag}{shlex.join([*kept, *shlex.split(right)])}")
+            lines.append(f"  try       {command} {flag}{shlex.join([*kept, *shlex.split(right)])}")
         return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
 from mfubench.flops.blocks import Repetition, extrapolated, extrapolated_each, repetition, shortened
+from mfubench.flops.conventions import sizes_of
 from mfubench.flops.isolation import isolated
 from mfubench.flops.shapes import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
@@ -58,6 +59,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
         model = bare(config, EXPERTS)
         check_attention(model, attention)
         parameters = sum(parameter.numel() for parameter in model.parameters())
+        sizes = sizes_of(config, model)
         repeated = None if names_a_block(mode) else repetition(model)
         if repeated is not None:
             del repeated.blocks[2 * repeated.period :]
@@ -71,14 +73,16 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
     adapters = needed.trainable_parameters if mode.name == "lora" else 0
     return Profile(
         attention=attention,
-        needed_per_position=_per_position(needed),
-        executed_per_position=_per_position(executed),
+        needed_per_position=_per_position(needed.product_flops),
+        executed_per_position=_per_position(executed.product_flops),
+        executed_products={"/".join(place): _per_position(flops) for place, flops in executed.products.items()},
         needed_attention=tuple(needed.attention_calls.items()),
         executed_attention=tuple(executed.attention_calls.items()),
         parameters=parameters + adapters,
         trainable_parameters=needed.trainable_parameters,
         uncounted=executed.uncounted,
         positions=positions(config),
+        sizes=sizes,
     )
 
 
@@ -91,15 +95,15 @@ def _traced(model: Any, repeated: Repetition | None) -> Trace:
         one = trace(model, **TRACED)
     times = repeated.times
     return Trace(
-        product_flops=extrapolated(one.product_flops, two.product_flops, times),
+        products=extrapolated_each(one.products, two.products, times),
         attention_calls=extrapolated_each(one.attention_calls, two.attention_calls, times),
         uncounted=extrapolated_each(one.uncounted, two.uncounted, times),
         trainable_parameters=extrapolated(one.trainable_parameters, two.trainable_parameters, times),
     )
 
 
-def _per_position(traced: Trace) -> int:
-    return traced.product_flops // (TRACED["batch_size"] * TRACED["sequence_length"])
+def _per_position(flops: int) -> int:
+    return flops // (TRACED["batch_size"] * TRACED["sequence_length"])
 
 
 def _check_proportional(one: Trace, other: Trace, model_type: str) -> None:

@@ -46,12 +46,14 @@ class Profile:
     attention: str  # the kernel: sdpa | flash_attention_2 | eager
     needed_per_position: int  # FLOPs of the plain products without recomputation
     executed_per_position: int  # the same with recomputation
+    executed_products: Mapping[str, int]  # those by "phase/operator/module group"
     needed_attention: Calls
     executed_attention: Calls
     parameters: int
     trainable_parameters: int
     uncounted: Mapping[str, int]  # per micro-batch, whatever its shape
     positions: int | None  # the most that a sequence may have; None: any number
+    sizes: Mapping[str, int]  # of the architecture, by the names in `conventions`; those that it has
 
     def check(self, batch_size: int, sequence_length: int) -> None:
         """Raise ValueError for a size below 1, and for more positions than the model has."""

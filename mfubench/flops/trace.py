@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.flops.attention import AttentionCall, recording_attention
+from mfubench.flops.breakdown import Place, places
 
 RECORDING = "mfubench_recording"  # a name with "flash" in it would make transformers look for a kernel on the hub
 HARMLESS = frozenset(  # move or normalise several tensors, multiply no matrices
@@ -37,34 +38,39 @@ HARMLESS = frozenset(  # move or normalise several tensors, multiply no matrices
 
 @dataclass(frozen=True)
 class Trace:
-    """What one micro-batch does: FLOPs of plain products, attention calls and operators without a formula, by count."""
+    """What one micro-batch does: FLOPs of plain products by place, attention calls and operators without a formula by count."""
 
-    product_flops: int
+    products: Mapping[Place, int]
     attention_calls: Mapping[AttentionCall, int]
     uncounted: Mapping[str, int]
     trainable_parameters: int
+
+    @property
+    def product_flops(self) -> int:
+        """FLOPs of all plain products."""
+        return sum(self.products.values())
 
 
 def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     """Trace forward, loss and backward of [batch_size, sequence_length] positions, every label valid.
 
-    Raises ValueError for attention that can't be counted.
+    Raises ValueError for attention that can't be counted, and for a model that can't be run.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    product_flops = 0
+    products: Counter[Place] = Counter()
     attention_calls: Counter[AttentionCall] = Counter()
     uncounted: Counter[str] = Counter()
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal product_flops
             out = func(*args, **(kwargs or {}))
             formula = flop_registry.get(func._overloadpacket)
             if formula is not None:
-                product_flops += formula(*args, **(kwargs or {}), out_val=out)
+                operator = func._schema.name.removeprefix("aten::")
+                products[place(operator)] += formula(*args, **(kwargs or {}), out_val=out)
             elif may_multiply_matrices(func, args, kwargs or {}):
                 uncounted[func._schema.name] += 1
             return out
@@ -82,10 +88,13 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     if "position_ids" in inspect.signature(_without_adapter(model).forward).parameters:
         given["position_ids"] = positions
     attention = recording_attention(record, batch_size, sequence_length)
-    with _attention_of(model, attention), Recorder():
-        model(**given, use_cache=False).loss.backward()
+    with _attention_of(model, attention), places(model) as place, Recorder():
+        try:
+            model(**given, use_cache=False).loss.backward()
+        except (IndexError, RuntimeError) as error:  # sizes that don't fit each other show here at last
+            raise ValueError(f"model.architecture: a model of it can't be run: {error}") from error
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Trace(product_flops, dict(attention_calls), dict(uncounted), trainable)
+    return Trace(dict(products), dict(attention_calls), dict(uncounted), trainable)
 
 
 def _without_adapter(model: Any) -> Any:

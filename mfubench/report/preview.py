@@ -35,7 +35,11 @@ def preview(
     for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
         _heading(name, console)
         console.print(text.rstrip(), soft_wrap=True, highlight=False, markup=False)
-    _heading("FLOPs of an optimizer step on one device", console)
+    longest = settings.get("padding") == "longest"
+    _heading(
+        "FLOPs of an optimizer step on one device" + (", at most: all samples at full length" if longest else ""),
+        console,
+    )
     console.print(_flops(flops, peak))
     _heading("expected memory of one device (an estimate)", console)
     console.print(_memory(memory, machine, plan.num_ranks))
@@ -73,7 +77,7 @@ def _memory(memory: ExpectedMemory, machine: Machine, num_ranks: int) -> Table:
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
         "communication": memory.communication,
-        "activations": memory.activations,
+        "activations, at the peak": memory.activations,  # when some gradients are not there yet
     }
     for name, amount in parts.items():
         if amount:

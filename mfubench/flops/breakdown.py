@@ -1,0 +1,123 @@
+"""Where FLOPs are spent: in which phase, by which operator, in which modules. In: a running trace, or a Profile and a
+shape. Out: the place of an operator, or hardware FLOPs by place.
+
+The modules are those of transformers by their names; a product that a rule doesn't know is in the group `other`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from mfubench.flops.attention import kernel_flops
+from mfubench.flops.shapes import Profile
+
+Place = tuple[str, str, str]  # phase, operator, module group
+FORWARD, BACKWARD, RECOMPUTATION = PHASES = ("forward", "backward", "recomputation")
+ATTENTION = "attention"  # the operator that stands for every attention kernel
+SCORES = "attention scores"
+OTHER = "other"
+NAMED = (  # the first rule that matches a part of a module's dotted name, from its end, decides
+    ("LoRA", r"lora_\w+"),
+    ("router", r"gate|router|shared_expert_gate"),
+    ("experts", r"experts|shared_experts?"),
+    ("attention projections", r"(\w+_)?(attn|attention)"),
+    ("MLP", r"(\w+_)?(mlp|ffn|feed_forward)"),
+    ("embedding", r"embed_tokens|embed_in|wte|wpe"),
+    ("lm_head", r"lm_head|embed_out"),
+)
+GROUPS = ("embedding", "attention projections", SCORES, "MLP", "experts", "router", "lm_head", "LoRA", OTHER)
+
+
+def group_of(name: str) -> str:
+    """The group of the module with that dotted name: layers.0.self_attn.q_proj is among the attention projections."""
+    parts = name.split(".")
+    if any(part.startswith("lora_") for part in parts):
+        return "LoRA"  # what stands inside an adapted layer is named after the layer too
+    for part in reversed(parts):
+        for group, pattern in NAMED:
+            if re.fullmatch(pattern, part):
+                return group
+    return OTHER
+
+
+@contextmanager
+def places(model: Any) -> Iterator[Callable[[str], Place]]:
+    """Gives a function that a dispatch mode asks, while `model` runs, for the place of the operator that it sees.
+
+    An operator inside a module's forward belongs to that module: in the recomputation if the backward pass is under
+    way. One outside is of the backward pass, and belongs where the operator that made its autograd node did; nodes are
+    numbered in the order in which they are made, each just before its operator runs.
+    """
+    import torch
+    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+    groups = {id(module): group_of(name) for name, module in model.named_modules()}
+    running: list[str] = []
+    made: dict[int, str] = {}
+
+    def enter(module: Any, _: Any) -> None:
+        running.append(groups.get(id(module), OTHER))
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    def place(operator: str) -> Place:
+        node = torch._C._current_autograd_node()
+        if not running:
+            return BACKWARD, operator, OTHER if node is None else made.get(node._sequence_nr(), OTHER)
+        # An operator that makes no node finds the number of one before it, which has its operator already.
+        made.setdefault(torch._C._autograd._get_sequence_nr() - 1, running[-1])
+        return FORWARD if node is None else RECOMPUTATION, operator, running[-1]
+
+    entered = register_module_forward_pre_hook(enter)
+    # A recomputation that has all it needs ends in the middle of a block, by an exception.
+    left = register_module_forward_hook(leave, always_call=True)
+    try:
+        yield place
+    finally:
+        entered.remove()
+        left.remove()
+
+
+def hardware_flops(profile: Profile, batch_size: int, sequence_length: int) -> dict[Place, int]:
+    """Hardware FLOPs of a micro-batch by place; together `profile.of(...).hardware_flops`, to the last one."""
+    found: Counter[Place] = Counter()
+    for key, per_position in profile.executed_products.items():
+        phase, operator, group = key.split("/")
+        found[phase, operator, group] += per_position * batch_size * sequence_length
+    needed = dict(profile.needed_attention)
+    for call, times in profile.executed_attention:
+        each = kernel_flops(call, batch_size, sequence_length, kernel=profile.attention, skip_masked=False)
+        if call.gradients:
+            found[BACKWARD, ATTENTION, SCORES] += times * each
+        else:  # the forward pass is the same with recomputation and without
+            found[FORWARD, ATTENTION, SCORES] += needed[call] * each
+            found[RECOMPUTATION, ATTENTION, SCORES] += (times - needed[call]) * each
+    return dict(found)
+
+
+def by_phase(found: Mapping[Place, int]) -> dict[str, int]:
+    """FLOPs of every phase, those of none too."""
+    return {phase: sum(n for place, n in found.items() if place[0] == phase) for phase in PHASES}
+
+
+def by_operator(found: Mapping[Place, int]) -> dict[str, int]:
+    """FLOPs of every operator, by PyTorch's name for it, the largest first."""
+    return dict(_summed(found, 1).most_common())
+
+
+def by_module(found: Mapping[Place, int]) -> dict[str, int]:
+    """FLOPs of every module group that has some, and of the embedding, whose look-up costs none."""
+    flops = _summed(found, 2)
+    return {group: flops[group] for group in GROUPS if flops[group] or group == "embedding"}
+
+
+def _summed(found: Mapping[Place, int], part: int) -> Counter[str]:
+    flops: Counter[str] = Counter()
+    for place, n in found.items():
+        flops[place[part]] += n
+    return flops

@@ -1,0 +1,156 @@
+"""The same workload under everybody's formula. In: a Profile and a step. Out: the FLOPs that each would put in an MFU.
+
+The formulas are data, in conventions.yaml: arithmetic over the quantities named here. Other tools' names stand there only.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mfubench.flops.shapes import FlopCount, Profile
+
+FILE = Path(__file__).with_name("conventions.yaml")
+SIZES = {  # of an architecture
+    "N": "parameters of the model, without LoRA's; tied ones once",
+    "N_embedding": "parameters of the input embedding",
+    "N_idle": "parameters of the experts that a token doesn't pass through",
+    "tied": "1 if lm_head is the input embedding, else 0",
+    "L": "blocks",
+    "h": "hidden size",
+    "f": "intermediate size",
+    "f_expert": "intermediate size of an expert; without a mixture that of the MLP",
+    "heads": "attention heads",
+    "kv_heads": "key-value heads",
+    "d_head": "channels of a head",
+    "experts": "experts of a block's router; 0 without one",
+    "experts_per_token": "experts that a token passes through; 1 without a router",
+    "vocab": "entries of the vocabulary",
+}
+OF_A_STEP = {  # of one optimizer step on one device
+    "T": "tokens",
+    "s": "tokens of a sequence",
+    "N_lora": "parameters of the LoRA matrices; 0 in full training",
+    "model_flops": "counted: no recomputation, full square",
+    "model_flops_causal": "counted: no recomputation, visible pairs only",
+    "hardware_flops": "counted: with recomputation, full square",
+    "hardware_flops_causal": "counted: with recomputation, without the pairs that the kernel skips",
+}
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A published way to say how many FLOPs a training step has. Expressions are over SIZES and OF_A_STEP."""
+
+    name: str
+    flops: str
+    words: str
+    source: str
+    lora: str | None = None  # the expression for LoRA, where it is another one
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a convention says of a step on one device. None: the architecture lacks one of the formula's quantities."""
+
+    convention: Convention
+    expression: str  # the one of this mode
+    flops: int | None
+
+
+def published() -> tuple[Convention, ...]:
+    """All conventions, in the order of the file."""
+    return tuple(Convention(**entry) for entry in yaml.safe_load(FILE.read_text(encoding="utf-8")))
+
+
+def figures(profile: Profile, step: FlopCount, *, tokens: int, sequence_length: int, lora: bool) -> list[Figure]:
+    """What every convention says of `step`, the count of `tokens` positions in sequences of `sequence_length`."""
+    adapters = step.trainable_parameters if lora else 0
+    quantities = {
+        **profile.sizes,
+        "T": tokens,
+        "s": sequence_length,
+        "N_lora": adapters,
+        "model_flops": step.model_flops,
+        "model_flops_causal": step.model_flops_causal,
+        "hardware_flops": step.hardware_flops,
+        "hardware_flops_causal": step.hardware_flops_causal,
+    }
+    found = []
+    for convention in published():
+        expression = convention.lora if lora and convention.lora is not None else convention.flops
+        known = names_in(expression) <= quantities.keys()
+        found.append(Figure(convention, expression, round(evaluate(expression, quantities)) if known else None))
+    return found
+
+
+def sizes_of(config: Any, model: Any) -> dict[str, int]:
+    """SIZES of transformers' `model` of `config`; without those that its architecture doesn't have."""
+    text = config.get_text_config()
+    embedding = model.get_input_embeddings().weight
+    output = model.get_output_embeddings()
+    heads, experts = getattr(text, "num_attention_heads", None), getattr(text, "num_local_experts", None)
+    experts = experts or getattr(text, "num_experts", None) or 0
+    per_token = getattr(text, "num_experts_per_tok", None) if experts else 1
+    of_experts = sum(n.numel() for name, n in model.named_parameters() if "experts" in name.split("."))
+    width, wide = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
+    sizes = {
+        "N": sum(parameter.numel() for parameter in model.parameters()),
+        "N_embedding": embedding.numel(),
+        "N_idle": of_experts * (experts - per_token) // experts if experts and per_token else 0,
+        "tied": int(output is not None and output.weight is embedding),
+        "L": getattr(text, "num_hidden_layers", None),
+        "h": width,
+        "f": wide,
+        "f_expert": getattr(text, "moe_intermediate_size", None) or wide,
+        "heads": heads,
+        "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
+        "d_head": getattr(text, "head_dim", None) or (width // heads if width and heads else None),
+        "experts": experts,
+        "experts_per_token": per_token,
+        "vocab": text.vocab_size,
+    }
+    return {name: size for name, size in sizes.items() if isinstance(size, int)}
+
+
+def names_in(expression: str) -> set[str]:
+    """The quantities that an expression is made of."""
+    return {node.id for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.Name)}
+
+
+def evaluate(expression: str, quantities: Mapping[str, int]) -> Fraction:
+    """The exact value of arithmetic over named quantities: + - * / ** and brackets.
+
+    Raises ValueError for anything else, and for a name that is not among the quantities.
+    """
+
+    def value(node: ast.expr) -> Fraction:
+        match node:
+            case ast.Constant(value=int() | float() as number):
+                return Fraction(number)
+            case ast.Name(id=name) if name in quantities:
+                return Fraction(quantities[name])
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -value(operand)
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return value(left) + value(right)
+            case ast.BinOp(left=left, op=ast.Sub(), right=right):
+                return value(left) - value(right)
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                return value(left) * value(right)
+            case ast.BinOp(left=left, op=ast.Div(), right=right):
+                return value(left) / value(right)
+            case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as power)):
+                return value(left) ** power
+        raise ValueError(
+            f"{expression!r}: {ast.unparse(node)!r} is not arithmetic (+ - * / ** and brackets) over "
+            f"{', '.join(sorted(quantities))}"
+        )
+
+    return value(ast.parse(expression, mode="eval").body)
