@@ -133,7 +133,7 @@ def answers(command: tuple[str, ...]) -> bool:
 
 
 def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
-    """Run short helper programs at the same time and return what each printed; RuntimeError if one fails."""
+    """Run short helper programs at the same time and return what each printed; RuntimeError if one fails or is too slow."""
     children = [
         subprocess.Popen(
             command,
@@ -153,6 +153,8 @@ def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, st
             if child.returncode != 0:
                 raise RuntimeError(f"{child.args!r} ended with {child.returncode}: {errors.strip()[-2000:]}")
             outputs.append(output)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{error.cmd!r} was not done after {timeout_s:g} s") from error
     finally:
         for child in children:
             if child.poll() is None:
@@ -169,7 +171,7 @@ def commit_of(root: Path) -> str | None:
         return run_together([["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]], {}, 10)[
             0
         ].strip()
-    except (OSError, RuntimeError, subprocess.TimeoutExpired):
+    except (OSError, RuntimeError):
         return None
 
 

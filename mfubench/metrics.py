@@ -22,7 +22,7 @@ Counted = Callable[[int, int], FlopCount]  # [batch, sequence] of a micro-batch 
 CONVENTIONS = {
     "step_time_s": "mean of the steady steps, first training forward to first training forward of the next step, of the rank "
     "with the longest window; 95 % Student-t interval that takes the steps for independent (Fieller's for rates)",
-    "tokens_per_second_per_device": "positions computed (padding included) / step time, per device",
+    "tokens_per_second_per_device": "positions computed (padding included), the mean of all devices / step time",
     "mfu": "model FLOPs (forward + the backward that the mode needs, no recomputation, attention over the full square, its "
     "backward twice its forward: PaLM) / (step time x dense peak)",
     "mfu_causal": "as mfu, with causal attention counted exactly, s(s+1)/2 (Megatron)",
@@ -62,7 +62,7 @@ class Measurement:
     hfu: float
     hfu_causal: float
     ci95: Mapping[str, tuple[float, float | None]]  # of the figures above, by name
-    positions_per_step: int  # these and the tokens: means
+    positions_per_step: int  # these and the tokens: means over steps and devices
     sequence_length_min: int  # these three: of the micro-batches
     sequence_length_mean: float
     sequence_length_max: int
@@ -85,13 +85,14 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
     times = summarize(windows.get(rank, ()))
     longest = sum(windows[rank])
     recorded = _of_rank(records, rank)
-    window = recorded.micro_batches[warmup_steps : warmup_steps + times.n]
-    work = [_work(step, flops, peak) for step in window]
-    amounts = {name: [step[name] for step in work] for name in work[0]}
-    batches = [batch for step in window for batch in step]
+    steps_of_all = _steps_of_all(records, warmup_steps, times.n)
+    ranks = len(windows)
+    work = [_work(step, flops, peak) for step in steps_of_all]
+    amounts = {name: [step[name] / ranks for step in work] for name in work[0]}
+    batches = [batch for step in steps_of_all for batch in step]
     lengths = [batch.sequence_length for batch in batches]
-    positions = _positions(batches) / times.n
-    real = _tokens_per_step([batch.real_tokens for batch in batches], times.n)
+    positions = _positions(batches) / times.n / ranks
+    real = _tokens_per_step([batch.real_tokens for batch in batches], times.n * ranks)
     return Measurement(
         steps=times.n,
         warmup_steps=warmup_steps,
@@ -110,7 +111,7 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
         sequence_length_mean=sum(lengths) / len(lengths),
         sequence_length_max=max(lengths),
         real_tokens_per_step=real,
-        trained_tokens_per_step=_tokens_per_step([batch.trained_tokens for batch in batches], times.n),
+        trained_tokens_per_step=_tokens_per_step([batch.trained_tokens for batch in batches], times.n * ranks),
         padding_fraction=None if real is None else 1 - real / positions,
         peak_memory_bytes=max((r.peak_memory_bytes for r in records.ranks if r.peak_memory_bytes), default=None),
         memory_kind=recorded.memory_kind,
@@ -118,26 +119,29 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
 
 
 def mean_flops(records: Records, flops: Counted, measurement: Measurement) -> FlopCount:
-    """The count of the mean measured step, on one device."""
-    window = _of_rank(records, measurement.rank).micro_batches[measurement.warmup_steps :][: measurement.steps]
-    total = _flops_of([batch for step in window for batch in step], flops)
-    mean = {name: round(Fraction(getattr(total, name), measurement.steps)) for name in AMOUNTS}
-    uncounted = {operator: round(calls / measurement.steps) for operator, calls in total.uncounted.items()}
+    """The count of the mean measured step, on the mean device."""
+    steps = _steps_of_all(records, measurement.warmup_steps, measurement.steps)
+    total = _flops_of([batch for step in steps for batch in step], flops)
+    device_steps = measurement.steps * len(records.ranks)
+    mean = {name: round(Fraction(getattr(total, name), device_steps)) for name in AMOUNTS}
+    uncounted = {operator: round(calls / device_steps) for operator, calls in total.uncounted.items()}
     return replace(total, **mean, uncounted=uncounted)
 
 
 def history(records: Records, flops: Counted, peak: Peak, measurement: Measurement) -> list[dict[str, float]]:
-    """A row per step period of the measured rank, warm-up and measured, numbered from 1; figures of that very step.
+    """A row per step period of the measured rank, warm-up and measured, numbered from 1; figures of that very step, its
+    work the mean of all devices.
 
     The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
     """
     recorded = _of_rank(records, measurement.rank)
     periods = measurement.warmup_steps + measurement.steps
+    batches_of_all = _steps_of_all(records, 0, periods)
     rows = []
     for step, (seconds, batches) in enumerate(
-        zip(recorded.step_times_s[:periods], recorded.micro_batches, strict=False), start=1
+        zip(recorded.step_times_s[:periods], batches_of_all, strict=True), start=1
     ):
-        work = _work(batches, flops, peak)
+        work = {name: amount / len(records.ranks) for name, amount in _work(batches, flops, peak).items()}
         row = {"step": step, "warmup": int(step <= measurement.warmup_steps), "step_time_s": seconds}
         rows.append(row | {name: work[name] / seconds for name in HISTORY})
     return rows
@@ -176,6 +180,12 @@ def impossible(measurement: Measurement, flops: FlopCount, peak: Peak) -> tuple[
 
 def _of_rank(records: Records, rank: int) -> RankRecord:
     return next(each for each in records.ranks if each.rank == rank)
+
+
+def _steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBatch]]:
+    """The micro-batches of every rank together, step by step: ranks wait for each other, and their samples may differ."""
+    each = [rank.micro_batches[first : first + steps] for rank in records.ranks]
+    return [[batch for of_rank in step for batch in of_rank] for step in zip(*each, strict=True)]
 
 
 def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak) -> dict[str, float]:

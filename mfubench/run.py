@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -23,6 +24,9 @@ from mfubench.report.table import in_words
 from mfubench.tracking import track
 from mfubench.verdict import Verdict
 
+if TYPE_CHECKING:
+    from mfubench.memory import ExpectedMemory
+
 REFUSALS = (*CANT, NotInstalled, WrongCombination)  # a run's verdict, before anything is started
 
 
@@ -34,12 +38,7 @@ def run(experiment: Experiment, folder: Path, group: str | None, console: Consol
     try:  # whoever makes this folder has the run folder: two runs may start in the same second
         (folder / RECORDS).mkdir()
     except FileExistsError as error:
-        raise ConfigError(
-            "there is a run in this folder already",
-            given=str(folder),
-            expected="a folder of its own",
-            instead=f"hydra.run.dir={folder}-{os.getpid()}",
-        ) from error
+        raise _taken(folder) from error
     so_far = Evidence(experiment, folder, group, started_at=now())
     with interrupted_once():
         try:
@@ -63,6 +62,8 @@ def dry_run(experiment: Experiment, folder: Path, group: str | None, console: Co
 
     Raises ConfigError as `run` does.
     """
+    if (folder / RECORDS).exists():  # its files would say what this one would run
+        raise _taken(folder)
     so_far = Evidence(experiment, folder, group, started_at=now())
     try:
         so_far = planned(on_this_machine(so_far), console)
@@ -75,6 +76,15 @@ def dry_run(experiment: Experiment, folder: Path, group: str | None, console: Co
         console.print(f"{refused.status}: {refused.reason}", style="red", markup=False, highlight=False)
         return False
     return True
+
+
+def _taken(folder: Path) -> ConfigError:
+    return ConfigError(
+        "there is a run in this folder already",
+        given=str(folder),
+        expected="a folder of its own",
+        instead=f"hydra.run.dir={folder}-{os.getpid()}",
+    )
 
 
 def _refused(error: Exception, group: str | None) -> Verdict:
@@ -92,4 +102,8 @@ def _show(so_far: Evidence) -> None:
     settings = in_words(
         asdict(so_far.experiment), label(so_far.experiment.framework.name, so_far.engine), so_far.precision
     )
-    preview(settings, so_far.plan, so_far.machine, so_far.peak, so_far.flops, expected_memory(so_far), Console())
+    try:
+        memory: ExpectedMemory | str = expected_memory(so_far)
+    except ValueError as error:  # a framework's YAML may name an optimizer that no formula knows
+        memory = str(error)
+    preview(settings, so_far.plan, so_far.machine, so_far.peak, so_far.flops, memory, Console())

@@ -44,6 +44,7 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
     and the engine that runs."""
     values: dict[str, Any] = {name: getattr(experiment, name).name for name in OPTIONS}
     values |= {name: getattr(experiment, name) for name in SCALARS}
+    values |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
     values |= {"model_type": experiment.model.architecture.get("model_type"), "weights": experiment.model.weights}
     return values | {"precision": precision, "device": device, "engine": engine}
 
@@ -131,16 +132,10 @@ def _setting(experiment: Experiment, name: str) -> Any:
 
 def _check_liger(experiment: Experiment) -> None:
     """What Liger's kernels would silently not do."""
-    liger, model_type = experiment.liger, experiment.model.architecture.get("model_type")
-    if liger.fused_linear_cross_entropy and "lm_head" in (experiment.mode.target_modules or []):
+    if experiment.liger.fused_linear_cross_entropy and "lm_head" in (experiment.mode.target_modules or []):
         raise Unsupported(
             "liger.fused_linear_cross_entropy=true with LoRA on lm_head: the kernel uses lm_head's own weight, so its "
             "adapter would never be trained; liger.fused_linear_cross_entropy=false liger.cross_entropy=true trains it"
-        )
-    if liger.cross_entropy and model_type == "mistral":
-        raise Unsupported(
-            "liger.cross_entropy=true with a mistral model: Liger replaces a class that the model's code doesn't use, so "
-            "the kernel would never run; liger.cross_entropy=false liger.fused_linear_cross_entropy=true runs"
         )
 
 

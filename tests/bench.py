@@ -69,6 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mfubench-bench-") as folder:
         # Nothing of the user's own is read or written, and nothing is uploaded.
         os.environ |= {"MFUBENCH_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+        os.environ["MFUBENCH_LOCAL"] = "none"
         lines: list[Line] = []
         for measured in (_help, _counting, _jobs):
             with console.status(f"measuring {measured.__name__.strip('_')}"):

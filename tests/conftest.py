@@ -17,10 +17,11 @@ from mfubench.paths import CONF, ROOT
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's cache, nor the user's W&B settings."""
+    """No test reads or writes the user's cache, nor the user's W&B settings, nor the user's own defaults."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
     os.environ["MFUBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["MFUBENCH_LOCAL"] = "none"
     os.environ["PYTHONPATH"] = str(ROOT)  # commands run from other folders find the checkout, installed or not
     yield
 

@@ -190,7 +190,10 @@ def test_the_zero_stages_are_the_published_settings(compose: Callable[..., Exper
         assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == 5e8
 
 
-def test_a_users_own_defaults_are_laid_over_ours_and_under_the_command_line(tmp_path: Path) -> None:
+def test_a_users_own_defaults_are_laid_over_ours_and_under_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MFUBENCH_LOCAL")
     shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
     (tmp_path / "conf" / "local").mkdir()
     (tmp_path / "conf" / "local" / "default.yaml").write_text("batch_size: 8\ntracking: {entity: me}\n")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mfubench import config
-from mfubench.config import ConfigError, Experiment
+from mfubench.config import ConfigError, Experiment, WrongCombination
+from mfubench.config.validate import validate
 from mfubench.workload import Workload, locate, prepare
 
 ON_THE_HUB = config.Model(name="m", hub_id="some/model", revision=None, weights="hub", architecture={})
@@ -253,13 +254,17 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         (("data.hub_id=a/b",), "synthetic data are made, not read", "data=alpaca data.hub_id=a/b"),
         (("data=alpaca", "data.path=a"), "data come from one place", "data=jsonl data.path=a"),
         (("data=jsonl", "data.path=a", "data.revision=b"), "these data have no revision", None),
-        (("data=alpaca", "data.hub_id=a/b/c"), "can't be the id of a dataset", None),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(
-    compose: Callable[..., Experiment], tmp_path: Path, overrides: tuple[str, ...], problem: str, instead: str | None
+    compose: Callable[..., Experiment], overrides: tuple[str, ...], problem: str, instead: str | None
 ) -> None:
+    with pytest.raises(WrongCombination, match=problem) as error:
+        validate(compose(*overrides))
+    assert error.value.instead == instead
+
+
+def test_what_can_be_no_id_of_the_hub_is_an_error(compose: Callable[..., Experiment], tmp_path: Path) -> None:
     for call in (locate, prepare):
-        with pytest.raises(ConfigError, match=problem) as error:
-            prepared(compose(*overrides).data, tmp_path, call=call)
-        assert error.value.instead == instead
+        with pytest.raises(ConfigError, match="can't be the id of a dataset"):
+            prepared(compose("data=alpaca", "data.hub_id=a/b/c").data, tmp_path, call=call)

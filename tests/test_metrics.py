@@ -151,7 +151,8 @@ def test_a_rate_is_surer_than_its_time_where_the_time_follows_the_work() -> None
 
 def test_history_has_each_steps_own_figures_warm_up_included() -> None:
     rank = rank_over(1, [2.0, 1.0, 0.5, 7.0], [[(2, 256)], [(2, 256)], [(1, 128), (1, 128)], [(2, 256)]])
-    records = Records((rank_of(0, [1.0, 0.2, 0.2, 0.2]), rank))
+    other = rank_over(0, [1.0, 0.2, 0.2, 0.2], [[(2, 256)], [(2, 256)], [(1, 128), (1, 128)], [(2, 256)]])
+    records = Records((other, rank))
     m = measure(records, flops, PEAK, warmup_steps=1, steps=2)
     first, second, third = history(records, flops, PEAK, m)
     assert first == pytest.approx(
@@ -220,3 +221,10 @@ def test_an_operator_without_a_formula_is_named() -> None:
     m = measure(Records((rank_of(0, [1.0, 1.0]),)), flops, PEAK, warmup_steps=0, steps=2)
     (difference,) = impossible(m, replace(STEP, uncounted={"aten.mystery_mm": 32}), PEAK)
     assert "aten.mystery_mm ×32" in difference.seen
+
+
+def test_work_is_the_mean_of_all_ranks_whichever_waited_longest() -> None:
+    longer = rank_over(0, [1.0, 1.0, 1.0], [[(2, 256)]] * 3)
+    shorter = rank_over(1, [1.0, 1.0, 1.0], [[(2, 128)]] * 3)
+    m = measure(Records((longer, shorter)), flops, PEAK, warmup_steps=1, steps=2)
+    assert (m.positions_per_step, m.tokens_per_second_per_device) == (384, pytest.approx(384))

@@ -64,17 +64,18 @@ def load(settings: Settings, *, random_weights: bool, bf16: bool, autocast: bool
         _apply_liger(model, settings.liger)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-    return model if settings.lora is None else _with_lora(model, settings)
+    return model if settings.lora is None else _with_lora(model, settings, in_float32=autocast)
 
 
-def _with_lora(model: PreTrainedModel, settings: Settings) -> PeftModel | PeftMixedModel:
+def _with_lora(model: PreTrainedModel, settings: Settings, *, in_float32: bool) -> PeftModel | PeftMixedModel:
+    """An engine holds float32 copies of the matrices; stage 3 would keep float32 ones and multiply in float32."""
     from peft import LoraConfig, get_peft_model
 
     assert settings.lora is not None
     if settings.gradient_checkpointing:
         # A reentrant block has gradients only if its input has one, and frozen embeddings give none.
         model.enable_input_require_grads()
-    return get_peft_model(model, LoraConfig(**settings.lora))
+    return get_peft_model(model, LoraConfig(**settings.lora), autocast_adapter_dtype=in_float32)
 
 
 def _check_lora(config: PreTrainedConfig, lora: Mapping[str, Any]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 from mfubench.config.errors import ConfigError, WrongCombination, nearest
-from mfubench.config.schema import Experiment
+from mfubench.config.schema import Data, Experiment
 
 PRECISIONS = ("auto", "bf16", "bf16_pure", "fp32")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -48,7 +49,7 @@ def validate(experiment: Experiment) -> None:
     _validate_parallelism(experiment)
     _validate_model(experiment)
     _validate_liger(experiment)
-    _validate_data(experiment)
+    _validate_data(experiment.data)
 
 
 def _validate_lora(experiment: Experiment) -> None:
@@ -110,22 +111,24 @@ def _validate_liger(experiment: Experiment) -> None:
         )
 
 
-def _validate_data(experiment: Experiment) -> None:
-    data = experiment.data
-    if data.name == "jsonl" and data.path is None:
+def _validate_data(data: Data) -> None:
+    from_file = f"data=jsonl data.path={shlex.quote(data.path or 'FILE')}"
+    if data.name == "synthetic" and (data.path is not None or data.hub_id is not None):
+        given = f"data.path={data.path}" if data.path is not None else f"data.hub_id={data.hub_id}"
+        right = from_file if data.path is not None else f"data=alpaca data.hub_id={data.hub_id}"
         raise WrongCombination(
-            "data=jsonl needs a file",
-            given="data=jsonl",
-            expected='a JSONL file of {"messages": [...]} or {"instruction", "input", "output"} rows',
-            instead="data=jsonl data.path=FILE",
+            "synthetic data are made, not read", given=given, expected="neither a path nor a hub_id", instead=right
         )
-    if data.name != "jsonl" and data.path is not None:
-        raise WrongCombination(
-            f"data={data.name} reads no file",
-            given=f"data.path={data.path}",
-            expected="a path with data=jsonl only",
-            instead=f"data=jsonl data.path={data.path}",
-        )
+    if data.path is not None and data.hub_id is not None:
+        given, expected = f"data.path={data.path}", f"either a file or {data.hub_id} of the hub"
+        raise WrongCombination("data come from one place", given=given, expected=expected, instead=from_file)
+    if data.revision is not None and data.hub_id is None:
+        given, expected = f"data.revision={data.revision}", "a revision only of a dataset on the hub"
+        raise WrongCombination("these data have no revision", given=given, expected=expected)
+    if data.name != "synthetic" and data.path is None and data.hub_id is None:
+        given, expected = f"data={data.name}", "a file of one JSON object a line: data.path=FILE"
+        right = f"data={data.name} data.path=FILE"
+        raise WrongCombination("there is no file to train on", given=given, expected=expected, instead=right)
 
 
 def _engines(experiment: Experiment) -> tuple[str, ...]:

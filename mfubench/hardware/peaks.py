@@ -53,7 +53,13 @@ def peak(
     if hardware.peak_flops_per_second is not None:
         return Peak(hardware.peak_flops_per_second, dtype, "hardware.peak_flops_per_second", measured=False)
     if machine.device == "cpu":
-        rate, how = matmul_ceiling(dtype, num_ranks, threads_per_rank, run_together)
+        try:
+            rate, how = matmul_ceiling(dtype, num_ranks, threads_per_rank, run_together)
+        except RuntimeError as error:
+            raise UnknownPeak(
+                f"this CPU's peak in {dtype} could not be measured: {error}; try again on a quieter machine, or give it, "
+                "in FLOP/s: hardware.peak_flops_per_second=1e12"
+            ) from error
         return Peak(rate, dtype, how, measured=True)
     option = hardware if hardware.device_name is not None else known_peaks(machine.device_name)
     if option is None or dtype not in option.peaks:

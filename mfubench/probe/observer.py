@@ -167,8 +167,8 @@ class Observer:
             self._step += 1
             if self._clock is not None:
                 self._clock.boundary(self._step)
-        real, trained = self._batches.take(shape)
-        line.update(step=self._step, shape=shape, real=real, trained=trained)
+        real, trained, ids = self._batches.take(shape)
+        line.update(step=self._step, shape=shape, real=real, trained=trained, ids=ids)
         if self._clock is not None:
             line["device"] = self._clock.resolved()
         self._writer.write("forward", line)

@@ -81,6 +81,7 @@ def differences(records: Records, asked: Asked) -> tuple[Difference, ...]:
     """All differences, in the order of how much they explain; over the first `asked.periods` periods of each rank."""
     found = [_probe_error(error, "before any training") for error in records.errors]
     found += _ranks(records, asked)
+    found += _same_samples(records, asked)
     for rank in records.ranks:
         found += [_probe_error(error, f"on rank {rank.rank}") for error in rank.errors]
         found += _work(rank, asked)
@@ -100,6 +101,18 @@ def _ranks(records: Records, asked: Asked) -> Iterator[Difference]:
         listed = ", ".join(f"{rank}" if n == 1 else f"{rank} ({n} processes)" for rank, n in sorted(seen.items()))
         wanted = ", ".join(map(str, range(asked.num_ranks)))
         yield Difference("ranks that trained", wanted, listed or "none")
+
+
+def _same_samples(records: Records, asked: Asked) -> Iterator[Difference]:
+    """Ranks that read the same samples in every step. Batches that are all alike, as of a single row, tell nothing."""
+    readers: dict[tuple[int | None, ...], list[int]] = {}
+    for rank in records.ranks:
+        read = tuple(batch.checksum for step in rank.micro_batches[: asked.periods] for batch in step)
+        if None not in read and len(set(read)) > 1:
+            readers.setdefault(read, []).append(rank.rank)
+    for ranks in readers.values():
+        if len(ranks) > 1:
+            yield Difference(f"samples of ranks {', '.join(map(str, ranks))}", "each its own", "the same in every step")
 
 
 def _steps(rank: RankRecord, asked: Asked) -> Iterator[Difference]:

@@ -19,6 +19,7 @@ class MicroBatch:
     sequence_length: int
     real_tokens: int | None  # attended to
     trained_tokens: int | None  # label != -100
+    checksum: int | None = None  # of the token ids
 
 
 @dataclass(frozen=True)
@@ -98,4 +99,4 @@ def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
 
 def _micro_batch(forward: Mapping[str, Any]) -> MicroBatch:
     batch, sequence = forward["shape"]
-    return MicroBatch(batch, sequence, forward["real"], forward["trained"])
+    return MicroBatch(batch, sequence, forward["real"], forward["trained"], forward.get("ids"))

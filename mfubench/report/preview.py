@@ -22,10 +22,11 @@ def preview(
     machine: Machine,
     peak: Peak | None,
     flops: FlopCount,
-    memory: ExpectedMemory,
+    memory: ExpectedMemory | str,
     console: Console,
 ) -> None:
-    """Print the plan of a run. `settings`: in words; `peak`: None where it would be measured before the run."""
+    """Print the plan of a run. `settings`: in words; `peak`: None where it would be measured before the run; `memory`: a
+    sentence where none is expected."""
     console.print(" · ".join(f"{key} {value}" for key, value in settings.items() if value), highlight=False)
     _heading("command", console)
     console.print(shlex.join(plan.command), soft_wrap=True, highlight=False, markup=False)
@@ -42,7 +43,7 @@ def preview(
     )
     console.print(_flops(flops, peak))
     _heading("expected memory of one device (an estimate)", console)
-    console.print(_memory(memory, machine, plan.num_ranks))
+    console.print(memory if isinstance(memory, str) else _memory(memory, machine, plan.num_ranks))
     console.print(
         f"\nNothing was started. These files, and plan.json, are in {plan.folder}", highlight=False, soft_wrap=True
     )

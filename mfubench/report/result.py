@@ -11,7 +11,8 @@ from typing import Any
 
 SCHEMA_VERSION = 2
 FILE_NAME = "result.json"
-GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "measurement")  # of the settings
+# Of the settings.
+GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "data", "liger", "measurement")
 
 
 class UnreadableResult(ValueError):

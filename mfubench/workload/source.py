@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,7 +14,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from mfubench import config
-from mfubench.config import ConfigError
 from mfubench.workload.cache import digest
 from mfubench.workload.hub import check_hub_id, fetch, read_snapshot
 from mfubench.workload.jsonl import read_jsonl
@@ -43,10 +41,9 @@ def find(
 ) -> Samples:
     """The samples of `data`, all rows of a real source found good; written by whoever calls `write`.
 
-    Raises ConfigError for settings that contradict each other and for rows that aren't good, NoData where the hub's
-    can't be had. Unless it `may_fetch`, the hub isn't asked, and what is known of the hub's data is what the settings say.
+    Raises ConfigError for rows that aren't good, NoData where the hub's can't be had. Unless it `may_fetch`, the hub
+    isn't asked, and what is known of the hub's data is what the settings say.
     """
-    _check(data)
     if data.hub_id is not None:
         check_hub_id(data.hub_id)
         if may_fetch:
@@ -63,33 +60,12 @@ def find(
 
 @cache
 def check_data(data: config.Data) -> None:
-    """Raise ConfigError for settings that contradict each other and for a file that isn't good; the hub isn't asked.
+    """Raise ConfigError for a file that isn't good; the hub isn't asked.
 
     A file is read once in this process, however often it is asked about.
     """
-    _check(data)
     if data.path is not None:
         read_jsonl(data.path, 1)
-
-
-def _check(data: config.Data) -> None:
-    from_file = f"data=jsonl data.path={shlex.quote(data.path or 'FILE')}"
-    if data.name == "synthetic" and (data.path is not None or data.hub_id is not None):
-        given = f"data.path={data.path}" if data.path is not None else f"data.hub_id={data.hub_id}"
-        right = from_file if data.path is not None else f"data=alpaca data.hub_id={data.hub_id}"
-        raise ConfigError(
-            "synthetic data are made, not read", given=given, expected="neither a path nor a hub_id", instead=right
-        )
-    if data.path is not None and data.hub_id is not None:
-        given, expected = f"data.path={data.path}", f"either a file or {data.hub_id} of the hub"
-        raise ConfigError("data come from one place", given=given, expected=expected, instead=from_file)
-    if data.revision is not None and data.hub_id is None:
-        given, expected = f"data.revision={data.revision}", "a revision only of a dataset on the hub"
-        raise ConfigError("these data have no revision", given=given, expected=expected)
-    if data.name != "synthetic" and data.path is None and data.hub_id is None:
-        given, expected = f"data={data.name}", "a file of one JSON object a line: data.path=FILE"
-        right = f"data={data.name} data.path=FILE"
-        raise ConfigError("there is no file to train on", given=given, expected=expected, instead=right)
 
 
 def _of_hub(name: str, hub_id: str, snapshot: Path, num_samples: int, folder: Path) -> Samples:

@@ -17,6 +17,8 @@ SETTINGS = {
     "model": {"name": "llama-tiny", "architecture": {"hidden_size": 64}},
     "mode": {"name": "lora", "rank": 8},
     "parallelism": {"name": "ddp", "num_devices": 2},
+    "data": {"name": "synthetic"},
+    "liger": {},
     "gradient_checkpointing": {"name": "none"},
     "measurement": {"name": "quick", "warmup_steps": 2, "steps": 4},
     "hardware": {"name": "auto", "device": "auto", "device_name": None, "peak_flops_per_second": None},
