@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ class MicroBatch:
     sequence_length: int
     real_tokens: int | None  # attended to
     trained_tokens: int | None  # label != -100
-    checksum: int | None = None  # of the token ids
+    checksum: int | None = field(default=None, compare=False)  # of the token ids
 
 
 @dataclass(frozen=True)

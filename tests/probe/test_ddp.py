@@ -40,7 +40,8 @@ def test_ddp_is_the_wrapper_and_the_ranks_know_each_other(records: Records) -> N
         assert rank.work["world_size"] == 2
 
 
-def test_what_was_asked_was_done(records: Records) -> None:
+def test_what_was_asked_was_done_but_for_samples_of_their_own(records: Records) -> None:
+    """This trainer gives the same samples to both ranks, which no run that is measured may do."""
     asked = Asked(
         num_ranks=2,
         micro_batch_shape=(2, 16),
@@ -50,4 +51,5 @@ def test_what_was_asked_was_done(records: Records) -> None:
         recomputation="none",
         wrapper="DistributedDataParallel",
     )
-    assert differences(records, asked) == ()
+    (difference,) = differences(records, asked)
+    assert (difference.what, difference.asked) == ("samples of ranks 0, 1", "each its own")
