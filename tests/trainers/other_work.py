@@ -49,11 +49,12 @@ def precision(variant: str) -> Iterator[None]:
 
 def train(config: dict[str, Any], variant: str) -> None:
     """The usual loop."""
+    torch.manual_seed(config["seed"])
     if variant == "one thread":
         torch.set_num_threads(1)
     model = made(config, variant)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained[:1] if variant == "one tensor stepped" else trained)
+    optimizer = torch.optim.AdamW(trained[:1] if variant == "one tensor stepped" else trained, fused=True)
     shape = (config["per_device_train_batch_size"], config["max_length"])
     for step in range(config["max_steps"]):
         if variant == "frozen later" and step == 3:
