@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 
 from mfubench.config import ConfigError, Engine, Framework
+
+
+INSTALLED = "installed"  # what launchers/install leaves in an environment when all of it is there
 
 
 class NotInstalled(Exception):
@@ -47,6 +51,18 @@ def choose(framework: Framework, answers: Callable[[tuple[str, ...]], bool]) -> 
     others = [engine.name for engine in engines if engine not in wanted]
     way_out = f" (framework.engine={others[0]} is another way)" if others else ""
     raise NotInstalled(f"{framework.name} is not installed here: {tried}{way_out}")
+
+
+def check_installed(framework: Framework, root: Path) -> None:
+    """Raise NotInstalled where the framework's own environment isn't there, or was not made to the end."""
+    if framework.python is None:
+        return
+    python = root / framework.python
+    ours = not Path(framework.python).is_absolute()  # one of the user's own has no mark of ours
+    if not python.is_file() or (ours and not (python.parent.parent / INSTALLED).is_file()):
+        raise NotInstalled(
+            f"{framework.name} is not installed here (no {framework.python}): launchers/install {framework.name}"
+        )
 
 
 def label(framework: str, engine: str | None) -> str:

@@ -191,7 +191,9 @@ def _killed_for_memory() -> int:
 
 def _environment(plan: Plan, tag: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
-    path = os.pathsep.join([str(PROBE_SITE), *filter(None, [inherited.get("PYTHONPATH")])])
+    path = os.pathsep.join(
+        [str(PROBE_SITE), *filter(None, (each.get("PYTHONPATH") for each in (plan.environment, inherited)))]
+    )
     ours = {"PYTHONPATH": path, "MFUBENCH_RECORDS": str(plan.records), RUN_TAG: tag, "WANDB_MODE": "disabled"}
     return {**inherited, **extensions.environment(), **plan.environment, **ours}
 

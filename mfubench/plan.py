@@ -98,14 +98,16 @@ def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     where = f"conf/framework/{framework.name}.yaml"
     native = _drop_nulls(_resolve(where, support.layers(framework, values), known))
     command = _resolve(where, [{"command": framework.command}], known)["command"]
-    environment = _resolve(where, [framework.environment], known)
+    environment = _drop_nulls(_resolve(where, [framework.environment], known))
+    files = _drop_nulls(_resolve(where, [framework.files], known))
     return Plan(
         command=tuple(_spliced(command)),
         environment=_devices(place, experiment.parallelism.num_devices)
         | {key: str(value) for key, value in environment.items()},
         config_path=config_path,
         config_text=_text(native, config_path.suffix),
-        other_files=_deepspeed_file(experiment, values, known, place.precision),
+        other_files={name: _text(tree, Path(name).suffix) for name, tree in files.items()}
+        | _deepspeed_file(experiment, values, known, place.precision),
         folder=place.folder,
         num_ranks=experiment.parallelism.num_devices,
         max_steps=max_steps(experiment),
@@ -132,15 +134,19 @@ def describe(plan: Plan) -> dict[str, Any]:
 def _known(experiment: Experiment, workload: Workload, place: Place, config_path: Path) -> dict[str, Any]:
     """What ${...} may name in a framework's YAML."""
     own = experiment.framework.python
+    python = place.python if own is None else str(place.root / own)
     known = {f: getattr(experiment, f) for f in support.SCALARS}
     for group in ("mode", "parallelism", "model", "data", "liger"):
         known[group] = asdict(getattr(experiment, group))
     return known | {
         "workload": asdict(workload),
         "precision": place.precision,
+        "variables": experiment.framework.variables,
         "deepspeed_config": str(place.folder / DEEPSPEED_CONFIG),
         "run": {
-            "python": place.python if own is None else str(place.root / own),
+            "python": python,
+            "bin": str(Path(python).parent),  # where an environment's programs lie
+            "folder": str(place.folder),
             "launchers": str(place.launchers),
             "config_path": str(config_path),
             "scratch": str(place.folder / "scratch"),

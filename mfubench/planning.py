@@ -35,6 +35,8 @@ def on_this_machine(so_far: Evidence) -> Evidence:
     """What `auto` stands for here, and the engine that is here."""
     experiment = so_far.experiment
     machine = hardware.detect(experiment.hardware)
+    if not experiment.dry_run:
+        engines.check_installed(experiment.framework, ROOT)
     framework, engine = engines.choose(experiment.framework, answers)
     return replace(
         so_far,

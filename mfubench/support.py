@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from mfubench.config import Experiment, Framework, Liger, Parallelism
+from mfubench.config.validate import LEFT_OPEN
 from mfubench.hardware import Machine
 
 # What a framework must obey. The other groups are mfubench's own (hardware, measurement, tracking) or reach the
@@ -26,6 +27,7 @@ SCALARS = (
     "torch_compile",
     "optimizer",
     "seed",
+    "comparison",
 )
 OPTIONS = ("mode", "parallelism", "gradient_checkpointing", "data")
 MODE_SETTINGS = ("mode.rank", "mode.alpha", "mode.dropout", "mode.target_modules")
@@ -46,12 +48,14 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
     values |= {name: getattr(experiment, name) for name in SCALARS}
     values |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
     values |= {"model_type": experiment.model.architecture.get("model_type"), "weights": experiment.model.weights}
+    targets = experiment.mode.target_modules or []
+    values |= {"mode.target_modules": ",".join(targets), "lora_on_lm_head": "lm_head" in targets}
     return values | {"precision": precision, "device": device, "engine": engine}
 
 
 def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:
     """`base`, the branches of `when` that the values choose, in order, then the user's `native`; Unsupported if one lacks."""
-    return [*chosen_layers(framework.name, framework.base, framework.when, values), framework.native]
+    return [*chosen_layers(framework.name, framework.base, _decided(framework.when, values), values), framework.native]
 
 
 def chosen_layers(owner: str, base: dict[str, Any], when: Mapping[str, Any], values: Values) -> list[dict[str, Any]]:
@@ -61,8 +65,8 @@ def chosen_layers(owner: str, base: dict[str, Any], when: Mapping[str, Any], val
 
 def mapped_settings(framework: Framework, values: Values) -> set[str]:
     """The settings that reach this framework: those under `when`, and those interpolated in what the values choose."""
-    chosen = [framework.command, framework.environment, *layers(framework, values)]
-    return set(_interpolated(chosen)) | set(framework.when)
+    chosen = [framework.command, framework.environment, framework.files, *layers(framework, values)]
+    return set(_interpolated(chosen)) | set(_asked_of(framework.when, values))
 
 
 def check(experiment: Experiment, values: Values, defaults: Values) -> None:
@@ -150,6 +154,21 @@ def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[di
         nested = content.pop("when", {})
         yield content
         yield from _branches(name, nested, values)
+
+
+def _decided(when: Mapping[str, Any], values: Values) -> Mapping[str, Any]:
+    """The branches that mfubench chooses; under comparison=defaults the framework has its own way in the others."""
+    left_open = LEFT_OPEN if values["comparison"] == "defaults" else ()
+    return {setting: branches for setting, branches in when.items() if setting not in left_open}
+
+
+def _asked_of(when: Mapping[str, Any], values: Values) -> Iterator[str]:
+    """Every setting that a branch is chosen by, and those that the chosen ones have branches for."""
+    for setting, branches in when.items():
+        yield setting
+        for value, content in branches.items():
+            if _matches(values[setting], value):
+                yield from _asked_of((content or {}).get("when", {}), values)
 
 
 def _matches(value: object, wanted: object) -> bool:

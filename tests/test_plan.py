@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,3 +110,36 @@ def test_the_cores_are_shared_out_among_the_ranks(cores: int, ranks: int, thread
 def test_a_value_without_a_branch_is_unsupported(compose: Callable[..., Experiment]) -> None:
     with pytest.raises(support.Unsupported, match="optimizer=lion"):
         plan.make(replace(compose(), optimizer="lion"), WORKLOAD, PLACE)
+
+
+def test_files_of_the_frameworks_own_lie_in_the_run_folder(compose: Callable[..., Experiment]) -> None:
+    described = "+framework.files={datasets.json: {mine: {file_name: '${workload.messages_path}'}}}"
+    planned = plan.make(compose(described), WORKLOAD, PLACE)
+    assert json.loads(planned.other_files["datasets.json"]) == {"mine": {"file_name": "/w/messages.jsonl"}}
+
+
+def test_a_frameworks_own_words_reach_its_command_and_environment(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("mode=lora")
+    framework = replace(
+        experiment.framework,
+        python="launchers/x/.venv/bin/python",
+        command=["${run.bin}/tune", "${variables.recipe.${mode.name}}", "${run.folder}"],
+        environment={"RANKS": "${variables.ranks.${parallelism.name}}"},
+        variables={"recipe": {"lora": "lora_on_one"}, "ranks": {"single": None}},
+    )
+    planned = plan.make(replace(experiment, framework=framework), WORKLOAD, PLACE)
+    assert planned.command == ("/p/launchers/x/.venv/bin/tune", "lora_on_one", "/runs/1")
+    assert "RANKS" not in planned.environment  # a null is no entry
+
+
+def test_what_is_left_to_the_framework_is_not_in_its_config(compose: Callable[..., Experiment]) -> None:
+    own = native(plan.make(compose("comparison=defaults"), WORKLOAD, PLACE))
+    ours = native(plan.make(compose(), WORKLOAD, PLACE))
+    assert set(ours) - set(own) == {
+        "gradient_checkpointing",
+        "attn_implementation",
+        "use_liger_kernel",
+        "torch_compile",
+        "optim",
+    }
+    assert set(own) <= set(ours)

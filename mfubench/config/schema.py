@@ -5,7 +5,7 @@ A key that is not here is an error in a YAML and on the command line. Values, de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -20,6 +20,10 @@ class Framework:
     command: list[Any] | None = MISSING  # argv; a list inside it is spliced in. null: its engines have one each
     environment: dict[str, str] = MISSING
     config_file: str = MISSING  # the native file's name in the run folder; its ending sets the format
+    files: dict[str, Any] = field(
+        default_factory=dict
+    )  # what the native file refers to: name in the run folder -> content
+    variables: dict[str, Any] = field(default_factory=dict)  # words of the framework's own for ${variables.NAME}
     random_weights: str = MISSING  # "device": makes random weights itself; "disk": loads them from the model's folder
     base: dict[str, Any] = MISSING
     when: dict[str, Any] = MISSING
@@ -162,4 +166,5 @@ class Experiment:
     torch_compile: bool = MISSING
     optimizer: str = MISSING
     seed: int = MISSING
+    comparison: str = MISSING
     dry_run: bool = MISSING

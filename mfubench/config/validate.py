@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 
+from mfubench.config.defaults import defaults
 from mfubench.config.errors import ConfigError, WrongCombination, nearest
 from mfubench.config.schema import Data, Experiment
 
@@ -15,6 +16,9 @@ RANDOM_WEIGHTS = ("device", "disk")
 TRACKING_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
 PADDINGS = ("max_length", "longest")
+COMPARISONS = ("equal", "defaults")
+# What `comparison=defaults` leaves to the framework.
+LEFT_OPEN = ("gradient_checkpointing", "attention", "liger_kernel", "torch_compile", "optimizer")
 
 
 def validate(experiment: Experiment) -> None:
@@ -43,6 +47,9 @@ def validate(experiment: Experiment) -> None:
     _one_of("tracking.mode", experiment.tracking.mode, TRACKING_MODES)
     _one_of("hardware.device", experiment.hardware.device, DEVICES)
     _one_of("data.padding", experiment.data.padding, PADDINGS)
+    _one_of("comparison", experiment.comparison, COMPARISONS)
+    if experiment.comparison == "defaults":
+        _validate_left_open(experiment)
     if experiment.framework.engine is not None:
         _one_of("framework.engine", experiment.framework.engine, _engines(experiment))
     _validate_lora(experiment)
@@ -50,6 +57,21 @@ def validate(experiment: Experiment) -> None:
     _validate_model(experiment)
     _validate_liger(experiment)
     _validate_data(experiment.data)
+
+
+def _validate_left_open(experiment: Experiment) -> None:
+    """Nothing is asked of what the framework decides."""
+    known = defaults(experiment.mode.name)
+    asked = {name: getattr(experiment, name) for name in LEFT_OPEN}
+    asked["gradient_checkpointing"] = experiment.gradient_checkpointing.name
+    for name, value in asked.items():
+        if value != known[name]:
+            raise WrongCombination(
+                f"comparison=defaults leaves {name} to the framework",
+                given=f"comparison=defaults {name}={str(value).lower()}",
+                expected=f"comparison=equal for all of {', '.join(LEFT_OPEN)}",
+                instead=f"comparison=equal {name}={str(value).lower()}",
+            )
 
 
 def _validate_lora(experiment: Experiment) -> None:
