@@ -11,8 +11,9 @@ from mfubench.statistics import ratio_interval, steady, summarize
 
 def test_five_values_are_summed_up_as_by_hand() -> None:
     """Mean 20/5 = 4; squared deviations 4 + 1 + 0 + 0 + 9 = 14, so std = sqrt(14/4); t(0.975, 4) = 2.776445 from a
-    printed table; half width 2.776445 x sqrt(3.5) / sqrt(5) = 2.322940."""
-    found = summarize([2.0, 3.0, 7.0, 4.0, 4.0])
+    printed table; half width 2.776445 x sqrt(3.5) / sqrt(5) = 2.322940.
+    Neighbours lie on opposite sides of the mean, so the values are worth five."""
+    found = summarize([7.0, 2.0, 4.0, 3.0, 4.0])
     assert (found.n, found.mean, found.median, found.minimum, found.maximum) == (5, 4.0, 4.0, 2.0, 7.0)
     assert found.std == pytest.approx(3.5**0.5)
     assert found.ci95_low == pytest.approx(4 - 2.322940, abs=1e-5)
@@ -32,16 +33,17 @@ def test_equal_values_have_no_spread_and_an_interval_of_no_width() -> None:
 
 
 def test_the_interval_covers_the_true_mean_of_independent_values_in_95_of_100_series() -> None:
-    """2000 series: two standard errors of the coverage are 1 %."""
+    """2000 series: two standard errors of the coverage are 1 %. Ten values can't rule out that they are autocorrelated, so
+    a few more are covered."""
     rng = random.Random(0)
     series = ([rng.gauss(1.0, 0.02) for _ in range(10)] for _ in range(2000))
     covered = sum(s.ci95_low <= 1.0 <= s.ci95_high for s in map(summarize, series))
-    assert covered / 2000 == pytest.approx(0.95, abs=0.01)
+    assert 0.94 <= covered / 2000 <= 0.985
 
 
 def test_the_interval_of_a_rate_of_constant_work_is_that_of_the_time_turned_over() -> None:
     """Of the five values above: 12 over the ends of 4 ± 2.322940."""
-    low, high = ratio_interval([12.0] * 5, [2.0, 3.0, 7.0, 4.0, 4.0])
+    low, high = ratio_interval([12.0] * 5, [7.0, 2.0, 4.0, 3.0, 4.0])
     assert (low, high) == (pytest.approx(12 / 6.322940, abs=1e-5), pytest.approx(12 / 1.677060, abs=1e-5))
 
 
@@ -83,7 +85,7 @@ def test_the_interval_of_a_ratio_covers_the_true_rate_in_95_of_100_series(noise:
             work = [amount + rng.gauss(0.0, 0.15) for amount in work]
         low, high = ratio_interval(work, times)
         covered += high is not None and low <= 3.0 <= high
-    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+    assert 0.94 <= covered / 2000 <= 0.985
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])

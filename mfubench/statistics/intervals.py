@@ -1,20 +1,20 @@
-"""Step times in; the steady ones and what they sum up to out. Pure."""
+"""Values in; what they sum up to out, with intervals. Pure."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-CONFIDENCE = 0.975  # of each end: 95 % of both
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Summary:
     """What `n` values sum up to, each figure in the values' own unit.
 
-    The interval is Student's t for the mean at 95 %. It assumes independent values: where neighbouring steps are alike,
-    it is too narrow.
+    The interval is Student's t for the mean at 95 %, over as many independent values as these are worth.
     """
 
     n: int
@@ -32,11 +32,9 @@ def summarize(values: Sequence[float]) -> Summary:
     n = len(values)
     if n < 2:
         raise ValueError(f"{n} value(s) have no spread; at least 2 are needed, such as measurement.steps=2")
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
     mean = statistics.fmean(values)
     std = statistics.stdev(values)
-    half_width = float(stdtrit(n - 1, CONFIDENCE)) * std / n**0.5
+    half = half_width(values)
     return Summary(
         n=n,
         mean=mean,
@@ -44,9 +42,32 @@ def summarize(values: Sequence[float]) -> Summary:
         std=std,
         minimum=min(values),
         maximum=max(values),
-        ci95_low=mean - half_width,
-        ci95_high=mean + half_width,
+        ci95_low=mean - half,
+        ci95_high=mean + half,
     )
+
+
+def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float:
+    """Half the width of Student's t interval for the mean of at least two values."""
+    worth = effective_size(values)
+    return _student(worth, confidence) * statistics.stdev(values) / worth**0.5
+
+
+def effective_size(values: Sequence[float]) -> float:
+    """How many independent values these, in the order in which they came, are worth for a mean: at most n, at least 2.
+
+    n (1 - r) / (1 + r), as for an autoregressive process of first order whose lag-one autocorrelation is r (Bayley and
+    Hammersley 1946), with the bias of its estimate, -(1 + 3 r) / n, put right (Kendall 1954). A negative r is taken for 0.
+    """
+    n = len(values)
+    mean = statistics.fmean(values)
+    centred = [value - mean for value in values]
+    power = sum(each * each for each in centred)
+    if n < 4 or power == 0:
+        return float(n)
+    found = sum(a * b for a, b in pairwise(centred)) / power
+    r = min(max(found + (1 + 3 * found) / n, 0.0), 0.99)
+    return max(n * (1 - r) / (1 + r), 2.0)
 
 
 def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[float, float | None]:
@@ -55,15 +76,14 @@ def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[fl
     The rates R for which the mean of amount - R x time is not significantly different from zero by Student's t: the
     quadratic confidence limits of Fieller (1954) for a ratio of means (Cochran 1977, section 6.5). Where the amounts are
     all the same they are amount / the ends of the mean time's interval. No upper end where that interval reaches zero.
+    Autocorrelated pairs are taken for as many independent ones as they are worth.
     """
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-    n = len(times)
     amount, time = statistics.fmean(amounts), statistics.fmean(times)
-    factor = float(stdtrit(n - 1, CONFIDENCE)) ** 2 / n
+    residual = [amount_i * time - amount * time_i for amount_i, time_i in zip(amounts, times, strict=True)]
+    worth = effective_size(residual)
+    factor = _student(worth, CONFIDENCE) ** 2 / worth
     of_amount, of_time = statistics.variance(amounts, amount), statistics.variance(times, time)
     of_both = statistics.covariance(amounts, times)
-    residual = [amount_i * time - amount * time_i for amount_i, time_i in zip(amounts, times, strict=True)]
     # R lies between the roots of a R² - 2 b R + c; b² - a c is written without the difference of nearly equal squares.
     a, b, c = time**2 - factor * of_time, amount * time - factor * of_both, amount**2 - factor * of_amount
     discriminant = factor * statistics.variance(residual, 0.0) - factor**2 * (of_amount * of_time - of_both**2)
@@ -71,6 +91,12 @@ def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[fl
         return 0.0, None
     root = discriminant**0.5
     return c / (b + root) if c > 0 else 0.0, (b + root) / a if a > 0 else None
+
+
+def _student(worth: float, confidence: float) -> float:
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    return float(stdtrit(max(worth - 1, 1.0), (1 + confidence) / 2))
 
 
 def steady(step_times_s: Sequence[float], warmup_steps: int) -> Sequence[float]:
