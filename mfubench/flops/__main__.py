@@ -2,7 +2,8 @@
 
 In: the command line of a run, and flags of its own. Out: a table, or JSON, with what is counted, where it is spent, and
 what it is called elsewhere. No weights and no GPU are needed.
-Exit status: 0 counted; 2 the command line is wrong, or asks for what can't be counted; 1 the count can't be kept.
+Exit status: 0 counted; 2 the command line is wrong, or asks for what can't be counted; 1 the count can't be kept, or the
+two counts disagree, which is a mistake in here.
 """
 
 from __future__ import annotations
@@ -10,64 +11,45 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import compose_one
-from mfubench.flops.breakdown import Place, by_module, by_operator, by_phase, hardware_flops
-from mfubench.flops.cache import cached_profile
-from mfubench.flops.conventions import OF_A_STEP, SIZES, Figure, figures, names_in
-from mfubench.flops.shapes import FlopCount
-from mfubench.paths import cache_folder
+from mfubench.flops.breakdown import by_module, by_operator, by_phase, hardware_flops
+from mfubench.flops.closed_form import TOLERANCE, apart
+from mfubench.flops.conventions import figures
+from mfubench.flops.decoder import not_written_down
+from mfubench.flops.page import TOTALS, Counted, share, show
+from mfubench.flops.step import profile_of, second_count, step_flops
 
 COMMAND = "python -m mfubench.flops"
-TOTALS = {
-    "model_flops": "MFU's numerator: forward and the least backward, attention over the full square",
-    "model_flops_causal": "the same with only the pairs that the causal mask lets through",
-    "hardware_flops": "HFU's numerator: as PyTorch's counter, recomputation included, full square",
-    "hardware_flops_causal": "the same without the pairs that the kernel skips",
-}
 
 
-@dataclass(frozen=True)
-class Counted:
-    """All that is known of one optimizer step on one device."""
-
-    experiment: Experiment
-    step: FlopCount
-    places: dict[Place, int]  # hardware FLOPs by phase, operator and module group
-    conventions: list[Figure]
-    tokens: int  # positions computed
-
-
-def counted(experiment: Experiment) -> Counted:
+def counted(
+    experiment: Experiment, *, documents: tuple[int, ...] | None = None, trained_tokens: int | None = None
+) -> Counted:
     """Count the step that `experiment` asks for; ValueError for what can't be counted."""
-    batch_size, sequence_length = experiment.batch_size, experiment.sequence_length
+    shape = (experiment.batch_size, experiment.sequence_length)
     micro_batches = experiment.gradient_accumulation_steps
-    profile = cached_profile(
-        experiment.model.architecture,
-        experiment.mode,
-        recomputation=experiment.gradient_checkpointing.name,
-        attention=experiment.attention,
-        folder=cache_folder() / "flops",
-    )
-    profile.check(batch_size, sequence_length)
-    step = profile.of(batch_size, sequence_length).scaled(micro_batches)
-    tokens = batch_size * sequence_length * micro_batches
-    lora = experiment.mode.name != "full"
+    step = step_flops(experiment, documents=documents, projected=trained_tokens)
+    profile = profile_of(experiment)
+    places = hardware_flops(profile, *shape, documents=documents, projected=trained_tokens)
+    tokens = experiment.batch_size * experiment.sequence_length * micro_batches
+    adapted = experiment.mode.rank is not None
     return Counted(
         experiment=experiment,
+        documents=documents,
+        trained_tokens=trained_tokens,
         step=step,
-        places={place: n * micro_batches for place, n in hardware_flops(profile, batch_size, sequence_length).items()},
-        conventions=figures(profile, step, tokens=tokens, sequence_length=sequence_length, lora=lora),
+        second=second_count(experiment, documents=documents, projected=trained_tokens),
+        no_second=not_written_down(experiment.model.architecture, experiment.mode),
+        places={place: flops * micro_batches for place, flops in places.items()},
+        conventions=figures(profile, step, tokens=tokens, sequence_length=experiment.sequence_length, lora=adapted),
         tokens=tokens,
     )
 
@@ -79,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (given.step_time_s is None) != (given.peak_tflops is None):
             raise ValueError("--step-time-s and --peak-tflops make an MFU together; give both or neither")
-        found = counted(compose_one(given.overrides))
+        asked = compose_one(given.overrides)
+        found = counted(asked, documents=given.documents, trained_tokens=given.trained_tokens)
     except ConfigError as error:
         print(error.screen(arguments, COMMAND), file=sys.stderr)
         return 2
@@ -94,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(as_json(found, rate), indent=1))
     else:
         show(found, rate, Console(), conventions=given.conventions)
-    return 0
+    return _verdict(found)
 
 
 def as_json(found: Counted, possible_flops: float | None) -> dict[str, Any]:
@@ -102,7 +85,7 @@ def as_json(found: Counted, possible_flops: float | None) -> dict[str, Any]:
 
     `possible_flops`: what the device could do in the step's time, of which the MFU of every convention is a fraction.
     """
-    step, asked = found.step, found.experiment
+    step, asked, second = found.step, found.experiment, found.second
     return {
         "workload": {
             "model": asked.model.name,
@@ -111,9 +94,13 @@ def as_json(found: Counted, possible_flops: float | None) -> dict[str, Any]:
             "attention": asked.attention,
             "batch_size": asked.batch_size,
             "sequence_length": asked.sequence_length,
+            "documents": found.documents,
+            "trained_tokens": found.trained_tokens,
             "gradient_accumulation_steps": asked.gradient_accumulation_steps,
         },
         **{name: getattr(step, name) for name in TOTALS},
+        "closed_form": None if second is None else {name: getattr(second, name) for name in TOTALS},
+        "closed_form_apart": None if second is None else apart(step, second),
         "parameters": step.parameters,
         "trainable_parameters": step.trainable_parameters,
         "tokens": found.tokens,
@@ -126,7 +113,7 @@ def as_json(found: Counted, possible_flops: float | None) -> dict[str, Any]:
             {
                 "name": figure.convention.name,
                 "flops": figure.flops,
-                "mfu": _share(figure.flops, possible_flops),
+                "mfu": share(figure.flops, possible_flops),
                 "formula": figure.expression,
                 "words": figure.convention.words,
                 "source": figure.convention.source,
@@ -136,79 +123,16 @@ def as_json(found: Counted, possible_flops: float | None) -> dict[str, Any]:
     }
 
 
-def show(found: Counted, possible_flops: float | None, console: Console, *, conventions: bool) -> None:
-    """Print a step for people; `possible_flops` as in `as_json`."""
-    step, asked = found.step, found.experiment
-    accumulated = f" x {asked.gradient_accumulation_steps}" if asked.gradient_accumulation_steps > 1 else ""
-    console.print(
-        f"{asked.model.name}, {asked.mode.name}, gradient checkpointing {asked.gradient_checkpointing.name}, "
-        f"attention {asked.attention}: {asked.batch_size} x {asked.sequence_length}{accumulated} tokens per optimizer step "
-        f"and device; {step.parameters:,} parameters, {step.trainable_parameters:,} of them trained",
-        highlight=False,
-        soft_wrap=True,
-    )
-    totals = _table("", "TFLOP per step", "GFLOP per token", *([] if possible_flops is None else ["MFU, HFU"]))
-    for name in TOTALS:
-        flops = getattr(step, name)
-        totals.add_row(name, _tera(flops), f"{flops / found.tokens / 1e9:,.3f}", *_percent(flops, possible_flops))
-    console.print(totals)
-    for name, meaning in TOTALS.items():
-        _line(console, name, meaning)
-    console.print("\n[bold]where hardware_flops are spent[/bold]")
-    spent = _table("", "TFLOP per step", "share")
-    for of in (by_phase, by_module, by_operator):
-        for name, flops in of(found.places).items():
-            spent.add_row(name, _tera(flops), f"{flops / step.hardware_flops:.2%}")
-        spent.add_section()
-    console.print(spent)
-    if step.uncounted:
-        listed = ", ".join(f"{operator} ({calls} calls)" for operator, calls in step.uncounted.items())
-        _line(console, "not counted, having no formula", listed)
-    if conventions:
-        _show_conventions(found.conventions, possible_flops, console)
-
-
-def _show_conventions(found: Sequence[Figure], possible_flops: float | None, console: Console) -> None:
-    console.print("\n[bold]the same step under published formulas[/bold]")
-    table = _table("", "TFLOP per step", *([] if possible_flops is None else ["MFU it makes"]))
-    for figure in found:
-        table.add_row(figure.convention.name, _tera(figure.flops), *_percent(figure.flops, possible_flops))
-    console.print(table)
-    for figure in found:
-        _line(console, figure.convention.name, figure.convention.words)
-        for detail in (figure.expression, figure.convention.source):
-            console.print(f"    {escape(detail)}", style="dim", highlight=False, soft_wrap=True)
-    console.print("\n[bold]in these formulas[/bold]")
-    for name, meaning in {**SIZES, **OF_A_STEP}.items():
-        if any(name in names_in(figure.expression) for figure in found):
-            _line(console, name, meaning)
-
-
-def _line(console: Console, name: str, meaning: str) -> None:
-    console.print(f"[bold]{name}[/bold]: {escape(meaning)}", highlight=False, soft_wrap=True)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    return table
-
-
-def _tera(flops: int | None) -> str:
-    if flops is None:
-        return "-"
-    return f"{flops / 1e12:,.4g}" if 0 < flops < 1e12 else f"{flops / 1e12:,.3f}"
-
-
-def _share(flops: int | None, possible_flops: float | None) -> float | None:
-    return None if flops is None or possible_flops is None else flops / possible_flops
-
-
-def _percent(flops: int | None, possible_flops: float | None) -> list[str]:
-    """The cell of a column that is there only when a step's time was given."""
-    share = _share(flops, possible_flops)
-    return [] if possible_flops is None else ["-" if share is None else f"{share:.1%}"]
+def _verdict(found: Counted) -> int:
+    """The exit status; says so where the two counts disagree, as neither is to be believed then."""
+    if found.second is None or apart(found.step, found.second) <= TOLERANCE:
+        return 0
+    each = [
+        f"{name} {getattr(found.step, name):,} traced, {getattr(found.second, name):,} by formulas" for name in TOTALS
+    ]
+    told = f"mfubench.flops: the two counts disagree, by more than {TOLERANCE:.1%}; believe neither, and report this"
+    print("\n  ".join([told, *each]), file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peak-tflops", type=_positive, metavar="P", help="the device's peak in TFLOP/s, with the above"
     )
+    parser.add_argument(
+        "--documents", type=_lengths, metavar="L,L,...", help="every sequence is packed with documents of these lengths"
+    )
+    parser.add_argument(
+        "--trained-tokens", type=int, metavar="N", help="only so many tokens of a micro-batch pass lm_head"
+    )
     return parser
 
 
@@ -239,5 +169,15 @@ def _positive(text: str) -> float:
     return number
 
 
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(length) for length in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are not whole numbers with commas between, such as 512,1536"
+        ) from None
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends other commands
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Attention FLOPs. In: an attention call and the shape of its micro-batch. Out: its FLOPs by convention.
+"""Attention FLOPs. In: an attention call and the documents of its micro-batch. Out: its FLOPs by convention.
 
 What a call costs depends on its kernel: how many products its backward pass has, and whether the pairs of positions that
 the causal mask hides are computed. Both products of the forward pass, scores (query x key) and output (scores x value),
@@ -7,7 +7,7 @@ take 2 FLOPs per pair, head and channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,42 +24,55 @@ class AttentionCall:
     gradients: str = ""  # those that are made: of queries, keys and values, "qkv" or fewer; none in a forward pass
 
 
-def visible_pairs(call: AttentionCall, sequence_length: int) -> int:
-    """Query-key pairs of one head and sequence that the mask lets through: s(s+1)/2 for causal attention.
+def visible_pairs(call: AttentionCall, length: int) -> int:
+    """Query-key pairs of one head and document that the mask lets through: s(s+1)/2 for causal attention.
 
     With a sliding window of w < s positions it is the causal count less the triangle beyond the window.
     """
     if not call.causal:
-        return sequence_length**2
-    hidden_by_window = max(sequence_length - (call.window or sequence_length), 0)
-    return sequence_length * (sequence_length + 1) // 2 - hidden_by_window * (hidden_by_window + 1) // 2
+        return length**2
+    hidden_by_window = max(length - (call.window or length), 0)
+    return length * (length + 1) // 2 - hidden_by_window * (hidden_by_window + 1) // 2
 
 
-def model_flops(call: AttentionCall, batch_size: int, sequence_length: int, *, causal: bool) -> int:
+def model_flops(call: AttentionCall, batch_size: int, documents: Sequence[int], *, causal: bool) -> int:
     """FLOPs by the PaLM convention (Chowdhery et al. 2022, appendix B): the backward pass is twice the forward pass.
 
-    Over the full square of pairs, or, with `causal`, over the visible pairs alone (Megatron-LM's count).
+    `documents`: the lengths of those that every sequence is packed with, one where it isn't. Over the full square of each
+    document, or, with `causal`, over the visible pairs alone (Megatron-LM's count).
     """
     products = 2 if call.gradients else 1
-    pairs = visible_pairs(call, sequence_length) if causal else sequence_length**2
+    pairs = sum(visible_pairs(call, length) if causal else length**2 for length in documents)
     return batch_size * _flops(call, pairs, products, products)
 
 
-def kernel_flops(call: AttentionCall, batch_size: int, sequence_length: int, *, kernel: str, skip_masked: bool) -> int:
-    """FLOPs of a kernel (sdpa | flash_attention_2 | eager), as PyTorch's counter has them.
+def kernel_flops(
+    call: AttentionCall, batch_size: int, documents: Sequence[int], *, kernel: str, skip_masked: bool
+) -> int:
+    """FLOPs of a kernel (sdpa | flash_attention_2 | eager), as PyTorch's counter has them; `documents` as above.
 
     The backward pass of a fused kernel recomputes the scores and makes every gradient, 5 products; eager attention has
     kept the scores and makes those gradients that are needed, 4 products or fewer.
-    `skip_masked` leaves out the pairs that the kernel doesn't compute. Eager attention computes all. SDPA is given a
-    sliding window as a mask, by transformers as soon as the sequence fills the window; its kernels compute masked pairs.
+    `skip_masked` leaves out the pairs that the kernel doesn't compute; see `_computed_pairs`.
     """
+    pairs = _computed_pairs(call, documents, kernel, skip_masked)
     if kernel == "eager":
-        key_products, value_products = _eager_products(call.gradients)
-        return batch_size * _flops(call, sequence_length**2, key_products, value_products)
-    masked_by_tensor = kernel == "sdpa" and call.window is not None and sequence_length >= call.window
-    skips = skip_masked and not masked_by_tensor
-    pairs = visible_pairs(call, sequence_length) if skips else sequence_length**2
+        return batch_size * _flops(call, pairs, *_eager_products(call.gradients))
     return batch_size * _flops(call, pairs, 3 if call.gradients else 1, 2 if call.gradients else 1)
+
+
+def _computed_pairs(call: AttentionCall, documents: Sequence[int], kernel: str, skip_masked: bool) -> int:
+    """Pairs of one head and sequence that a kernel computes, or, without `skip_masked`, the squares that they lie in.
+
+    Flash attention is told where documents begin, and knows no pair between two. SDPA and eager attention are told by a
+    mask over the whole sequence, and compute what it hides; so is SDPA of a sliding window, by transformers as soon as the
+    sequence fills it. Only of causality SDPA is told otherwise, and skips it. Eager attention skips nothing.
+    """
+    if kernel == "flash_attention_2":
+        return sum(visible_pairs(call, length) if skip_masked else length**2 for length in documents)
+    whole = sum(documents)
+    masked = kernel == "eager" or len(documents) > 1 or (call.window is not None and whole >= call.window)
+    return visible_pairs(call, whole) if skip_masked and not masked else whole**2
 
 
 def _eager_products(gradients: str) -> tuple[int, int]:

@@ -8,40 +8,41 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from mfubench.flops.attention import kernel_flops
-from mfubench.flops.shapes import Profile
+from mfubench.flops.shapes import OF_HEAD, Profile, product_flops
 
 Place = tuple[str, str, str]  # phase, operator, module group
 FORWARD, BACKWARD, RECOMPUTATION = PHASES = ("forward", "backward", "recomputation")
 ATTENTION = "attention"  # the operator that stands for every attention kernel
 SCORES = "attention scores"
+LM_HEAD, LORA_OF_HEAD = OF_HEAD
+LORA = "LoRA"
 OTHER = "other"
 NAMED = (  # the first rule that matches a part of a module's dotted name, from its end, decides
-    ("LoRA", r"lora_\w+"),
     ("router", r"gate|router|shared_expert_gate"),
     ("experts", r"experts|shared_experts?"),
     ("attention projections", r"(\w+_)?(attn|attention)"),
     ("MLP", r"(\w+_)?(mlp|ffn|feed_forward)"),
     ("embedding", r"embed_tokens|embed_in|wte|wpe"),
-    ("lm_head", r"lm_head|embed_out"),
+    (LM_HEAD, r"lm_head|embed_out"),
 )
-GROUPS = ("embedding", "attention projections", SCORES, "MLP", "experts", "router", "lm_head", "LoRA", OTHER)
+GROUPS = ("embedding", "attention projections", SCORES, "MLP", "experts", "router", LM_HEAD, LORA, OTHER)
 
 
 def group_of(name: str) -> str:
-    """The group of the module with that dotted name: layers.0.self_attn.q_proj is among the attention projections."""
+    """The group of the module with that dotted name: layers.0.self_attn.q_proj is among the attention projections.
+
+    LoRA's matrices stand inside the layer that they adapt; those of lm_head are told apart, as they see what it sees.
+    """
     parts = name.split(".")
+    group = next((g for part in reversed(parts) for g, pattern in NAMED if re.fullmatch(pattern, part)), OTHER)
     if any(part.startswith("lora_") for part in parts):
-        return "LoRA"  # what stands inside an adapted layer is named after the layer too
-    for part in reversed(parts):
-        for group, pattern in NAMED:
-            if re.fullmatch(pattern, part):
-                return group
-    return OTHER
+        return LORA_OF_HEAD if group == LM_HEAD else LORA
+    return group
 
 
 @contextmanager
@@ -83,15 +84,23 @@ def places(model: Any) -> Iterator[Callable[[str], Place]]:
         left.remove()
 
 
-def hardware_flops(profile: Profile, batch_size: int, sequence_length: int) -> dict[Place, int]:
-    """Hardware FLOPs of a micro-batch by place; together `profile.of(...).hardware_flops`, to the last one."""
+def hardware_flops(
+    profile: Profile,
+    batch_size: int,
+    sequence_length: int,
+    *,
+    documents: Sequence[int] | None = None,
+    projected: int | None = None,
+) -> dict[Place, int]:
+    """Hardware FLOPs of a micro-batch by place; together those of `profile.of` the same shape, to the last one."""
+    lengths = (sequence_length,) if documents is None else documents
     found: Counter[Place] = Counter()
-    for key, per_position in profile.executed_products.items():
+    for key, flops in product_flops(profile.executed_products, batch_size * sequence_length, projected).items():
         phase, operator, group = key.split("/")
-        found[phase, operator, group] += per_position * batch_size * sequence_length
+        found[phase, operator, group] += flops
     needed = dict(profile.needed_attention)
     for call, times in profile.executed_attention:
-        each = kernel_flops(call, batch_size, sequence_length, kernel=profile.attention, skip_masked=False)
+        each = kernel_flops(call, batch_size, lengths, kernel=profile.attention, skip_masked=False)
         if call.gradients:
             found[BACKWARD, ATTENTION, SCORES] += times * each
         else:  # the forward pass is the same with recomputation and without
@@ -113,6 +122,7 @@ def by_operator(found: Mapping[Place, int]) -> dict[str, int]:
 def by_module(found: Mapping[Place, int]) -> dict[str, int]:
     """FLOPs of every module group that has some, and of the embedding, whose look-up costs none."""
     flops = _summed(found, 2)
+    flops[LORA] += flops.pop(LORA_OF_HEAD, 0)
     return {group: flops[group] for group in GROUPS if flops[group] or group == "embedding"}
 
 

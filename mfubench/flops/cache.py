@@ -1,7 +1,7 @@
 """Counts kept on disk. In: what is counted, and a folder. Out: its Profile, without importing torch when it is known.
 
-One JSON file per content key: the arguments, the versions of the libraries whose code is traced, and this package's own
-source, so that no count outlives what made it.
+One JSON file per content key: the arguments, the versions of the libraries whose code is traced, and the source that
+counts, so that no count outlives what made it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mfubench.workload.architecture
 from mfubench.config import Mode
 from mfubench.flops.attention import AttentionCall
 from mfubench.flops.count import profile
 from mfubench.flops.shapes import Profile
+from mfubench.paths import PACKAGE
 
 TRACED = ("torch", "transformers", "peft")
 
@@ -59,7 +59,8 @@ def _profile_of(stored: Mapping[str, Any]) -> Profile:
 
 def _source_hash() -> str:
     digest = hashlib.sha256()
-    for file in [Path(mfubench.workload.architecture.__file__), *sorted(Path(__file__).parent.glob("*.py"))]:
+    elsewhere = [PACKAGE / "workload" / "architecture.py", PACKAGE / "probe" / "formulas.py"]
+    for file in [*elsewhere, *sorted(Path(__file__).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mfubench.config import Mode
+from mfubench.config import Mode, WrongCombination
 from mfubench.config.validate import ATTENTIONS
 from mfubench.flops.blocks import Repetition, extrapolated, extrapolated_each, repetition, shortened
+from mfubench.flops.breakdown import Place
 from mfubench.flops.conventions import sizes_of
 from mfubench.flops.isolation import isolated
 from mfubench.flops.shapes import FlopCount, Profile
@@ -18,7 +19,7 @@ from mfubench.flops.trace import Trace, trace
 from mfubench.flops.twin import bare, check_attention, checkpoint, names_a_block, positions, with_lora
 from mfubench.workload.architecture import config_of
 
-MODES = ("full", "lora")
+MODES = ("full", "lora", "qlora")
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
 # One product per token and expert; transformers' default, a grouped product, has no formula and does the same work.
 EXPERTS = "batched_mm"
@@ -63,19 +64,20 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
         repeated = None if names_a_block(mode) else repetition(model)
         if repeated is not None:
             del repeated.blocks[2 * repeated.period :]
-        if mode.name == "lora":
+        if mode.rank is not None:
             model = with_lora(model, mode)
-        needed = executed = _traced(model, repeated)
+        once = trace(model, **TRACED)
+        needed = executed = _of_all_blocks(model, once, repeated)
         if recomputation != "none":
             checkpoint(model, recomputation)
-            executed = _traced(model, repeated)
-        _check_proportional(trace(model, **TRACED), trace(model, **TRACED_AGAIN), config.model_type)
-    adapters = needed.trainable_parameters if mode.name == "lora" else 0
+            once = trace(model, **TRACED)
+            executed = _of_all_blocks(model, once, repeated)
+        _check_proportional(once, trace(model, **TRACED_AGAIN), config.model_type)
+    adapters = 0 if mode.rank is None else needed.trainable_parameters
     return Profile(
         attention=attention,
-        needed_per_position=_per_position(needed.product_flops),
-        executed_per_position=_per_position(executed.product_flops),
-        executed_products={"/".join(place): _per_position(flops) for place, flops in executed.products.items()},
+        needed_products=_per_position(needed.products),
+        executed_products=_per_position(executed.products),
         needed_attention=tuple(needed.attention_calls.items()),
         executed_attention=tuple(executed.attention_calls.items()),
         parameters=parameters + adapters,
@@ -86,9 +88,8 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
     )
 
 
-def _traced(model: Any, repeated: Repetition | None) -> Trace:
-    """The trace of the whole model; of repeated blocks `model` holds two repetitions."""
-    two = trace(model, **TRACED)
+def _of_all_blocks(model: Any, two: Trace, repeated: Repetition | None) -> Trace:
+    """The trace of the whole model, from `two`, that of `model`, which of repeated blocks holds two repetitions."""
     if repeated is None:
         return two
     with shortened(repeated, 1):
@@ -102,15 +103,17 @@ def _traced(model: Any, repeated: Repetition | None) -> Trace:
     )
 
 
-def _per_position(flops: int) -> int:
-    return flops // (TRACED["batch_size"] * TRACED["sequence_length"])
+def _per_position(products: Mapping[Place, int]) -> dict[str, int]:
+    traced = TRACED["batch_size"] * TRACED["sequence_length"]
+    return {"/".join(place): flops // traced for place, flops in products.items()}
 
 
 def _check_proportional(one: Trace, other: Trace, model_type: str) -> None:
     """Products that grow faster or slower than the positions, such as those of a model that attends in its own way."""
     few, many = (shape["batch_size"] * shape["sequence_length"] for shape in (TRACED, TRACED_AGAIN))
     proportional = one.product_flops * many == other.product_flops * few
-    if not proportional or (one.attention_calls, one.uncounted) != (other.attention_calls, other.uncounted):
+    calls = (one.attention_calls, one.uncounted_operators), (other.attention_calls, other.uncounted_operators)
+    if not proportional or calls[0] != calls[1]:
         raise ValueError(
             f"model.architecture.model_type={model_type} can't be counted: its products aren't proportional to the "
             "positions of a micro-batch, so it doesn't attend through transformers' attention functions alone"
@@ -125,5 +128,12 @@ def _check(mode: Mode, recomputation: str, attention: str) -> None:
     ):
         if value not in choices:
             raise ValueError(f"{setting}={value} can't be counted; choose one of {', '.join(choices)}")
-    if mode.name == "lora" and (mode.rank or 0) < 1:
+    if mode.name == "full" and mode.rank is not None:
+        raise WrongCombination(
+            "mode=full trains no LoRA matrices",
+            given=f"mode.rank={mode.rank}",
+            expected="a rank with mode=lora or mode=qlora only",
+            instead=f"mode=lora mode.rank={mode.rank}",
+        )
+    if mode.name != "full" and (mode.rank or 0) < 1:
         raise ValueError(f"mode.rank={mode.rank} must be at least 1")

@@ -14,7 +14,7 @@ def isolated() -> Iterator[None]:
     import torch
     import transformers  # noqa: F401  # sets its logger's level when it is first imported: before levels are noted
 
-    loggers = [logging.getLogger(name) for name in ("transformers", "peft", "torch")]
+    loggers = [logging.getLogger(name) for name in ("transformers", "peft", "torch", "bitsandbytes")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         warnings.simplefilter("ignore")

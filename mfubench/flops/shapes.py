@@ -1,17 +1,18 @@
 """FLOPs as a function of a micro-batch's shape. In: what was found in a model's trace. Out: a FlopCount for any shape. Pure.
 
-Plain products are proportional to the positions; attention is worked out from its calls. Model FLOPs are what training
-needs, so they come from a trace without recomputation; hardware FLOPs are what is executed, so they come from a trace
-with the checkpointing of the run.
+Plain products are proportional to the positions, attention is worked out from its calls and the documents that they are
+over. Model FLOPs are what training needs, so they come from a trace without recomputation; hardware FLOPs are what is
+executed, so they come from a trace with the checkpointing of the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops
 
+OF_HEAD = ("lm_head", "LoRA of lm_head")  # module groups that only the positions whose logits are needed pass
 Calls = tuple[tuple[AttentionCall, int], ...]  # each different call, and how often it is made
 
 
@@ -19,7 +20,7 @@ Calls = tuple[tuple[AttentionCall, int], ...]  # each different call, and how of
 class FlopCount:
     """FLOPs of one micro-batch's forward and backward pass (or of one step, when scaled) on one device."""
 
-    model_flops: int  # PaLM convention: no recomputation, full square, attention backward 2x forward
+    model_flops: int  # PaLM convention: no recomputation, full square of a document, attention backward 2x forward
     model_flops_causal: int  # the same with causal attention counted exactly, s(s+1)/2
     hardware_flops: int  # PyTorch's counter: with recomputation, full square, fused attention backward 2.5x, eager 2x
     hardware_flops_causal: int  # the same without the masked half where the kernel skips it
@@ -41,12 +42,16 @@ class FlopCount:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model does in a micro-batch, trained in one mode with one attention kernel and one kind of recomputation."""
+    """What a model does in a micro-batch, trained in one mode with one attention kernel and one kind of recomputation.
+
+    A micro-batch's shape is given as its sequences and the positions of each; where every sequence is packed with several
+    documents, as `documents`, their lengths; and where only some of the positions pass lm_head, as `projected`, how many
+    of the micro-batch: a loss that skips tokens may leave the others out.
+    """
 
     attention: str  # the kernel: sdpa | flash_attention_2 | eager
-    needed_per_position: int  # FLOPs of the plain products without recomputation
-    executed_per_position: int  # the same with recomputation
-    executed_products: Mapping[str, int]  # those by "phase/operator/module group"
+    needed_products: Mapping[str, int]  # FLOPs per position without recomputation, by "phase/operator/module group"
+    executed_products: Mapping[str, int]  # the same with recomputation
     needed_attention: Calls
     executed_attention: Calls
     parameters: int
@@ -55,25 +60,55 @@ class Profile:
     positions: int | None  # the most that a sequence may have; None: any number
     sizes: Mapping[str, int]  # of the architecture, by the names in `conventions`; those that it has
 
-    def check(self, batch_size: int, sequence_length: int) -> None:
-        """Raise ValueError for a size below 1, and for more positions than the model has."""
+    def check(
+        self,
+        batch_size: int,
+        sequence_length: int,
+        *,
+        documents: Sequence[int] | None = None,
+        projected: int | None = None,
+    ) -> None:
+        """Raise ValueError for a shape that no micro-batch has, and for more positions than the model has."""
         for setting, size in (("batch_size", batch_size), ("sequence_length", sequence_length)):
             if size < 1:
                 raise ValueError(f"{setting}={size} must be at least 1")
         within(self.positions, sequence_length)
+        if documents is not None and (sum(documents) != sequence_length or min(documents) < 1):
+            raise ValueError(
+                f"documents of {', '.join(map(str, documents))} tokens are {sum(documents)} together; give lengths of at "
+                f"least 1 that fill a sequence, sequence_length={sequence_length}"
+            )
+        positions = batch_size * sequence_length
+        if projected is not None and not 1 <= projected <= positions:
+            raise ValueError(
+                f"{projected} trained tokens in a micro-batch of {batch_size} x {sequence_length} tokens; give 1 to {positions}"
+            )
+        if projected is not None and not any(map(_of_head, self.needed_products)):
+            raise ValueError(
+                "this model has no lm_head by that name, which trained tokens alone could pass; leave them out"
+            )
 
-    def of(self, batch_size: int, sequence_length: int) -> FlopCount:
-        """The count of one micro-batch of [batch_size, sequence_length] positions, every label valid."""
-        shape = (batch_size, sequence_length)
-        needed = self.needed_per_position * batch_size * sequence_length
-        executed = self.executed_per_position * batch_size * sequence_length
+    def of(
+        self,
+        batch_size: int,
+        sequence_length: int,
+        *,
+        documents: Sequence[int] | None = None,
+        projected: int | None = None,
+    ) -> FlopCount:
+        """The count of one micro-batch of [batch_size, sequence_length] positions; all of them pass lm_head by default."""
+        lengths = (sequence_length,) if documents is None else documents
+        positions = batch_size * sequence_length
+        needed = sum(product_flops(self.needed_products, positions, projected).values())
+        executed = sum(product_flops(self.executed_products, positions, projected).values())
 
         def model(causal: bool) -> int:
-            return needed + sum(n * model_flops(call, *shape, causal=causal) for call, n in self.needed_attention)
+            calls = self.needed_attention
+            return needed + sum(n * model_flops(call, batch_size, lengths, causal=causal) for call, n in calls)
 
         def hardware(skip_masked: bool) -> int:
             return executed + sum(
-                n * kernel_flops(call, *shape, kernel=self.attention, skip_masked=skip_masked)
+                n * kernel_flops(call, batch_size, lengths, kernel=self.attention, skip_masked=skip_masked)
                 for call, n in self.executed_attention
             )
 
@@ -86,6 +121,16 @@ class Profile:
             trainable_parameters=self.trainable_parameters,
             uncounted=self.uncounted,
         )
+
+
+def product_flops(per_position: Mapping[str, int], positions: int, projected: int | None) -> dict[str, int]:
+    """FLOPs of plain products by their keys, which end in a module group: lm_head's of the `projected` positions alone."""
+    of_head = positions if projected is None else projected
+    return {key: flops * (of_head if _of_head(key) else positions) for key, flops in per_position.items()}
+
+
+def _of_head(key: str) -> bool:
+    return key.rpartition("/")[2] in OF_HEAD
 
 
 def within(positions: int | None, sequence_length: int) -> None:

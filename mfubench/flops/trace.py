@@ -16,29 +16,15 @@ from typing import Any
 from mfubench.flops.attention import AttentionCall, recording_attention
 from mfubench.flops.breakdown import Place, places
 
-RECORDING = "mfubench_recording"  # a name with "flash" in it would make transformers look for a kernel on the hub
-HARMLESS = frozenset(  # move or normalise several tensors, multiply no matrices
-    {
-        "aten::cat",
-        "aten::copy_",
-        "aten::stack",
-        "aten::index_put",
-        "aten::index_put_",
-        "aten::scatter",
-        "aten::scatter_add",
-        "aten::_softmax_backward_data",
-        "aten::_log_softmax_backward_data",
-        "aten::native_layer_norm",
-        "aten::native_layer_norm_backward",
-        "aten::_fused_rms_norm",
-        "aten::_fused_rms_norm_backward",
-    }
-)
+STANDING_IN = "mfubench"  # a name with "flash" in it would make transformers look for a kernel on the hub
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one micro-batch does: FLOPs of plain products by place, attention calls and operators without a formula by count."""
+    """What one micro-batch does: FLOPs of plain products by place, attention calls and operators without a formula by count.
+
+    Those without a formula are named with the shapes that they had in this micro-batch.
+    """
 
     products: Mapping[Place, int]
     attention_calls: Mapping[AttentionCall, int]
@@ -50,6 +36,14 @@ class Trace:
         """FLOPs of all plain products."""
         return sum(self.products.values())
 
+    @property
+    def uncounted_operators(self) -> Mapping[str, int]:
+        """Calls of those without a formula by name alone, whatever their shapes."""
+        calls: Counter[str] = Counter()
+        for described, times in self.uncounted.items():
+            calls[described.partition(" ")[0]] += times
+        return calls
+
 
 def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     """Trace forward, loss and backward of [batch_size, sequence_length] positions, every label valid.
@@ -58,7 +52,8 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import flop_registry
+
+    from mfubench.probe.formulas import described, flops_of, may_multiply_matrices, name_of
 
     products: Counter[Place] = Counter()
     attention_calls: Counter[AttentionCall] = Counter()
@@ -66,13 +61,13 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            formula = flop_registry.get(func._overloadpacket)
-            if formula is not None:
-                operator = func._schema.name.removeprefix("aten::")
-                products[place(operator)] += formula(*args, **(kwargs or {}), out_val=out)
-            elif may_multiply_matrices(func, args, kwargs or {}):
-                uncounted[func._schema.name] += 1
+            kwargs = kwargs or {}
+            out = func(*args, **kwargs)
+            flops = flops_of(func, args, kwargs, out)
+            if flops is not None:
+                products[place(name_of(func).removeprefix("aten::"))] += flops
+            elif may_multiply_matrices(func, args, kwargs):
+                uncounted[described(func, args, kwargs)] += 1
             return out
 
     def record(call: AttentionCall) -> None:
@@ -88,7 +83,7 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     if "position_ids" in inspect.signature(_without_adapter(model).forward).parameters:
         given["position_ids"] = positions
     attention = recording_attention(record, batch_size, sequence_length)
-    with _attention_of(model, attention), places(model) as place, Recorder():
+    with attention_of(model, attention), places(model) as place, Recorder():
         try:
             model(**given, use_cache=False).loss.backward()
         except (IndexError, RuntimeError) as error:  # sizes that don't fit each other show here at last
@@ -101,39 +96,16 @@ def _without_adapter(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operator without a FLOP formula could hide a product: the rule that decides what is listed.
-
-    A product needs two factors, one of them a matrix, of numbers: floating point or 8 bits (integers of more bits are
-    indices, booleans are masks). PyTorch's own operators qualify with two such tensors, unless they are views, tagged
-    as pointwise, or among the few in HARMLESS. Operators from elsewhere (custom kernels) qualify with one matrix, since
-    a factor may hide in a packed argument.
-    """
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    from_pytorch = func.namespace in ("aten", "prims", "prim")
-    if from_pytorch and (func.is_view or torch.Tag.pointwise in func.tags or func._schema.name in HARMLESS):
-        return False
-    packed = (torch.uint8, torch.int8)
-    dimensions = [
-        leaf.dim()
-        for leaf in tree_leaves((args, kwargs))
-        if isinstance(leaf, torch.Tensor) and leaf.dim() and (leaf.is_floating_point() or leaf.dtype in packed)
-    ]
-    return max(dimensions, default=0) >= 2 and len(dimensions) >= (2 if from_pytorch else 1)
-
-
 @contextmanager
-def _attention_of(model: Any, function: Callable[..., Any]) -> Iterator[None]:
+def attention_of(model: Any, function: Callable[..., Any]) -> Iterator[None]:
     """Make `function` the model's attention function; its own is back afterwards."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     own = model.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS[RECORDING] = function
-    model.config._attn_implementation = RECORDING
+    ALL_ATTENTION_FUNCTIONS[STANDING_IN] = function
+    model.config._attn_implementation = STANDING_IN
     try:
         yield
     finally:
         model.config._attn_implementation = own
-        del ALL_ATTENTION_FUNCTIONS[RECORDING]
+        del ALL_ATTENTION_FUNCTIONS[STANDING_IN]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mfubench.config import Mode, WrongCombination
+from mfubench.flops.breakdown import LM_HEAD, group_of
 from mfubench.flops.shapes import within
 
 
@@ -29,7 +30,7 @@ def build(config: Any, mode: Mode) -> Any:
     Raises ValueError for values that no model can be made of, and for LoRA targets that the model doesn't have.
     """
     model = bare(config)
-    return with_lora(model, mode) if mode.name == "lora" else model
+    return model if mode.rank is None else with_lora(model, mode)
 
 
 def bare(config: Any, experts: str | None = None) -> Any:
@@ -65,11 +66,18 @@ def names_a_block(mode: Mode) -> bool:
 
 
 def checkpoint(model: Any, recomputation: str) -> None:
-    """Make the model recompute its blocks: `recomputation` is reentrant or non_reentrant.
+    """Make the model recompute its blocks: `recomputation` is reentrant or non_reentrant. ValueError for one that can't.
 
     The first block's input then requires a gradient, as every framework arranges it under LoRA: without it no gradient
     would reach the blocks. In full training it has one anyway, the embedding's.
     """
+    if not model.supports_gradient_checkpointing:
+        raise WrongCombination(
+            f"transformers recomputes nothing of {model.config.model_type}",
+            given=f"gradient_checkpointing={recomputation}",
+            expected="none",
+            instead="gradient_checkpointing=none",
+        )
     model.gradient_checkpointing_enable({"use_reentrant": recomputation == "reentrant"})
     model.enable_input_require_grads()
 
@@ -81,7 +89,8 @@ def with_lora(model: Any, mode: Mode) -> Any:
 
     assert mode.rank is not None
     targets = list(mode.target_modules or [])
-    _check_targets(model, targets)
+    linear = _linear(model)
+    _check_targets(linear, targets)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=mode.rank,
@@ -89,14 +98,36 @@ def with_lora(model: Any, mode: Mode) -> Any:
         target_modules=targets,
     )
     with torch.device("meta"):
-        return get_peft_model(model, lora, autocast_adapter_dtype=False).train()
+        try:
+            adapted = get_peft_model(model, lora, autocast_adapter_dtype=False)
+        except ValueError as error:  # of two matrices that a mixture's experts keep as one, it takes both or neither
+            raise _beside_experts(model.config.model_type, linear, targets) from error
+    if lora.target_parameters:
+        raise _beside_experts(model.config.model_type, linear, targets)
+    return adapted.train()
 
 
-def _check_targets(model: Any, targets: Sequence[str]) -> None:
-    """peft ignores a target that matches nothing as long as another one matches something."""
+def _beside_experts(model_type: str, linear: Sequence[str], targets: Sequence[str]) -> WrongCombination:
+    """peft makes gate_proj and its like parameters of a mixture's experts, where only some blocks have an MLP, too."""
+    beside = ("attention projections", LM_HEAD)
+    right = list(dict.fromkeys(name.rpartition(".")[2] for name in linear if group_of(name) in beside))
+    return WrongCombination(
+        f"LoRA beside the experts of {model_type} can't be counted",
+        given=f"mode.target_modules=[{','.join(targets)}]",
+        expected=f"some of {', '.join(right)}",
+        instead=f"mode.target_modules=[{','.join([t for t in targets if t in right] or right)}]",
+    )
+
+
+def _linear(model: Any) -> list[str]:
+    """The names of the model's own linear layers."""
     import torch
 
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
+    """peft ignores a target that matches nothing as long as another one matches something."""
     unmatched = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in linear)]
     if unmatched or not targets:
         there = dict.fromkeys(name.rpartition(".")[2] for name in linear)

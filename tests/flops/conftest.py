@@ -7,23 +7,23 @@ from functools import cache
 from typing import Any
 
 import pytest
-import yaml
+from architectures import architecture_of
 
 from mfubench.config import Mode
 from mfubench.flops import FlopCount, count
-from mfubench.paths import CONF
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @pytest.fixture(scope="session")
 def modes() -> dict[str, Mode]:
-    """Full training, and LoRA r=8 on the seven targets of a block, on those and lm_head, and on two of them."""
+    """Full training, LoRA r=8 on the seven targets of a block, on those and lm_head, on two of them, and over 4 bits."""
     return {
         "full": Mode(name="full"),
         "lora7": Mode(name="lora", rank=8, alpha=16, dropout=0.05, target_modules=SEVEN),
         "lora8": Mode(name="lora", rank=8, alpha=16, dropout=0.05, target_modules=[*SEVEN, "lm_head"]),
         "lora2": Mode(name="lora", rank=8, alpha=16, dropout=0.05, target_modules=["q_proj", "v_proj"]),
+        "qlora7": Mode(name="qlora", rank=8, alpha=16, dropout=0.05, target_modules=SEVEN, quantization="nf4"),
     }
 
 
@@ -33,7 +33,7 @@ def published(modes: dict[str, Mode]) -> Callable[[str, str, str], FlopCount]:
 
     @cache
     def counted(model: str, mode: str, recomputation: str) -> FlopCount:
-        architecture = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text(encoding="utf-8"))["architecture"]
+        architecture = architecture_of(model)
         return count(
             architecture,
             modes[mode],

@@ -11,7 +11,7 @@ from mfubench.config import Mode
 from mfubench.flops import count
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops, visible_pairs
 
-SHAPE = (2, 7)  # [batch, sequence]
+SHAPE = (2, (7,))  # batch, and the documents of a sequence: one
 CALL = AttentionCall(heads=3, head_dim=8, value_dim=5, causal=True, window=None)
 
 
@@ -66,6 +66,26 @@ def test_only_flash_attention_skips_what_a_sliding_window_hides() -> None:
     assert skipping(windowed, "flash_attention_2") == model_flops(windowed, *SHAPE, causal=True)
     assert skipping(windowed, "sdpa") == model_flops(windowed, *SHAPE, causal=False)
     assert skipping(replace(CALL, window=8), "sdpa") == model_flops(CALL, *SHAPE, causal=True)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_packed_documents_attend_each_within_itself(window: int | None) -> None:
+    call, lengths = replace(CALL, window=window), (4, 1, 2)
+    document = [0, 0, 0, 0, 1, 2, 2]
+    square = [[document[k] == document[q] for k in range(7)] for q in range(7)]
+    seen = [[square[q][k] and k <= q and (window is None or q - k < window) for k in range(7)] for q in range(7)]
+    squares, pairs = sum(map(sum, square)), sum(map(sum, seen))
+    assert squares == 16 + 1 + 4
+    each = 2 * 2 * 3 * (8 + 5)  # both products of a pair, 2 sequences, 3 heads
+    assert model_flops(call, 2, lengths, causal=False) == each * squares
+    assert model_flops(call, 2, lengths, causal=True) == each * pairs
+
+    def kernel(name: str, skip_masked: bool) -> int:
+        return kernel_flops(call, 2, lengths, kernel=name, skip_masked=skip_masked)
+
+    # one kernel is told where documents begin; the others are given a mask over the whole sequence
+    assert (kernel("flash_attention_2", False), kernel("flash_attention_2", True)) == (each * squares, each * pairs)
+    assert {kernel(name, skip) for name in ("sdpa", "eager") for skip in (False, True)} == {each * 49}
 
 
 def test_a_models_own_sliding_window_reaches_the_causal_count(small: dict[str, Any], modes: dict[str, Mode]) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from architectures import architecture_of
 
 from mfubench.config import Mode
 from mfubench.flops import FlopCount, Profile, profile
-from mfubench.flops.closed_form import DEFAULTS, ClosedForm, apart, closed_form
+from mfubench.flops.closed_form import ClosedForm, apart, closed_form
+from mfubench.flops.decoder import DEFAULTS, Decoder, not_written_down
 from mfubench.paths import CONF
 
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -76,10 +77,6 @@ CASES = [
 ]
 
 
-def architecture_of(model: str) -> dict[str, Any]:
-    return yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text(encoding="utf-8"))["architecture"]
-
-
 def worked_out(architecture: dict[str, Any], mode: Mode, recomputation: str, **changes: Any) -> ClosedForm:
     options: dict[str, Any] = {
         "recomputation": recomputation,
@@ -104,13 +101,14 @@ def assert_they_agree(
     head_dim = architecture.get("head_dim") or architecture["hidden_size"] // architecture["num_attention_heads"]
     for attention in kernels_of(architecture):
         for batch, length in shapes:
-            # the kernel changes how a trace is read, not the trace
-            found = replace(traced, attention=attention).of(batch, length)
-            shape = {"attention": attention, "batch_size": batch, "sequence_length": length}
-            expected = asdict(worked_out(architecture, mode, recomputation, **shape))
-            more = {name: getattr(found, name) - figure for name, figure in expected.items()}
-            assert set(more.values()) <= {0, head_dim * batch * length}, (shape, more)
-            assert more["parameters"] == more["trainable_parameters"] == 0
+            for inside in ({}, {"documents": (length - 4, 3, 1), "projected": length // 2}):
+                # the kernel changes how a trace is read, not the trace
+                found = replace(traced, attention=attention).of(batch, length, **inside)
+                shape = {"attention": attention, "batch_size": batch, "sequence_length": length, **inside}
+                expected = asdict(worked_out(architecture, mode, recomputation, **shape))
+                more = {name: getattr(found, name) - figure for name, figure in expected.items()}
+                assert set(more.values()) <= {0, head_dim * batch * length}, (shape, more)
+                assert more["parameters"] == more["trainable_parameters"] == 0
 
 
 @pytest.mark.parametrize(("change", "mode", "recomputation"), CASES)
@@ -212,13 +210,13 @@ def test_a_word_that_isnt_given_has_transformers_own_default(family: str, change
     [
         ({**SMALL, "model_type": "gpt2"}, FULL),
         ({**SMALL}, FULL),
-        ({**SMALL, "model_type": "llama"}, Mode(name="qlora", rank=8, target_modules=["q_proj"])),
         ({**SMALL, **MIXTURE, "mlp_only_layers": [0]}, lora("q_proj", "down_proj")),  # peft's adapters of experts
     ],
 )
 def test_what_has_no_formula_gives_none_and_no_error(architecture: dict[str, Any], mode: Mode) -> None:
     shape = {"batch_size": 2, "sequence_length": 8}
     assert closed_form(architecture, mode, recomputation="none", attention="sdpa", **shape) is None
+    assert not_written_down(architecture, mode)
 
 
 def test_apart_is_the_largest_of_the_six_relative_differences() -> None:
@@ -230,7 +228,8 @@ def test_apart_is_the_largest_of_the_six_relative_differences() -> None:
 
 
 def test_the_closed_form_shares_no_code_with_the_trace() -> None:
-    tree = ast.parse(Path(inspect.getfile(ClosedForm)).read_text(encoding="utf-8"))
-    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert froms == {"__future__", "collections.abc", "dataclasses", "typing", "mfubench.config"}
-    assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))
+    known = {"__future__", "collections.abc", "dataclasses", "typing", "mfubench.config", "mfubench.flops.decoder"}
+    for noun in (ClosedForm, Decoder):
+        tree = ast.parse(Path(inspect.getfile(noun)).read_text(encoding="utf-8"))
+        assert {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} <= known
+        assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))

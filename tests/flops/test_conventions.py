@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from architectures import architecture_of
 
 from mfubench.config import Mode
 from mfubench.flops import profile
 from mfubench.flops.conventions import OF_A_STEP, SIZES, evaluate, figures, names_in, published
 from mfubench.flops.isolation import isolated
 from mfubench.flops.twin import bare, with_lora
-from mfubench.paths import CONF, PACKAGE
+from mfubench.paths import PACKAGE
 from mfubench.workload.architecture import config_of
 
 BATCH, LENGTH = 2, 2048
@@ -31,9 +31,11 @@ KNOWN = {
     "torchtitan": (197.63, 198.18),
     "HF Trainer total_flos": (184.44, 184.98),
     "TRL": (197.63, 197.63),
+    "verl": (203.94, 203.94),
     "LLaMA-Factory cal_mfu": (197.63, 197.63),
     "NeMo AutoModel": (191.03, 127.53),
     "LitGPT estimate_flops": (219.34, 154.10),
+    "Lightning measure_flops": (197.63, 136.485),
     "The report's x4 heuristic": (263.14, 263.14),
 }
 
@@ -42,13 +44,13 @@ def said(architecture: dict[str, Any], mode: Mode, recomputation: str = "none") 
     """Every convention's figure for 2 x 2048 positions."""
     found = profile(architecture, mode, recomputation=recomputation, attention="sdpa")
     step = found.of(BATCH, LENGTH)
-    lora = mode.name == "lora"
+    lora = mode.rank is not None
     every = figures(found, step, tokens=BATCH * LENGTH, sequence_length=LENGTH, lora=lora)
     return {figure.convention.name: figure.flops for figure in every}
 
 
 def llama_8b() -> dict[str, Any]:
-    return yaml.safe_load((CONF / "model" / "llama-3.1-8b.yaml").read_text(encoding="utf-8"))["architecture"]
+    return architecture_of("llama-3.1-8b")
 
 
 @pytest.mark.parametrize(("mode", "column"), [("full", 0), ("lora8", 1)])
@@ -72,7 +74,8 @@ def test_the_formulas_of_a_small_model_worked_by_hand(small: dict[str, Any], mod
     assert found["6N"] == 6 * (matrices + embedding + norms) * tokens
     assert found["HF Trainer total_flos"] == 6 * (matrices + norms) * tokens
     assert found["torchtitan"] == 6 * (matrices + norms + 2 * square) * tokens
-    assert found["TRL"] == 6 * (matrices + 2 * square) * tokens == found["PaLM"]
+    assert found["TRL"] == 6 * (matrices + 2 * square) * tokens == found["PaLM"] == found["Lightning measure_flops"]
+    assert found["verl"] == 6 * (matrices + embedding + square) * tokens
     assert found["Megatron-LM"] == found["NeMo AutoModel"] == 6 * (matrices + square) * tokens
     # these take the hidden size for the heads' channels
     assert found["nanoGPT"] == (6 * (matrices + embedding + norms) + 12 * 2 * 36 * 2048) * tokens
@@ -120,9 +123,32 @@ def test_hf_trainers_total_flos_is_its_real_output(
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b", "llama-3.2-1b"])
 def test_trls_formula_is_its_real_output(modes: dict[str, Mode], model: str) -> None:
     theirs = pytest.importorskip("trl.trainer.utils")
-    architecture = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text(encoding="utf-8"))["architecture"]
+    architecture = architecture_of(model)
     real = BATCH * LENGTH * theirs.compute_flops_per_token(config_of(architecture), LENGTH)
     assert said(architecture, modes["full"])["TRL"] == real
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b", "qwen3-8b"])
+def test_verls_formula_is_its_real_output(modes: dict[str, Mode], model: str) -> None:
+    theirs = pytest.importorskip("verl.utils.flops_counter")
+    architecture = architecture_of(model)
+    config = config_of(architecture)
+    real = theirs.ESTIMATE_FUNC[config.model_type](config, BATCH * LENGTH, [LENGTH] * BATCH, 1.0) * 1e12
+    assert said(architecture, modes["full"])["verl"] == pytest.approx(real, rel=1e-12)
+
+
+def test_lightnings_measurement_is_its_real_output(small: dict[str, Any], modes: dict[str, Mode]) -> None:
+    theirs = pytest.importorskip("lightning.fabric.utilities.throughput")
+    architecture = {**small, "max_position_embeddings": LENGTH}
+    with isolated():
+        model = bare(config_of(architecture))
+        ids = torch.empty(BATCH, LENGTH, dtype=torch.long, device="meta")
+        # a mask of four dimensions is taken as it is, and positions are given: making them looks at values
+        mask = torch.empty(1, 1, LENGTH, LENGTH, device="meta")
+        places = torch.arange(LENGTH, device="meta").expand(BATCH, -1)
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": places, "use_cache": False}
+        real = theirs.measure_flops(model, lambda: model(**given).logits, torch.Tensor.sum)
+    assert said(architecture, modes["full"])["Lightning measure_flops"] == real
 
 
 def test_a_formula_of_a_quantity_that_a_model_lacks_says_nothing(small: dict[str, Any], modes: dict[str, Mode]) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import yaml
+from architectures import architecture_of
 
 from mfubench.config import Mode, WrongCombination
 from mfubench.flops import profile
-from mfubench.paths import CONF
+from mfubench.flops.isolation import isolated
+from mfubench.flops.trace import trace
+from mfubench.flops.twin import bare
+from mfubench.workload.architecture import config_of
 
 LENGTH = 2048
 POSITIONS = 2 * LENGTH
-
-
-def architecture_of(model: str) -> dict[str, Any]:
-    return yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text(encoding="utf-8"))["architecture"]
 
 
 def attention_weights(a: dict[str, Any]) -> int:
@@ -60,6 +59,19 @@ def test_lora_beside_the_attention_of_a_mixture_needs_no_gradient_of_the_experts
     found = profile(a, mode, recomputation="none", attention="sdpa")
     assert found.trainable_parameters == blocks * 8 * (3 * hidden + keys)
     assert found.of(2, LENGTH).model_flops == POSITIONS * (frozen_flops - first + adapters) + 3 * attention_square(a)
+
+
+def test_a_grouped_product_does_the_work_of_one_product_per_token_and_expert(small: dict[str, Any]) -> None:
+    mixture = {**small, "model_type": "mixtral", "hidden_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2}
+    with isolated():
+        grouped, batched = (
+            trace(bare(config_of(mixture), experts=kind), batch_size=1, sequence_length=16)
+            for kind in ("grouped_mm", "batched_mm")
+        )
+    assert grouped.uncounted == batched.uncounted == {}
+    assert grouped.product_flops == batched.product_flops
+    # gate-and-up and down, of two experts, in two blocks; backward twice as much
+    assert sum(n for place, n in grouped.products.items() if place[1] == "_grouped_mm") == 6 * 16 * 2 * 2 * 3 * 48 * 112
 
 
 def test_the_experts_of_a_mixture_are_no_linear_layers(modes: dict[str, Mode]) -> None:

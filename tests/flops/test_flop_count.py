@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-import yaml
+from architectures import architecture_of
 
 from mfubench.config import Mode
 from mfubench.flops import FlopCount, count
-from mfubench.paths import CONF
 
 BATCH, LENGTH, RANK = 3, 20, 8
 POSITIONS = BATCH * LENGTH
@@ -106,11 +105,12 @@ def test_full_training_of_a_small_model_is_what_one_works_out_by_hand(
         assert got[convention] == pytest.approx(flops, rel=0, abs=rope(small)), convention
 
 
+@pytest.mark.parametrize("mode", ["lora7", "qlora7"])
 @pytest.mark.parametrize("recomputation", ["none", "reentrant", "non_reentrant"])
-def test_lora_of_a_small_model_needs_what_one_works_out_by_hand_however_it_is_recomputed(
-    small: dict[str, Any], modes: dict[str, Mode], recomputation: str
+def test_lora_of_a_small_model_needs_what_one_works_out_by_hand_however_it_is_recomputed_or_kept(
+    small: dict[str, Any], modes: dict[str, Mode], recomputation: str, mode: str
 ) -> None:
-    got = counted(small, modes["lora7"], recomputation).model_flops
+    got = counted(small, modes[mode], recomputation).model_flops
     assert got == pytest.approx(lora_model_flops_by_hand(small), rel=0, abs=rope(small))
 
 
@@ -141,7 +141,7 @@ def test_biases_and_normalised_queries_add_no_product(small: dict[str, Any], mod
 def test_the_other_models_agree_with_their_closed_form(published: Any, model: str) -> None:
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(**yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())["architecture"])
+    config = AutoConfig.for_model(**architecture_of(model))
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
     block = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
@@ -199,7 +199,7 @@ def pytorchs_count(
     with torch.device("meta") if device == "meta" else nullcontext():
         config = AutoConfig.for_model(**architecture)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-        if mode.name == "lora":
+        if mode.rank is not None:
             targets = list(mode.target_modules or [])
             model = get_peft_model(
                 model, LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_dropout=0.05, target_modules=targets)

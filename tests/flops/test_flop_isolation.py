@@ -30,7 +30,7 @@ def test_counting_leaves_the_process_as_it_was_even_when_it_fails(
             torch.get_default_device(),
             torch.nn.functional.scaled_dot_product_attention,
             sorted(ALL_ATTENTION_FUNCTIONS),
-            [logging.getLogger(name).level for name in ("", "transformers", "peft", "torch")],
+            [logging.getLogger(name).level for name in ("", "transformers", "peft", "torch", "bitsandbytes")],
         )
 
     architecture = copy.deepcopy(small)

@@ -30,9 +30,10 @@ MODELS: dict[str, dict[str, Any]] = {
 def whole(architecture: dict[str, Any], mode: Mode, recomputation: str, shape: tuple[int, int]) -> dict[str, FlopCount]:
     """The count for each kernel by the slow way: every block of the model traced, at the shape itself."""
     asked = {"batch_size": shape[0], "sequence_length": shape[1]}
+    batch_size, documents = shape[0], (shape[1],)
     with isolated():
         model = bare(config_of(architecture), EXPERTS)
-        model = with_lora(model, mode) if mode.name == "lora" else model
+        model = model if mode.rank is None else with_lora(model, mode)
         needed = executed = trace(model, **asked)
         if recomputation != "none":
             checkpoint(model, recomputation)
@@ -41,11 +42,14 @@ def whole(architecture: dict[str, Any], mode: Mode, recomputation: str, shape: t
 
     def of_model(causal: bool) -> int:
         calls = needed.attention_calls.items()
-        return needed.product_flops + sum(n * model_flops(call, *shape, causal=causal) for call, n in calls)
+        return needed.product_flops + sum(
+            n * model_flops(call, batch_size, documents, causal=causal) for call, n in calls
+        )
 
     def of_hardware(kernel: str, skip: bool) -> int:
         calls = executed.attention_calls.items()
-        flops = (n * kernel_flops(call, *shape, kernel=kernel, skip_masked=skip) for call, n in calls)
+        shaped = (batch_size, documents)
+        flops = (n * kernel_flops(call, *shaped, kernel=kernel, skip_masked=skip) for call, n in calls)
         return executed.product_flops + sum(flops)
 
     return {

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mfubench.config import Mode
-from mfubench.flops import count, profile
-from mfubench.flops.__main__ import counted, main, show
-from mfubench.flops.breakdown import OTHER, by_module, by_operator, by_phase, group_of, hardware_flops
-from mfubench.flops.count import EXPERTS
+from mfubench.config import Experiment
+from mfubench.flops import count, second_count
+from mfubench.flops.__main__ import counted, main
+from mfubench.flops.page import show
 
 PUBLISHED = (
     "model=llama-3.1-8b",
@@ -75,6 +74,78 @@ def test_the_published_full_step_is_spent_where_a_hand_count_says(capsys: pytest
     assert found["by_operator"] == {"mm": found["hardware_flops"] - int(4.5 * square), "attention": int(4.5 * square)}
 
 
+@pytest.mark.parametrize("recomputation", KINDS)
+def test_qlora_costs_what_lora_does(capsys: pytest.CaptureFixture[str], recomputation: str) -> None:
+    shape = ("model=llama-3.1-8b", "batch_size=2", "sequence_length=2048", EIGHT)
+    lora, qlora = (
+        asked(capsys, *shape, f"gradient_checkpointing={recomputation}", f"mode={m}") for m in ("lora", "qlora")
+    )
+    assert [lora.pop("workload")["mode"], qlora.pop("workload")["mode"]] == ["lora", "qlora"]
+    assert lora == qlora and qlora["closed_form"] is not None
+    assert qlora["parameters"] == 8_052_291_584  # elements, however many bits each has
+
+
+def test_the_second_count_is_shown_beside_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, *PUBLISHED)
+    assert [round(found["closed_form"][name] / 1e12, 3) for name in TOTALS] == [197.629, 191.035, 261.400, 251.510]
+    assert found["closed_form_apart"] < 1e-9
+    assert main([*PUBLISHED]) == 0
+    assert "closed form: 197.629, 191.035, 261.400, 251.510, 0.00% apart" in capsys.readouterr().out
+    one, three = (asked(capsys, f"gradient_accumulation_steps={n}")["closed_form"] for n in (1, 3))
+    assert three == {name: 3 * flops for name, flops in one.items()}
+
+
+def test_a_model_without_a_second_count_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    other = ("model.architecture.model_type=olmo2",)
+    found = asked(capsys, *other)
+    assert found["closed_form"] is None and found["closed_form_apart"] is None
+    assert main([*other]) == 0
+    assert (
+        "no second count: the closed form has none of this: model_type=olmo2 is none of llama"
+        in capsys.readouterr().out
+    )
+
+
+def test_counts_that_disagree_are_both_printed_and_end_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = second_count
+
+    def wrong(experiment: Experiment, **shape: Any) -> Any:
+        found = right(experiment, **shape)
+        assert found is not None
+        return replace(found, hardware_flops=found.hardware_flops + found.hardware_flops // 500)
+
+    monkeypatch.setattr("mfubench.flops.__main__.second_count", wrong)
+    assert main([]) == 1
+    out, err = capsys.readouterr()
+    assert "0.20% apart" in out and "the two counts disagree" in err and "hardware_flops " in err
+
+
+def test_packed_documents_and_trained_tokens_are_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    flash = "attention=flash_attention_2"
+    whole, packed = asked(capsys, *PUBLISHED, flash), asked(capsys, *PUBLISHED, flash, "--documents=512,512,1024")
+    assert packed["workload"]["documents"] == [512, 512, 1024]
+    pair = 2 * 4 * 4096 * 32  # two sequences, two products, 32 blocks of 4096 channels
+    apart = 2048**2 - 2 * 512**2 - 1024**2
+    assert whole["model_flops"] - packed["model_flops"] == 3 * pair * apart
+    assert whole["by_module"]["attention scores"] - packed["by_module"]["attention scores"] == int(4.5 * pair) * apart
+    few = asked(capsys, *PUBLISHED, "--trained-tokens", "1000")
+    assert few["by_module"]["lm_head"] == 3 * 2 * 1000 * 4096 * 128256
+    assert whole["hardware_flops"] - few["hardware_flops"] == 3 * 2 * 3096 * 4096 * 128256
+    assert max(found["closed_form_apart"] for found in (packed, few)) < 1e-9
+    assert main(["--documents=56,200", "--trained-tokens=9"]) == 0
+    assert (
+        "(documents of 56, 200)" in (page := capsys.readouterr().out) and "9 of a micro-batch through lm_head" in page
+    )
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m mfubench.flops --json --conventions | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
 def test_an_early_stop_leaves_out_the_last_product_of_each_block(capsys: pytest.CaptureFixture[str]) -> None:
     whole = asked(capsys, *PUBLISHED)
     early = asked(capsys, *PUBLISHED, "gradient_checkpointing=non_reentrant")
@@ -82,103 +153,6 @@ def test_an_early_stop_leaves_out_the_last_product_of_each_block(capsys: pytest.
     assert whole["by_phase"]["recomputation"] - early["by_phase"]["recomputation"] == down
     assert whole["by_module"]["MLP"] - early["by_module"]["MLP"] == down
     assert whole["by_phase"]["backward"] == early["by_phase"]["backward"]
-
-
-def test_lora_spends_on_its_matrices_what_their_sizes_say(small: dict[str, Any], modes: dict[str, Mode]) -> None:
-    found = hardware_flops(profile(small, modes["lora2"], recomputation="none", attention="sdpa"), 3, 40)
-    # r=8 beside q (36 -> 48) and v (36 -> 16) of two blocks: forward and the weights' gradients; between the two
-    # matrices the gradient of what goes in, but into the first block's A, where nothing before it is trained
-    a, b = 2 * 8 * 36 * 2, 8 * (48 + 16) * 2
-    into = a // 2 + b
-    assert by_module(found)["LoRA"] == 2 * 120 * (2 * (a + b) + into)
-    # frozen projections: forward, and the gradient of what goes in: of o in both blocks, of q, k and v in the second
-    wide, narrow = 36 * 48, 36 * 16
-    assert by_module(found)["attention projections"] == 2 * 120 * (2 * (2 * wide + 2 * narrow) + 3 * wide + 2 * narrow)
-
-
-@pytest.mark.parametrize("mode", ["full", "lora2"])
-@pytest.mark.parametrize("recomputation", KINDS)
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        {},
-        {"model_type": "qwen2"},
-        {"model_type": "gemma2", "hidden_size": 48, "tie_word_embeddings": True, "attention": "eager"},
-        {"model_type": "mixtral", "hidden_size": 48, "num_local_experts": 4},
-        {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20},
-    ],
-    ids=["llama", "qwen2", "gemma2", "mixtral", "qwen3_moe"],
-)
-def test_every_flop_has_its_place(
-    small: dict[str, Any], modes: dict[str, Mode], architecture: dict[str, Any], recomputation: str, mode: str
-) -> None:
-    attention = architecture.get("attention", "sdpa")
-    model = {name: value for name, value in {**small, **architecture}.items() if name != "attention"}
-    counted_once = profile(model, modes[mode], recomputation=recomputation, attention=attention)
-    found = hardware_flops(counted_once, 3, 40)
-    total = counted_once.of(3, 40).hardware_flops
-    for of in (by_phase, by_operator, by_module):
-        assert sum(of(found).values()) == total
-    assert OTHER not in by_module(found)
-    assert (by_phase(found)["recomputation"] > 0) == (recomputation != "none")
-    assert min(found.values()) >= 0
-
-
-@pytest.mark.parametrize("recomputation", KINDS)
-@pytest.mark.parametrize("mode", ["full", "lora2"])
-@pytest.mark.parametrize(
-    "mixed",
-    [
-        {"model_type": "gemma2", "hidden_size": 48, "sliding_window": 16},  # every second block looks through a window
-        {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0]},
-    ],
-    ids=["gemma2", "first block dense"],
-)
-def test_repeated_blocks_spend_what_a_trace_of_all_of_them_finds(
-    small: dict[str, Any],
-    modes: dict[str, Mode],
-    monkeypatch: pytest.MonkeyPatch,
-    mixed: dict[str, Any],
-    mode: str,
-    recomputation: str,
-) -> None:
-    deep = {**small, **mixed, "num_hidden_layers": 6}
-    quick = profile(deep, modes[mode], recomputation=recomputation, attention="eager")
-    monkeypatch.setattr(sys.modules["mfubench.flops.count"], "repetition", lambda model: None)
-    whole = profile(deep, modes[mode], recomputation=recomputation, attention="eager")
-    assert quick.of(3, 40) == whole.of(3, 40)
-    assert hardware_flops(quick, 3, 40) == hardware_flops(whole, 3, 40)
-
-
-def test_experts_and_their_router_are_told_apart(small: dict[str, Any], modes: dict[str, Mode]) -> None:
-    assert EXPERTS == "batched_mm"
-    sizes = {"model_type": "mixtral", "hidden_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2}
-    found = by_module(
-        hardware_flops(profile({**small, **sizes}, modes["full"], recomputation="none", attention="sdpa"), 1, 10)
-    )
-    assert found["experts"] == 6 * 10 * 2 * 2 * 3 * 48 * 112
-    assert found["router"] == 6 * 10 * 2 * 4 * 48
-    assert "MLP" not in found
-
-
-@pytest.mark.parametrize(
-    ("module", "group"),
-    [
-        ("model.layers.3.self_attn.q_proj", "attention projections"),
-        ("model.layers.3.self_attn.q_proj.base_layer", "attention projections"),
-        ("model.layers.3.self_attn.q_proj.lora_A.default", "LoRA"),
-        ("base_model.model.lm_head.lora_B.default", "LoRA"),
-        ("base_model.model.lm_head.base_layer", "lm_head"),
-        ("model.layers.3.mlp.gate_proj", "MLP"),
-        ("model.layers.3.mlp.gate", "router"),
-        ("model.layers.3.mlp.experts.act_fn", "experts"),
-        ("model.layers.3.mlp.shared_expert.gate_proj", "experts"),
-        ("model.embed_tokens", "embedding"),
-        ("model.rotary_emb", OTHER),
-    ],
-)
-def test_a_module_is_grouped_by_its_name(module: str, group: str) -> None:
-    assert group_of(module) == group
 
 
 def test_accumulation_repeats_the_micro_batch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +186,10 @@ def test_what_was_not_counted_is_on_the_page(compose: Any) -> None:
     show(
         replace(found, step=replace(found.step, uncounted={"aten::_grouped_mm": 12})), None, console, conventions=False
     )
-    assert "not counted, having no formula: aten::_grouped_mm (12 calls)" in console.file.getvalue()
+    assert (
+        "not counted, having no formula (shapes of a small micro-batch): aten::_grouped_mm (12 calls)"
+        in console.file.getvalue()
+    )
 
 
 def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,6 +221,28 @@ def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.Captur
         (["model.architecture.model_type=lama"], "did you mean llama"),
         (["model=mixtral-8x7b", "model.architecture.num_experts_per_tok=9"], "k not in range"),
         (["--step-time-s", "1.5"], "give both or neither"),
+        (
+            ["model.architecture.model_type=ctrl", "attention=eager", "gradient_checkpointing=reentrant"],
+            "expected  none",
+        ),
+        (["mode=full", "mode.rank=16"], "try       python -m mfubench.flops mode=lora mode.rank=16"),
+        (["model=mixtral-8x7b", "mode=lora"], "mode.target_modules=[q_proj,k_proj,v_proj,o_proj]"),
+        (["model=qwen3-30b-a3b", "mode=qlora"], "q_proj, k_proj, v_proj, o_proj, lm_head"),
+        (
+            ["model=qwen3-30b-a3b", "mode=lora", "model.architecture.mlp_only_layers=[0]"],
+            "mode.target_modules=[q_proj,k_proj,v_proj,o_proj]",
+        ),
+        (
+            [
+                "model=qwen3-30b-a3b",
+                "model.architecture.decoder_sparse_step=2",
+                "mode=lora",
+                "mode.target_modules=[up_proj]",
+            ],
+            "expected  some of q_proj, k_proj, v_proj, o_proj, lm_head",
+        ),
+        (["--documents=100,200"], "documents of 100, 200 tokens are 300 together"),
+        (["--trained-tokens=1000"], "1000 trained tokens in a micro-batch of 2 x 256 tokens; give 1 to 512"),
     ],
 )
 def test_a_mistake_is_one_screen_with_the_way_out(
@@ -252,7 +251,9 @@ def test_a_mistake_is_one_screen_with_the_way_out(
     assert said in refused(capsys, *argv)
 
 
-@pytest.mark.parametrize("argv", [["--peak-tflops", "0", "--step-time-s", "1"], ["--convention"], ["-m"]])
+@pytest.mark.parametrize(
+    "argv", [["--peak-tflops", "0", "--step-time-s", "1"], ["--convention"], ["-m"], ["--documents", "1,a"]]
+)
 def test_a_flag_that_is_wrong_ends_with_2(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)

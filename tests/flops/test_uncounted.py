@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mfubench.config import Mode
 from mfubench.flops import profile
 from mfubench.flops.isolation import isolated
-from mfubench.flops.trace import may_multiply_matrices, trace
+from mfubench.flops.trace import trace
 from mfubench.flops.twin import bare
+from mfubench.probe.formulas import described, may_multiply_matrices
 from mfubench.workload.architecture import config_of
 
 
@@ -31,13 +32,28 @@ def suspects(run: Any) -> set[str]:
     return found
 
 
-def test_a_grouped_product_has_no_formula_and_is_listed(small: dict[str, Any]) -> None:
-    experts = {**small, "model_type": "mixtral", "hidden_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2}
-    with isolated():
-        model = bare(config_of(experts), experts="grouped_mm")
-        found = trace(model, batch_size=1, sequence_length=16)
-    # gate-and-up and down, once forward and twice backward, in two blocks
-    assert found.uncounted == {"aten::_grouped_mm": 12}
+def test_an_operator_without_a_formula_is_listed_with_its_calls_and_shapes(small: dict[str, Any]) -> None:
+    class Gate(torch.nn.Module):
+        def forward(self, hidden: Any) -> Any:
+            return hidden + torch.ops.mfubench_test.kernel(hidden.detach(), hidden.detach()[0])
+
+    with isolated(), torch.library._scoped_library("mfubench_test", "FRAGMENT") as library:
+        library.define("kernel(Tensor x, Tensor y) -> Tensor")
+        library.impl("kernel", lambda x, y: torch.empty_like(x), "Meta")
+        model = bare(config_of(small))
+        for block in model.model.layers:
+            block.mlp.act_fn = Gate()
+        one, other = (trace(model, batch_size=1, sequence_length=length) for length in (8, 5))
+    assert one.uncounted == {"mfubench_test::kernel [1, 8, 112] x [8, 112]": 2}  # one in either block
+    assert other.uncounted == {"mfubench_test::kernel [1, 5, 112] x [5, 112]": 2}
+    assert one.uncounted_operators == other.uncounted_operators == {"mfubench_test::kernel": 2}
+
+
+def test_of_many_shapes_the_first_four_are_told() -> None:
+    four, five = ([torch.ones(2, size) for size in range(1, count + 1)] for count in (4, 5))
+    concatenate = torch.ops.aten.cat.default
+    assert described(concatenate, (four, 1), {}) == "aten::cat [2, 1] x [2, 2] x [2, 3] x [2, 4]"
+    assert described(concatenate, (five, 1), {}) == "aten::cat [2, 1] x [2, 2] x [2, 3] x [2, 4] x ..."
 
 
 @pytest.mark.parametrize("experts", [{"model_type": "mixtral", "num_local_experts": 4}, {"model_type": "qwen3_moe"}])
@@ -54,13 +70,13 @@ def test_a_dense_model_lists_nothing(small: dict[str, Any], modes: dict[str, Mod
         assert counted.uncounted == {}
 
 
-def test_products_that_pytorchs_counter_takes_for_nothing_are_listed() -> None:
-    numbers, whole = torch.ones(16, 16), torch.ones(32, 32, dtype=torch.int8)
-    assert suspects(lambda: torch.mv(numbers, numbers[0])) == {"aten::mv"}
-    assert suspects(lambda: torch._int_mm(whole, whole)) == {"aten::_int_mm"}
-    heads = torch.ones(1, 2, 8, 16)
-    attend = torch.nn.functional.scaled_dot_product_attention
-    assert suspects(lambda: attend(heads, heads, heads)) == {"aten::_scaled_dot_product_flash_attention_for_cpu"}
+def test_products_of_pytorchs_own_without_a_formula_are_listed() -> None:
+    numbers = torch.ones(2, 16, 16)
+    assert suspects(lambda: torch.addbmm(numbers[0], numbers, numbers)) == {"aten::addbmm"}
+    assert suspects(lambda: torch.cdist(numbers[0], numbers[1])) == {"aten::_cdist_forward"}
+    assert suspects(lambda: torch.linalg.solve_triangular(numbers[0], numbers[1], upper=True)) == {
+        "aten::linalg_solve_triangular"
+    }
 
 
 def test_a_custom_operator_on_a_matrix_is_listed_even_with_its_second_factor_hidden() -> None:
@@ -80,7 +96,23 @@ def test_elementwise_work_views_look_ups_and_losses_are_not_listed() -> None:
         rows = torch.nn.functional.embedding(ids, weights)
         rows = torch.nn.functional.dropout(torch.nn.functional.silu(rows) * rows, 0.5)
         rows = torch.nn.functional.layer_norm(torch.cat([rows, rows.flip(0)]), (16,), weights[0], weights[1])
+        rows = rows.index_add(0, ids, rows[:4]).masked_scatter(rows > 9, rows)
         probabilities = torch.softmax(rows.transpose(0, 1), -1).t() + torch.where(rows > 0, rows, -rows)
         torch.nn.functional.cross_entropy(probabilities, torch.zeros(8, dtype=torch.long)).backward()
 
     assert suspects(run) == set()
+
+
+def test_what_an_optimizer_does_and_what_devices_send_each_other_is_not_listed() -> None:
+    weights = [torch.nn.Parameter(torch.ones(16, 16)) for _ in range(2)]
+    for weight in weights:
+        weight.grad = torch.ones(16, 16)
+
+    def run() -> None:
+        torch.nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
+        for kind in ({"fused": True}, {"foreach": True}, {"foreach": False}):
+            torch.optim.AdamW(weights, **kind).step()
+
+    assert suspects(run) == set()
+    gathered = torch.ops._c10d_functional.all_reduce.default
+    assert not may_multiply_matrices(gathered, (torch.ones(16, 16), "sum", "0"), {})

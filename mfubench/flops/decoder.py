@@ -1,0 +1,232 @@
+"""A decoder-only transformer, written down. In: architecture and mode. Out: a Decoder, the matrices that it is made of. Pure.
+
+It is what the closed form counts with, and shares no code with the trace: blocks of attention and a gated MLP, or
+experts, between an embedding and lm_head, as the families' modeling_*.py in transformers 5 have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mfubench.config import Mode
+
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+QWEN_WINDOW = {"use_sliding_window": False, "sliding_window": 4096}
+# The words of config.json that each family's model reads, with what each is where it isn't given; transformers ignores the
+# others. From the families' configuration_*.py and modeling_*.py in transformers 5.
+DEFAULTS: Mapping[str, tuple[tuple[int | None, ...], Mapping[str, Any]]] = {
+    "llama": ((32000, 4096, 11008, 32, 32, None, None), {"attention_bias": False, "mlp_bias": False}),
+    "mistral": ((32000, 4096, 14336, 32, 32, 8, None), {"sliding_window": 4096}),
+    "qwen2": (
+        (151936, 4096, 22016, 32, 32, 32, None),
+        {**QWEN_WINDOW, "max_window_layers": 28, "layer_types": None},
+    ),
+    "qwen3": (
+        (151936, 4096, 22016, 32, 32, 32, 128),
+        {**QWEN_WINDOW, "max_window_layers": 28, "layer_types": None, "attention_bias": False},
+    ),
+    "gemma2": (
+        (256000, 2304, 9216, 26, 8, 4, 256),
+        {"sliding_window": 4096, "layer_types": None, "attention_bias": False, "use_bidirectional_attention": None},
+    ),
+    "mixtral": (
+        (32000, 4096, 14336, 32, 32, 8, None),
+        {"sliding_window": None, "num_experts": 8, "num_experts_per_tok": 2},
+    ),
+    "qwen3_moe": (
+        (151936, 2048, 6144, 24, 32, 4, None),
+        {**QWEN_WINDOW, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
+        | {"decoder_sparse_step": 1, "mlp_only_layers": None, "attention_bias": False},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A matrix that positions are multiplied with."""
+
+    inputs: int
+    outputs: int
+    trained: bool
+    rank: int = 0  # of the LoRA matrices beside it; 0: there are none
+
+    @property
+    def learns(self) -> bool:
+        """Whether it, or what stands beside it, is trained."""
+        return self.trained or self.rank > 0
+
+    @property
+    def adapters(self) -> int:
+        """Parameters of the LoRA matrices beside it."""
+        return self.rank * (self.inputs + self.outputs)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block: what its attention and its MLP, or experts, multiply with, in order."""
+
+    queries: Layer
+    keys: Layer
+    values: Layer
+    output: Layer
+    widening: tuple[Layer, ...]  # gate and up; or the router and the experts' gate and up
+    narrowing: Layer  # down
+    ends_in_product: bool  # nothing after it is kept for the backward pass
+    channels: int  # of the attention, all heads together
+    causal: bool
+    window: int | None  # positions that each query sees at most
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All that a position is multiplied with, in order."""
+        return (self.queries, self.keys, self.values, self.output, *self.widening, self.narrowing)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A model, trained as its mode says."""
+
+    blocks: tuple[Block, ...]
+    head: Layer
+    embedding_trained: bool
+    parameters: int  # of the model itself, tied ones once
+
+    @property
+    def adapters(self) -> int:
+        """Parameters of all LoRA matrices."""
+        return sum(layer.adapters for block in self.blocks for layer in block.layers) + self.head.adapters
+
+
+def not_written_down(architecture: Mapping[str, Any], mode: Mode) -> str | None:
+    """Why there is no Decoder of this, in words that follow "because"; None where there is one."""
+    family = architecture.get("model_type")
+    if family not in DEFAULTS:
+        return f"model_type={family} is none of {', '.join(DEFAULTS)}"
+    if "num_experts" in _words(architecture) and _beside_experts(mode):
+        return "LoRA stands beside experts"
+    return None
+
+
+def decoder(architecture: Mapping[str, Any], mode: Mode) -> Decoder:
+    """What is multiplied in a model of `architecture`, transformers' config.json by its own keys, trained as `mode` says.
+
+    It checks nothing: `not_written_down` has to be None, and what no model can be has no meaning here.
+    """
+    words = _words(architecture)
+    return Decoder(
+        blocks=tuple(_block(words, mode, index) for index in range(words["num_hidden_layers"])),
+        head=_layer(mode, "lm_head", words["hidden_size"], words["vocab_size"]),
+        embedding_trained=mode.rank is None,
+        parameters=_parameters(words),
+    )
+
+
+def _words(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """The words that the family reads, all with values, and `family`."""
+    family = architecture["model_type"]
+    given = dict(architecture)
+    if "num_local_experts" in given:  # transformers has one number under both names
+        given.setdefault("num_experts", given["num_local_experts"])
+    sizes, more = DEFAULTS[family]
+    defaults = {**dict(zip(SIZES, sizes, strict=True)), "tie_word_embeddings": family == "gemma2", **more}
+    words = {"family": family, **{word: given.get(word, default) for word, default in defaults.items()}}
+    heads = words["num_attention_heads"]
+    words["num_key_value_heads"] = words["num_key_value_heads"] or heads
+    words["head_dim"] = words["head_dim"] or words["hidden_size"] // heads
+    return words
+
+
+def _beside_experts(mode: Mode) -> bool:
+    """Whether peft would turn LoRA's targets into parameters of experts, as it does for gate_proj and its like."""
+    plain = ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
+    return any(target.split(".")[-1] not in plain for target in mode.target_modules or [])
+
+
+def _layer(mode: Mode, name: str, inputs: int, outputs: int) -> Layer:
+    """The linear layer called `name`, with LoRA beside it if it, or the end of its name after a dot, is a target."""
+    targeted = any(name == target or name.endswith(f".{target}") for target in mode.target_modules or [])
+    return Layer(inputs, outputs, trained=mode.rank is None, rank=(mode.rank or 0) if targeted else 0)
+
+
+def _block(words: Mapping[str, Any], mode: Mode, index: int) -> Block:
+    hidden, channels = words["hidden_size"], words["num_attention_heads"] * words["head_dim"]
+    keys = words["num_key_value_heads"] * words["head_dim"]
+
+    def layer(name: str, inputs: int, outputs: int) -> Layer:
+        return _layer(mode, f"model.layers.{index}.{name}", inputs, outputs)
+
+    if _has_experts(words, index):
+        # Experts and router are no linear layers, which LoRA could stand beside; a token's experts are one wide one to it.
+        wide, trained = words["num_experts_per_tok"] * _expert_size(words), mode.rank is None
+        widening = (Layer(hidden, words["num_experts"], trained), Layer(hidden, 2 * wide, trained))
+        narrowing = Layer(wide, hidden, trained)
+    else:
+        wide = words["intermediate_size"]
+        widening = (layer("mlp.gate_proj", hidden, wide), layer("mlp.up_proj", hidden, wide))
+        narrowing = layer("mlp.down_proj", wide, hidden)
+    return Block(
+        queries=layer("self_attn.q_proj", hidden, channels),
+        keys=layer("self_attn.k_proj", hidden, keys),
+        values=layer("self_attn.v_proj", hidden, keys),
+        output=layer("self_attn.o_proj", channels, hidden),
+        widening=widening,
+        narrowing=narrowing,
+        # Gemma 2 normalises what down_proj gives; experts' outputs are weighted by the router.
+        ends_in_product=words["family"] != "gemma2" and not _has_experts(words, index),
+        channels=channels,
+        causal=not words.get("use_bidirectional_attention"),
+        window=_window(words, index),
+    )
+
+
+def _has_experts(words: Mapping[str, Any], index: int) -> bool:
+    if index in (words.get("mlp_only_layers") or []):
+        return False
+    return words.get("num_experts", 0) > 0 and (index + 1) % words.get("decoder_sparse_step", 1) == 0
+
+
+def _expert_size(words: Mapping[str, Any]) -> int:
+    return words.get("moe_intermediate_size", words["intermediate_size"])
+
+
+def _window(words: Mapping[str, Any], index: int) -> int | None:
+    """The sliding window of a block: of all, of those that layer_types names, or of those that it would by default."""
+    if not words.get("use_sliding_window", True):
+        return None
+    window = words.get("sliding_window")
+    if "layer_types" not in words:
+        return window
+    if words["layer_types"] is not None:
+        return window if words["layer_types"][index] == "sliding_attention" else None
+    slides = index % 2 == 0 if words["family"] == "gemma2" else index >= words["max_window_layers"]
+    return window if slides else None
+
+
+def _parameters(words: Mapping[str, Any]) -> int:
+    """Weights, biases and norms of the model without adapters; a tied lm_head is the embedding."""
+    hidden, head_dim, wide = words["hidden_size"], words["head_dim"], words["intermediate_size"]
+    channels, keys = words["num_attention_heads"] * head_dim, words["num_key_value_heads"] * head_dim
+    attention = 2 * hidden * (channels + keys)
+    if words["family"] == "qwen2":
+        attention += channels + 2 * keys
+    elif words.get("attention_bias"):
+        attention += channels + 2 * keys + hidden
+    if words["family"] in ("qwen3", "qwen3_moe"):
+        attention += 2 * head_dim
+    norms = hidden * (4 if words["family"] == "gemma2" else 2)
+    mlp = 3 * hidden * wide + (2 * wide + hidden if words.get("mlp_bias") else 0)
+    mixture = words.get("num_experts", 0) * (hidden + 3 * hidden * _expert_size(words))  # the router's row, the expert
+    mixtures = sum(_has_experts(words, index) for index in range(words["num_hidden_layers"]))
+    blocks = words["num_hidden_layers"] * (attention + norms + mlp) + mixtures * (mixture - mlp)
+    embeddings = words["vocab_size"] * hidden * (1 if words["tie_word_embeddings"] else 2)
+    return embeddings + blocks + hidden
