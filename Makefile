@@ -3,13 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test check bench setup
+.PHONY: run test test-frameworks check bench setup
 
 run: .venv/ready
 	$(BIN)/python -m mfubench $(ARGS)
 
 test: .venv/ready
 	$(BIN)/python -m pytest $(ARGS)
+
+# The other frameworks: the first time this installs each into launchers/NAME/.venv, some 3 GB apiece.
+test-frameworks: .venv/ready
+	$(BIN)/python launchers/install --all
+	$(BIN)/python -m pytest -m frameworks $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff check .

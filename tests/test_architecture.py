@@ -19,8 +19,8 @@ FRAMEWORKS = sorted(path.stem for path in (ROOT / "conf" / "framework").glob("*.
 ORDER = (
     ("paths",),
     ("config",),
-    ("workload", "hardware"),
-    ("flops", "probe", "statistics", "records"),
+    ("workload", "hardware", "probe"),
+    ("flops", "statistics", "records"),
     ("memory",),
     ("engines",),
     ("support",),
@@ -28,13 +28,13 @@ ORDER = (
     ("plan",),
     ("extensions",),
     ("launch",),
-    ("metrics", "verdict", "progress"),
+    ("metrics", "recounts", "verdict", "progress"),
     ("evidence",),
     ("planning",),
     ("measuring",),
     ("report",),
     ("tracking", "conclude", "caveats"),
-    ("run",),
+    ("run", "doctor"),
     ("__main__",),
 )
 ONLY_IN = {
@@ -106,7 +106,7 @@ def test_no_source_of_mfubench_names_a_framework(name: str) -> None:
 
 def test_the_report_and_the_command_line_start_without_heavy_packages() -> None:
     heavy = "{'torch', 'transformers', 'wandb', 'scipy', 'pandas'}"
-    for module in ("mfubench.__main__", "mfubench.report.__main__", "mfubench.run"):
+    for module in ("mfubench.__main__", "mfubench.report.__main__", "mfubench.run", "mfubench.doctor.__main__"):
         program = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
         out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
         assert out.stdout.strip() == "[]", f"{module} imports {out.stdout}"

@@ -42,6 +42,13 @@ def check_hub_id(hub_id: str) -> None:
         ) from error
 
 
+def has_token() -> bool:
+    """Whether the user has a token of the hub here, which gated models and datasets need."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
 def fetch(hub_id: str, revision: str | None) -> Path:
     """The folder of the commit that `revision` (None: the main branch) names; the folder's name is the commit.
 

@@ -1,0 +1,47 @@
+"""`python -m mfubench.doctor [group=option] [key=value]`: what is ready on this machine, and what to run next.
+
+In: the command line of a run, and flags of its own. Out: a page, or JSON.
+Exit status: 0 everything is ready; 3 something is not, which the page names; 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from mfubench.config import ConfigError
+from mfubench.doctor.findings import as_json, examine
+from mfubench.doctor.page import show
+
+COMMAND = "python -m mfubench.doctor"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what is found; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="What each framework can do on this machine, what is installed, and what to run next.",
+        epilog=f"{COMMAND} hardware=cpu model=llama-3.1-8b",
+    )
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="as of a run: group=option and key=value")
+    parser.add_argument("--json", action="store_true", help="everything, for machines")
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        found = examine(given.overrides)
+    except ConfigError as error:
+        print(error.screen(arguments, COMMAND), file=sys.stderr)
+        return 2
+    if given.json:
+        print(json.dumps(as_json(found), indent=1))
+    else:
+        show(found, Console())
+    return 3 if found.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

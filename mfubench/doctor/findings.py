@@ -1,0 +1,103 @@
+"""The overrides of a run in; Findings out: all that the doctor says, for its page and for machines."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import mfubench
+from mfubench.config import Experiment
+from mfubench.config.compose import compose_one
+from mfubench.config.errors import COMMAND, key_of
+from mfubench.doctor.here import CHANGED, MISSING, READY, Cache, Devices, Environment, cache, devices, environment
+from mfubench.doctor.matrix import Row, every_option, matrix
+from mfubench.tracking import destination
+from mfubench.workload.hub import has_token
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is ready here, and what isn't."""
+
+    version: str
+    python: str
+    devices: Devices
+    environments: dict[str, Environment]  # by framework
+    rows: list[Row]  # the support matrix
+    tracking: str  # online | offline | disabled
+    hub_token: bool
+    cache: Cache
+    problems: list[str]  # what a run would stumble over, each with its way out
+    commands: list[str]  # what to type next
+
+
+def examine(overrides: Sequence[str]) -> Findings:
+    """Everything about this machine and the frameworks, for runs with these overrides. ConfigError for wrong ones."""
+    base = compose_one(overrides)
+    options = every_option()
+    named = any(key_of(override) == "framework" for override in overrides)
+    frameworks = [base.framework] if named else list(options["framework"].values())
+    environments = {framework.name: environment(framework) for framework in frameworks}
+    asked = {each.name: replace(base, framework=environments[each.name].framework) for each in frameworks}
+    found, kept = devices(base.hardware), cache()
+    rows = matrix(asked, options, found.machine)
+    return Findings(
+        version=mfubench.__version__,
+        python=platform.python_version(),
+        devices=found,
+        environments=environments,
+        rows=rows,
+        tracking=destination(base.tracking),
+        hub_token=has_token(),
+        cache=kept,
+        problems=list(_problems(found, environments, kept)),
+        commands=list(_commands(overrides, base, found, environments, rows)),
+    )
+
+
+def as_json(found: Findings) -> dict[str, Any]:
+    """The findings for machines; of a framework's YAML only the engine, which is what was found."""
+    tree = asdict(found)
+    for each in tree["environments"].values():
+        each["engine"] = each.pop("framework")["engine"]
+    tree["cache"]["folder"] = str(found.cache.folder)
+    return tree
+
+
+def _problems(found: Devices, environments: dict[str, Environment], kept: Cache) -> Iterator[str]:
+    if found.problem is not None:
+        yield found.problem
+    if not kept.writable:
+        yield f"{kept.folder} can't be written to; MFUBENCH_CACHE=FOLDER names another"
+    for state in (MISSING, CHANGED):
+        if names := [name for name, each in environments.items() if each.state == state]:
+            yield f"{state}: {', '.join(names)}"
+
+
+def _commands(
+    overrides: Sequence[str],
+    base: Experiment,
+    found: Devices,
+    environments: dict[str, Environment],
+    rows: Sequence[Row],
+) -> Iterator[str]:
+    """A run that works here, over as much as is ready; and what would make more ready."""
+    on_cpu = ["hardware=cpu"] if found.problem else []
+    kept = [o for o in overrides if key_of(o) not in ("framework", "mode", *(["hardware"] if on_cpu else []))]
+    in_modes = {
+        name: [row.value for row in rows if row.setting == "mode" and row.cells[name].everywhere]
+        for name, each in environments.items()
+        if each.state != MISSING
+    }
+    able = {name: modes for name, modes in in_modes.items() if base.mode.name in modes}
+    if able:
+        shared = [mode for mode in next(iter(able.values())) if all(mode in modes for modes in able.values())]
+        flag = ["-m"] if len(able) > 1 or len(shared) > 1 else []
+        sweep = [*flag, f"framework={','.join(able)}", f"mode={','.join(shared)}"]
+        yield f"{COMMAND} {shlex.join([*sweep, *kept, *on_cpu])}"
+    own = [name for name, each in environments.items() if each.state != READY and each.framework.python is not None]
+    if own:
+        yield f"launchers/install {' '.join(own)}"

@@ -1,0 +1,118 @@
+"""What is on this machine. In: a framework, or the hardware asked for. Out: the framework's environment with its versions,
+read off its files, so that nothing is imported; the devices and their peaks; the cache folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import distributions
+from pathlib import Path
+
+from mfubench import engines, hardware
+from mfubench.config import Framework, Hardware
+from mfubench.hardware import Machine
+from mfubench.launch import answers, run_together
+from mfubench.paths import LAUNCHERS, ROOT, cache_folder
+
+# What a step's time depends on, besides the framework's own version.
+READY, MISSING, CHANGED = "ready", "not installed", "out of date"
+SHOWN = ("torch", "transformers", "peft", "accelerate", "deepspeed", "liger-kernel")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a framework runs in."""
+
+    framework: Framework  # as the engine that is here starts it, which `framework.engine` names
+    state: str  # READY | MISSING | CHANGED
+    because: str | None  # what a run would say where it is missing
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What is measured on."""
+
+    machine: Machine
+    peaks: dict[str, float]  # dtype → dense FLOP/s of one device; empty where it is measured before each run
+    source: str
+    problem: str | None  # why nothing can be measured as asked
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where models, datasets and FLOP counts are kept."""
+
+    folder: Path
+    free_bytes: int
+    writable: bool
+
+
+def environment(framework: Framework) -> Environment:
+    """Whether the framework can be started here, and with which versions."""
+    try:
+        engines.check_installed(framework, ROOT)
+        framework, engine = engines.choose(framework, answers)
+    except engines.NotInstalled as reason:
+        return Environment(framework, MISSING, str(reason), {})
+    state = READY if _as_required(framework) else CHANGED
+    return Environment(replace(framework, engine=engine), state, None, _versions(framework))
+
+
+def devices(asked: Hardware) -> Devices:
+    """The machine that a run would use, and its peaks."""
+    try:
+        machine = hardware.detect(asked)
+    except hardware.Unavailable as reason:
+        on_cpu = hardware.detect(replace(asked, device="cpu"))
+        return Devices(on_cpu, {}, "", str(reason))
+    if machine.device == "cpu" and asked.peak_flops_per_second is None:
+        return Devices(machine, {}, "measured before each run", None)
+    peaks, source, problem = {}, "", None
+    for dtype in dict.fromkeys(hardware.peak_dtype(precision, machine.device) for precision in ("bf16", "fp32")):
+        try:
+            found = hardware.peak(asked, machine, dtype, 1, 1, run_together)
+        except hardware.UnknownPeak as unknown:
+            problem = problem or str(unknown)
+        else:
+            peaks[dtype], source = found.flops_per_second, found.source
+    return Devices(machine, peaks, source, None if peaks else problem)
+
+
+def cache() -> Cache:
+    """The cache folder, which may not be there yet."""
+    folder = cache_folder()
+    there = next(each for each in (folder, *folder.parents) if each.is_dir())
+    return Cache(folder, shutil.disk_usage(there).free, os.access(there, os.W_OK | os.X_OK))
+
+
+def _as_required(framework: Framework) -> bool:
+    """Whether an environment that mfubench's installer makes is what its requirements say now."""
+    if framework.python is None or Path(framework.python).is_absolute():
+        return True
+    return answers((sys.executable, str(LAUNCHERS / "install"), "--check", framework.name))
+
+
+def _versions(framework: Framework) -> dict[str, str]:
+    """Package → version: of the framework itself, where it has an environment, and of what its speed depends on."""
+    path, wanted = sys.path, list(SHOWN)
+    if framework.python is not None:
+        environment = (ROOT / framework.python).parent.parent
+        path = [str(packages) for packages in environment.glob("lib/python*/site-packages")]
+        wanted = [*_first_requirement(framework.name), *SHOWN]
+    found = {_normal(each.name): each.version for each in distributions(path=path)}
+    return {name: found[_normal(name)] for name in wanted if _normal(name) in found}
+
+
+def _first_requirement(framework: str) -> list[str]:
+    """The package that is the framework itself: what its requirements begin with."""
+    requirements = LAUNCHERS / framework / "requirements.txt"
+    lines = requirements.read_text() if requirements.is_file() else ""
+    return re.findall(r"^[A-Za-z0-9._-]+", lines, re.MULTILINE)[:1]
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()

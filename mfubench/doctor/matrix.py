@@ -1,0 +1,181 @@
+"""The support matrix. In: what is asked of each framework, and the machine. Out: for every value of every setting, in which
+modes each framework runs it here, in which on other devices only, and why not in the rest. Pure but for reading conf/.
+
+A value is tried alone, over the defaults: combinations of several are answered by `dry_run=true`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from itertools import zip_longest
+from typing import Any
+
+from mfubench import hardware, support
+from mfubench.config import ConfigError, Experiment, Liger
+from mfubench.config.compose import compose_one
+from mfubench.config.defaults import defaults
+from mfubench.config.validate import ATTENTIONS, PRECISIONS, validate
+from mfubench.hardware import Machine
+from mfubench.paths import CONF
+
+GROUPS = ("framework", "mode", "parallelism", "gradient_checkpointing", "data")
+ANY_FILE = "data.path=FILE"  # data=jsonl doesn't compose without one
+
+Options = Mapping[str, Mapping[str, Any]]  # group → option → what it consists of
+Variation = Callable[[Experiment], Experiment]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one framework makes of one value: the modes in which it runs here, if need be with a precision other than `auto`'s;
+    those in which it would on another device; and the reasons why it doesn't run as asked."""
+
+    here: Sequence[str]
+    elsewhere: Sequence[str]
+    reasons: Mapping[str, str]  # mode → why not; of a mode that is in `here`, why not with precision=auto
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it runs here in every mode that the framework has."""
+        return not self.elsewhere and not self.reasons
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value of one setting, as it is written on the command line."""
+
+    setting: str
+    value: str
+    cells: Mapping[str, Cell]  # by framework
+
+
+def every_option() -> Options:
+    """All options of the groups in which frameworks differ. Composing takes its time, so one of each group goes into each."""
+    names = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
+    found: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for turn in zip_longest(*names.values()):
+        chosen = {group: name for group, name in zip(GROUPS, turn, strict=True) if name is not None}
+        needed = [ANY_FILE] if chosen.get("data") == "jsonl" else []
+        experiment = compose_one([*(f"{group}={name}" for group, name in chosen.items()), *needed])
+        for group, name in chosen.items():
+            found[group][name] = getattr(experiment, group)
+    return found
+
+
+def matrix(asked: Mapping[str, Experiment], options: Options, machine: Machine) -> list[Row]:
+    """A row for each value of each setting. `asked`: framework → what is asked of it, over which each value is laid."""
+    modes: dict[str, Variation] = {name: _set(mode=mode) for name, mode in options["mode"].items()}
+    rows = [
+        Row("mode", mode, {name: _cell(each, {mode: vary}, machine) for name, each in asked.items()})
+        for mode, vary in modes.items()
+    ]
+    for setting, value, vary in _variations(options, asked):
+        cells = {}
+        for name, experiment in asked.items():
+            it_has = {
+                mode: _both(modes[mode], vary)
+                for mode in (row.value for row in rows if row.setting == "mode" and _has(row.cells[name]))
+                if setting != "lora_on_lm_head" or options["mode"][mode].rank is not None
+            }
+            cells[name] = _cell(experiment, it_has, machine)
+        rows.append(Row(setting, value, cells))
+    return rows
+
+
+def _cell(experiment: Experiment, by_mode: Mapping[str, Variation], machine: Machine) -> Cell:
+    other = replace(machine, device="cuda" if machine.device == "cpu" else "cpu", supports_bf16=True, num_devices=2**16)
+    here, elsewhere, reasons = [], [], {}
+    for mode, vary in by_mode.items():
+        why = {each.device: _at_every_precision(vary(experiment), each) for each in (machine, other)}
+        reason: str | None = None
+        if None in why[machine.device]:
+            here.append(mode)
+            reason = why[machine.device][0]
+        elif None in why[other.device]:
+            elsewhere.append(mode)
+        else:
+            # A CPU lacks more. And what is said at most precisions isn't about the precision; `auto`, the first, is one of them.
+            reason = Counter(reversed(why["cuda"])).most_common(1)[0][0]
+        if reason is not None:
+            reasons[mode] = reason.removeprefix(f"{experiment.framework.name} ")
+    return Cell(here, elsewhere, reasons)
+
+
+def _at_every_precision(experiment: Experiment, machine: Machine) -> list[str | None]:
+    """Why not as asked; then, where `auto` is asked, with each precision."""
+    tried = PRECISIONS if experiment.precision == "auto" else (experiment.precision,)
+    return [why_not(replace(experiment, precision=precision), machine) for precision in tried]
+
+
+def _has(mode: Cell) -> bool:
+    """Whether the framework has the mode on any device."""
+    return bool(mode.here or mode.elsewhere)
+
+
+def why_not(experiment: Experiment, machine: Machine) -> str | None:
+    """Why the experiment can't run on the machine, as a run would say it; None where it can."""
+    try:
+        validate(experiment)
+        precision = hardware.resolve_precision(experiment.precision, machine)
+        values = support.values_of(experiment, machine.device, precision, experiment.framework.engine)
+        support.check(experiment, values, _defaults(experiment.mode.name))
+        support.check_devices(experiment.parallelism, machine)
+    except ConfigError as error:
+        return error.problem
+    except (support.Unsupported, hardware.Unavailable) as reason:
+        return str(reason)
+    return None
+
+
+def _variations(options: Options, asked: Mapping[str, Experiment]) -> Iterator[tuple[str, str, Variation]]:
+    """(setting, value, how to ask for it) of what the frameworks differ in, but for the mode."""
+    for group in GROUPS[2:]:
+        for name, option in options[group].items():
+            yield group, name, _set(**{group: option})
+    yield "data.padding", "longest", _set(data=replace(options["data"]["jsonl"], padding="longest"))
+    for precision in PRECISIONS[1:]:
+        yield "precision", precision, _set(precision=precision)
+    for attention in ATTENTIONS:
+        yield "attention", attention, _set(attention=attention)
+    for optimizer in dict.fromkeys(
+        each for experiment in asked.values() for each in experiment.framework.when.get("optimizer", {})
+    ):
+        yield "optimizer", optimizer, _set(optimizer=optimizer)
+    yield "torch_compile", "true", _set(torch_compile=True)
+    yield "liger_kernel", "true", _set(liger_kernel=True)
+    for switch in (field.name for field in fields(Liger)):
+        other = not getattr(next(iter(asked.values())).liger, switch)
+        yield f"liger.{switch}", str(other).lower(), _flipped(switch)
+    yield "lora_on_lm_head", "true", _on_lm_head
+    yield "comparison", "defaults", _set(comparison="defaults")
+
+
+_defaults = cache(defaults)  # read from files
+
+
+def _set(**settings: Any) -> Variation:
+    return lambda experiment: replace(experiment, **settings)
+
+
+def _both(first: Variation, second: Variation) -> Variation:
+    return lambda experiment: second(first(experiment))
+
+
+def _flipped(switch: str) -> Variation:
+    """Liger's kernels, but for one; of the two losses one excludes the other."""
+
+    def vary(experiment: Experiment) -> Experiment:
+        liger = replace(experiment.liger, **{switch: not getattr(experiment.liger, switch)})
+        if liger.cross_entropy:
+            liger = replace(liger, fused_linear_cross_entropy=False)
+        return replace(experiment, liger_kernel=True, liger=liger)
+
+    return vary
+
+
+def _on_lm_head(experiment: Experiment) -> Experiment:
+    targets = [*(experiment.mode.target_modules or []), "lm_head"]
+    return replace(experiment, mode=replace(experiment.mode, target_modules=targets))

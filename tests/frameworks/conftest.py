@@ -1,0 +1,86 @@
+"""What the tests of real frameworks share. Each run takes up to a minute, so one that was asked for before isn't run again.
+
+test_NAME.py is about the framework NAME: its tests are marked `frameworks`, and skipped where launchers/NAME/.venv isn't
+installed. Nothing needs to be written in the file for that.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mfubench.engines import INSTALLED
+from mfubench.paths import CONF, ROOT
+
+QUICK = ("measurement=quick", "tracking=none")
+ALL = sorted(path.stem for path in (CONF / "framework").glob("*.yaml"))
+
+Results = dict[frozenset[str], dict[str, Any]]  # by the overrides that asked for each
+Measured = Callable[..., dict[str, Any]]
+
+
+def why_not(framework: str) -> str | None:
+    """Why the framework can't be run here; None where it can."""
+    python = yaml.safe_load((CONF / "framework" / f"{framework}.yaml").read_text())["python"]
+    if python is None or (ROOT / python).parent.parent.joinpath(INSTALLED).is_file():
+        return None
+    return f"{framework} is not installed: launchers/install {framework}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.frameworks)
+            about = item.path.stem.removeprefix("test_")
+            if about in ALL and (reason := why_not(about)):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def run_so_far() -> Results:
+    """The results of this session."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def measured(run_so_far: Results, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Overrides in, the result out as result.json has it, whatever its status. Overrides that the defaults equal are another
+    run: leave them away, so that runs are shared."""
+
+    def run(*overrides: str) -> dict[str, Any]:
+        if frozenset(overrides) not in run_so_far:
+            (result,) = mfubench(tmp_path_factory.mktemp("run"), overrides)
+            run_so_far[frozenset(overrides)] = result
+        return run_so_far[frozenset(overrides)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def side_by_side(run_so_far: Results, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """One sweep, as a user would type it, over every framework that is installed here and both modes, on the default model;
+    `measured` takes its runs from it."""
+    installed = [name for name in ALL if why_not(name) is None]
+    sweep = ["-m", f"framework={','.join(installed)}", "mode=full,lora"]
+    results = mfubench(tmp_path_factory.mktemp("sweep"), sweep)
+    assert len(results) == 2 * len(installed)
+    for result in results:
+        asked = {group: result["settings"][group]["name"] for group in ("framework", "mode")}
+        run_so_far[frozenset(f"{group}={name}" for group, name in asked.items())] = result
+    return results
+
+
+def mfubench(folder: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """The results of a command, run in `folder`, in the order of its jobs."""
+    command = [sys.executable, "-m", "mfubench", *QUICK, *overrides]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    results = [json.loads(path.read_text()) for path in folder.rglob("result.json")]
+    assert results, f"{' '.join(command)} left no result\n{done.stdout}\n{done.stderr}"
+    return sorted(results, key=lambda result: str(result["started_at"]))
