@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mfubench import support
 from mfubench.evidence import Evidence
 from mfubench.metrics import MEASURED_PEAK_TOLERANCE
+from mfubench.recounts import APART, InSitu
 
 UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared
 SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches and host time
@@ -26,6 +27,8 @@ def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[str]:
     if experiment.gradient_checkpointing.name != "none" and any(work["recomputation"] is None for work in seen):
         yield "the compiled model hides what it recomputes: hfu takes it to be what was asked; mfu does not depend on it"
     measurement, peak = evidence.measurement, evidence.peak
+    if measurement and experiment.measurement.profile_flops:
+        yield from _in_situ(evidence.in_situ)
     if measurement and peak and peak.measured and measurement.hfu_causal > MEASURED_PEAK_TOLERANCE:
         yield (
             f"the run did {measurement.hfu_causal:.2f} times the FLOP/s of the measured peak, so the peak was measured "
@@ -45,3 +48,19 @@ def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[str]:
             )
         if evidence.verdict and evidence.verdict.stopped_by == "user":
             yield f"ended by the user after {measurement.steps} of {experiment.measurement.steps} measured steps"
+
+
+def _in_situ(counted: InSitu | None) -> Iterator[str]:
+    """Where the step that was counted in the framework's own process did something else than mfubench takes it to do."""
+    if counted is None:
+        yield "no step was counted in the framework's own process: not every rank has trained one model from its first step on"
+    elif counted.flops is None or counted.apart is None:
+        yield "no step could be counted in the framework's own process: torch.compile hides what it does"
+    elif abs(counted.apart) > APART:
+        why = counted.explanation or "nothing known explains it; flops.in_situ in result.json has its operators"
+        unknown = ", ".join(f"{operator} ×{calls:g}" for operator, calls in counted.uncounted.items())
+        yield (
+            f"a step counted in the framework's own process did {counted.flops / 1e12:.4g} TFLOP, {counted.apart:+.1%} from "
+            f"the {counted.expected_flops / 1e12:.4g} TFLOP that hfu takes it to do: {why}"
+            + (f"; no formula counts {unknown}" if unknown else "")
+        )

@@ -13,12 +13,12 @@ import mfubench
 from mfubench.config import Experiment
 from mfubench.engines import label
 from mfubench.evidence import Evidence
-from mfubench.flops import FlopCount
 from mfubench.launch import commit_of
 from mfubench.metrics import CONVENTIONS
 from mfubench.paths import ROOT
 from mfubench.plan import describe
 from mfubench.records import RankRecord
+from mfubench.recounts import second_count_in_words
 from mfubench.report import Result
 
 OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "scipy")  # what the counting ran with
@@ -56,7 +56,7 @@ def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
         started_at=evidence.started_at.isoformat(timespec="seconds"),
         settings=asdict(evidence.experiment),
         hardware=_hardware(evidence),
-        flops=_flops(evidence.flops),
+        flops=_flops(evidence),
         work=next((_work(r) for r in evidence.records.ranks if r.rank == measured_rank), None),
         differences=[asdict(difference) for difference in evidence.differences],
         measurement=figures if ok else None,
@@ -91,14 +91,20 @@ def _hardware(evidence: Evidence) -> dict[str, Any] | None:
     }
 
 
-def _flops(flops: FlopCount | None) -> dict[str, Any] | None:
-    """Per optimizer step and device; the two figures in the words of the published reports beside them."""
+def _flops(evidence: Evidence) -> dict[str, Any] | None:
+    """Per optimizer step and device; the figures in the words of the published reports beside them, and the other counts."""
+    flops, second, in_situ = evidence.flops, evidence.second_count, evidence.in_situ
     if flops is None:
         return None
+    in_situ_flops = None if in_situ is None else in_situ.flops
     return {
         **asdict(flops),
         "profiled_tflop_per_step": flops.hardware_flops / 1e12,
         "model_tflop_per_step": flops.model_flops / 1e12,
+        "profiled_in_situ_tflop_per_step": None if in_situ_flops is None else in_situ_flops / 1e12,
+        "in_situ": None if in_situ is None else asdict(in_situ),
+        "second_count": None if second is None else {**asdict(second.figures), "apart": second.apart},
+        "second_count_in_words": second_count_in_words(evidence.experiment, second),
     }
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from mfubench.config import ConfigError, Engine, Framework
 
-
 INSTALLED = "installed"  # what launchers/install leaves in an environment when all of it is there
 
 

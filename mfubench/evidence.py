@@ -14,6 +14,7 @@ from mfubench.launch import Outcome
 from mfubench.metrics import Measurement
 from mfubench.plan import Plan
 from mfubench.records import Difference, Records
+from mfubench.recounts import InSitu, SecondCount
 from mfubench.verdict import Verdict
 from mfubench.workload import Workload
 
@@ -34,6 +35,8 @@ class Evidence:
     workload: Workload | None = None
     plan: Plan | None = None
     flops: FlopCount | None = None  # of one optimizer step on one device
+    second_count: SecondCount | None = None  # of the same as asked; None: there is none
+    in_situ: InSitu | None = None  # of one warm-up step; None: it wasn't asked for, or wasn't recorded
     peak: Peak | None = None
     outcome: Outcome | None = None
     records: Records = NOTHING_RECORDED

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, replace
+from typing import Any
 
 from rich.console import Console
 
-from mfubench import metrics, plan, records, support, verdict
-from mfubench.config import Experiment
+from mfubench import metrics, plan, records, recounts, support, verdict
+from mfubench.config import Experiment, GradientCheckpointing
+from mfubench.config.validate import ATTENTIONS
 from mfubench.evidence import Evidence
+from mfubench.flops import profile_of
 from mfubench.launch import launch
-from mfubench.planning import profile
 from mfubench.progress import watching
+
+# Of what is asked, that which `comparison=defaults` leaves to the framework.
+LEFT_OPEN = (
+    "recomputation",
+    "recomputed_blocks",
+    "attention",
+    "liger_kernels",
+    "torch_compile",
+    "optimizer",
+    "optimizer_dtype",
+)
 
 
 def measured(so_far: Evidence, console: Console) -> Evidence:
@@ -27,10 +40,14 @@ def measured(so_far: Evidence, console: Console) -> Evidence:
     recorded = verdict.periods_recorded(seen, planned.num_ranks)
     least = wanted.warmup_steps + wanted.minimum_steps
     periods = verdict.periods_wanted(outcome, recorded, planned.periods, least)
-    differences = records.differences(seen, asked(so_far, periods))
-    measurement, history = None, []
+    differences = records.differences(seen, asked(so_far, periods)) + recounts.contradictions(
+        flops, so_far.second_count
+    )
+    measurement, history, in_situ = None, [], None
     if recorded >= periods:
-        counted = metrics.as_executed(profile(so_far.experiment).of, seen)
+        done = as_done(so_far.experiment, seen)
+        in_situ = recounts.in_situ(seen, done)
+        counted = metrics.as_executed(profile_of(done).of, seen)
         measurement = metrics.measure(seen, counted, peak, wanted.warmup_steps, periods - wanted.warmup_steps)
         flops = metrics.mean_flops(seen, counted, measurement)
         history = metrics.history(seen, counted, peak, measurement)
@@ -38,6 +55,7 @@ def measured(so_far: Evidence, console: Console) -> Evidence:
     return replace(
         so_far,
         flops=flops,
+        in_situ=in_situ,
         history=history,
         outcome=outcome,
         records=seen,
@@ -56,7 +74,7 @@ def asked(evidence: Evidence, periods: int) -> records.Asked:
     # A setting that doesn't reach the framework promises nothing, and a user's own words to the framework win over it.
     reach = set() if experiment.framework.native else support.mapped_settings(experiment.framework, values)
     recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
-    return records.Asked(
+    wanted = records.Asked(
         num_ranks=planned.num_ranks,
         micro_batch_shape=(experiment.batch_size, experiment.sequence_length),
         micro_batches_per_step=experiment.gradient_accumulation_steps,
@@ -65,6 +83,7 @@ def asked(evidence: Evidence, periods: int) -> records.Asked:
         parameters=flops.parameters,
         device=machine.device,
         threads=plan.threads_per_rank(machine.cores, planned.num_ranks) if on_cpu else None,
+        quantization=experiment.mode.four_bit or "none",
         linear_dtype="float32" if evidence.precision == "fp32" else "bfloat16",
         tf32=True if evidence.precision == "fp32" and not on_cpu else None,
         recomputed_blocks=experiment.model.architecture.get("num_hidden_layers") if recomputes else None,
@@ -78,6 +97,21 @@ def asked(evidence: Evidence, periods: int) -> records.Asked:
         optimizer=experiment.optimizer if "optimizer" in reach else None,
         seed=experiment.seed if "seed" in reach else None,
         optimizer_dtype="bfloat16" if evidence.precision == "bf16_pure" else "float32",
+    )
+    nothing: dict[str, Any] = dict.fromkeys(LEFT_OPEN)
+    return wanted if experiment.comparison == "equal" else replace(wanted, **nothing)
+
+
+def as_done(experiment: Experiment, seen: records.Records) -> Experiment:
+    """The experiment with what the framework chose of that on which FLOPs depend, where that was left to it."""
+    if experiment.comparison == "equal" or not seen.ranks or not seen.ranks[0].work:
+        return experiment
+    work = seen.ranks[0].work
+    kernel = work["attention"]["implementation"]
+    return replace(
+        experiment,
+        gradient_checkpointing=GradientCheckpointing(work["recomputation"] or "none"),
+        attention=kernel if kernel in ATTENTIONS else experiment.attention,
     )
 
 

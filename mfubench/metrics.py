@@ -28,7 +28,11 @@ CONVENTIONS = {
     "mfu_causal": "as mfu, with causal attention counted exactly, s(s+1)/2 (Megatron)",
     "hfu": "hardware FLOPs as PyTorch's counter counts them (recomputation of the actual kind, full square, fused attention's "
     "backward 2.5 times its forward, eager's twice) / (step time x dense peak)",
-    "hfu_causal": "as hfu, without the masked half where the kernel that ran skips it",
+    "hfu_causal": "as hfu, without the masked half where the kernel that ran skips it, which the attention calls of the first "
+    "step tell for all",
+    "second_count": "the same step by a closed form that shares no code with the trace; null: there is none for this model or mode",
+    "in_situ": "one warm-up step, counted operator by operator in the framework's own process, beside the hardware FLOPs of the "
+    "same micro-batches",
 }
 MEASURED_PEAK_TOLERANCE = 1.05
 AMOUNTS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a FlopCount
@@ -148,7 +152,11 @@ def history(records: Records, flops: Counted, peak: Peak, measurement: Measureme
 
 
 def as_executed(flops: Counted, records: Records) -> Counted:
-    """The counts for the attention kernel that ran: SDPA skips the masked half only in calls that are told to be causal."""
+    """The counts for the attention kernel that ran: SDPA skips the masked half only in calls that are told to be causal.
+
+    The probe looks at the calls of the first step. Later ones are taken to be like them, though a mask may come and go
+    with the padding of a micro-batch: where any call of the first step had one, no masked half is left out of any step.
+    """
     seen = [rank.work.get("attention") or {} for rank in records.ranks]
     if not any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen):
         return flops

@@ -18,6 +18,7 @@ from mfubench.workload import Workload
 
 RECORDS = "records"
 DEEPSPEED_CONFIG = "deepspeed.json"
+PROFILE_FLOPS = "MFUBENCH_PROFILE_FLOPS"  # to the probe
 EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the framework is not already closing down then
 
 
@@ -103,7 +104,8 @@ def make(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     return Plan(
         command=tuple(_spliced(command)),
         environment=_devices(place, experiment.parallelism.num_devices)
-        | {key: str(value) for key, value in environment.items()},
+        | {key: str(value) for key, value in environment.items()}
+        | ({PROFILE_FLOPS: "1"} if experiment.measurement.profile_flops else {}),
         config_path=config_path,
         config_text=_text(native, config_path.suffix),
         other_files={name: _text(tree, Path(name).suffix) for name, tree in files.items()}

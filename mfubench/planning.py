@@ -21,9 +21,10 @@ from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import validate
 from mfubench.evidence import Evidence
-from mfubench.flops import FlopCount, Profile, cached_profile
+from mfubench.flops import step_flops
 from mfubench.launch import answers, run_together
 from mfubench.paths import LAUNCHERS, ROOT, cache_folder
+from mfubench.recounts import recounted
 
 if TYPE_CHECKING:
     from mfubench.memory import ExpectedMemory
@@ -57,9 +58,8 @@ def planned(so_far: Evidence, console: Console) -> Evidence:
     support.check_devices(experiment.parallelism, machine)
 
     console.print("preparing the workload, counting its FLOPs", style="dim")
-    make = workload.locate if experiment.dry_run else workload.prepare
     with _wrong_combination(experiment):
-        prepared = make(
+        prepared = workload.prepare(
             experiment.model,
             experiment.data,
             sequence_length=experiment.sequence_length,
@@ -68,6 +68,7 @@ def planned(so_far: Evidence, console: Console) -> Evidence:
             weights_on_disk=experiment.framework.random_weights == "disk",
             dtype="float32" if precision == "fp32" else "bfloat16",
             folder=cache_folder(),
+            dry=experiment.dry_run,
         )
         flops = step_flops(experiment)
     threads = plan.threads_per_rank(machine.cores, experiment.parallelism.num_devices)
@@ -77,13 +78,13 @@ def planned(so_far: Evidence, console: Console) -> Evidence:
     )
     made = plan.make(experiment, prepared, place)
     (so_far.folder / "plan.json").write_text(json.dumps(plan.describe(made), indent=1))
-    return replace(so_far, plan=made, workload=prepared, flops=flops)
+    return replace(so_far, plan=made, workload=prepared, flops=flops, second_count=recounted(experiment, flops))
 
 
 def check_memory(so_far: Evidence) -> None:
     """Raise Unsupported where the weights alone are more than a CPU's memory."""
     assert so_far.machine is not None and so_far.precision is not None and so_far.flops is not None
-    support.check_memory(so_far.flops.parameters, so_far.precision, so_far.machine)
+    support.check_memory(so_far.flops.parameters, so_far.experiment.mode, so_far.precision, so_far.machine)
 
 
 def held_against(so_far: Evidence, console: Console) -> Evidence:
@@ -123,24 +124,6 @@ def expected_memory(so_far: Evidence) -> ExpectedMemory:
         reduce_bucket_size=zero.get("reduce_bucket_size", 500_000_000),
         overlap_comm=zero.get("overlap_comm", True),
     )
-
-
-def profile(experiment: Experiment) -> Profile:
-    """The FLOPs of a micro-batch of any shape."""
-    return cached_profile(
-        experiment.model.architecture,
-        experiment.mode,
-        recomputation=experiment.gradient_checkpointing.name,
-        attention=experiment.attention,
-        folder=cache_folder() / "flops",
-    )
-
-
-def step_flops(experiment: Experiment) -> FlopCount:
-    """The FLOPs of one optimizer step on one device, if every micro-batch has the shape that was asked for."""
-    of_any = profile(experiment)
-    of_any.check(experiment.batch_size, experiment.sequence_length)
-    return of_any.of(experiment.batch_size, experiment.sequence_length).scaled(experiment.gradient_accumulation_steps)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from mfubench.launch import interrupted_once, write_files
 from mfubench.measuring import measured
 from mfubench.plan import RECORDS
 from mfubench.planning import CANT, check_memory, expected_memory, held_against, on_this_machine, planned
+from mfubench.recounts import second_count_in_words
 from mfubench.report import Result, write
 from mfubench.report.table import in_words
 from mfubench.tracking import track
@@ -106,4 +107,5 @@ def _show(so_far: Evidence) -> None:
         memory: ExpectedMemory | str = expected_memory(so_far)
     except ValueError as error:  # a framework's YAML may name an optimizer that no formula knows
         memory = str(error)
-    preview(settings, so_far.plan, so_far.machine, so_far.peak, so_far.flops, memory, Console())
+    second = second_count_in_words(so_far.experiment, so_far.second_count)
+    preview(settings, so_far.plan, so_far.machine, so_far.peak, so_far.flops, second, memory, Console())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from mfubench.config import Experiment, Framework, Liger, Parallelism
+from mfubench.config import Experiment, Framework, Liger, Mode, Parallelism
 from mfubench.config.validate import LEFT_OPEN
 from mfubench.hardware import Machine
 
@@ -30,7 +30,7 @@ SCALARS = (
     "comparison",
 )
 OPTIONS = ("mode", "parallelism", "gradient_checkpointing", "data")
-MODE_SETTINGS = ("mode.rank", "mode.alpha", "mode.dropout", "mode.target_modules")
+MODE_SETTINGS = tuple(f"mode.{setting.name}" for setting in fields(Mode) if setting.name != "name")
 LIGER_SETTINGS = tuple(f"liger.{switch.name}" for switch in fields(Liger))
 INTERPOLATION = re.compile(r"\$\{([a-z_.]+)\}")
 
@@ -47,7 +47,10 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
     values: dict[str, Any] = {name: getattr(experiment, name).name for name in OPTIONS}
     values |= {name: getattr(experiment, name) for name in SCALARS}
     values |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
-    values |= {"model_type": experiment.model.architecture.get("model_type"), "weights": experiment.model.weights}
+    architecture = experiment.model.architecture
+    values |= {word: architecture.get(word) for word in ("model_type", "tie_word_embeddings")}
+    values["weights"] = experiment.model.weights
+    values |= {"data.padding": experiment.data.padding}
     targets = experiment.mode.target_modules or []
     values |= {"mode.target_modules": ",".join(targets), "lora_on_lm_head": "lm_head" in targets}
     return values | {"precision": precision, "device": device, "engine": engine}
@@ -107,9 +110,9 @@ def check_devices(parallelism: Parallelism, machine: Machine) -> None:
         raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}")
 
 
-def check_memory(parameters: int, precision: str, machine: Machine) -> None:
+def check_memory(parameters: int, mode: Mode, precision: str, machine: Machine) -> None:
     """Raise Unsupported when the weights alone don't fit into a CPU's memory, which the system would run out of."""
-    needed = parameters * (4 if precision == "fp32" else 2)
+    needed = parameters * (0.5 if mode.four_bit else 4 if precision == "fp32" else 2)
     if machine.device == "cpu" and machine.memory_bytes is not None and needed > machine.memory_bytes:
         raise Unsupported(
             f"the weights alone take {needed / 2**30:,.0f} GiB, and this machine has {machine.memory_bytes / 2**30:.0f} GiB"
@@ -148,7 +151,7 @@ def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[di
         assert setting in values, f"{name}: `when` names {setting!r}, which is no setting"
         chosen = [content for value, content in branches.items() if _text(value) == _text(values[setting])]
         if not chosen:
-            known = ", ".join(_text(value) for value in branches)
+            known = ("; " if setting == "mode.target_modules" else ", ").join(_text(value) for value in branches)
             raise Unsupported(f"{name} does not support {setting}={_text(values[setting])}; it supports {known}")
         content = dict(chosen[0] or {})
         nested = content.pop("when", {})

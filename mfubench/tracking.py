@@ -49,7 +49,7 @@ def track(result: Result, tracking: Tracking, folder: Path) -> str | None:
     The run's id is a digest of result.json: the same result is the same run, however often it is logged. Mode `auto`
     does what WANDB_MODE says, and without it logs online where the user is logged in, else offline.
     """
-    mode = tracking.mode if tracking.mode != "auto" else os.environ.get("WANDB_MODE") or "auto"
+    mode = _mode(tracking)
     if mode == "disabled":
         return None
     content = _Content(_config(result), _history(result), _summary(result))
@@ -63,6 +63,27 @@ def track(result: Result, tracking: Tracking, folder: Path) -> str | None:
             f"to upload it later: python -m mfubench.tracking {folder}"
         )
     return None
+
+
+def destination(tracking: Tracking) -> str:
+    """Where a run would be logged: online | offline | disabled. No server is asked whether it takes the user's key."""
+    mode = _mode(tracking)
+    if mode != "auto":
+        return mode
+    import wandb
+
+    with _environment_kept():
+        try:
+            wandb.setup(_settings(wandb))
+            return "online" if wandb.login(prompt=False, verify=False) else "offline"
+        except (Exception, SystemExit):  # of a key that can be none; `track` says so after a run
+            return "offline"
+        finally:
+            wandb.teardown()
+
+
+def _mode(tracking: Tracking) -> str:
+    return tracking.mode if tracking.mode != "auto" else os.environ.get("WANDB_MODE") or "auto"
 
 
 def _log(result: Result, content: _Content, tracking: Tracking, folder: Path) -> None:
@@ -151,7 +172,8 @@ def _history(result: Result) -> list[dict[str, float]]:
 def _summary(result: Result) -> dict[str, Any]:
     """Scalars only, so that each is a column in W&B: status and reason; of an ok run every figure with its interval.
 
-    `profiled_tflop_per_step` is what PyTorch's counter counts (hardware FLOPs), per optimizer step and device.
+    `profiled_tflop_per_step` is what PyTorch's counter counts (hardware FLOPs), per optimizer step and device;
+    `profiled_in_situ_tflop_per_step` the same of one warm-up step, counted in the framework's own process.
     """
     figures: dict[str, Any] = {"status": result.status, "reason": result.reason}
     if result.status == "ok":
@@ -162,6 +184,7 @@ def _summary(result: Result) -> dict[str, Any]:
         figures |= {f"{name}_ci95_high": high for name, (_, high) in intervals.items()}
         figures["profiled_tflop_per_step"] = result.flops["hardware_flops"] / 1e12
         figures["model_tflop_per_step"] = result.flops["model_flops"] / 1e12
+        figures["profiled_in_situ_tflop_per_step"] = result.flops.get("profiled_in_situ_tflop_per_step")
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 

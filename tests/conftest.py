@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from mfubench import engines, plan, workload
 from mfubench.config import Experiment
 from mfubench.config.compose import CONFIG_NAME, store_schema, to_experiment
-from mfubench.paths import CONF, ROOT
+from mfubench.launch import write_files
+from mfubench.paths import CONF, LAUNCHERS, ROOT, cache_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,3 +48,34 @@ def compose() -> Callable[..., Experiment]:
             return to_experiment(hydra_compose(CONFIG_NAME, list(overrides)))
 
     return composed
+
+
+@pytest.fixture(scope="session")
+def planned() -> Callable[..., plan.Plan]:
+    """An experiment and a run folder in; its plan out, the workload made and the plan's files written."""
+
+    def make(
+        experiment: Experiment,
+        folder: Path,
+        *,
+        precision: str = "fp32",
+        device: str = "cpu",
+        weights_on_disk: bool = False,
+    ) -> plan.Plan:
+        framework, engine = engines.choose(experiment.framework, lambda _: False)
+        prepared = workload.prepare(
+            experiment.model,
+            experiment.data,
+            sequence_length=experiment.sequence_length,
+            num_samples=plan.num_samples(experiment),
+            seed=experiment.seed,
+            weights_on_disk=weights_on_disk,
+            dtype="float32",
+            folder=cache_folder(),
+        )
+        place = plan.Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1, engine)
+        made = plan.make(replace(experiment, framework=framework), prepared, place)
+        write_files(made)
+        return made
+
+    return make

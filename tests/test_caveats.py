@@ -17,6 +17,7 @@ from mfubench.hardware import Machine, Peak
 from mfubench.launch import Outcome
 from mfubench.metrics import measure
 from mfubench.records import MicroBatch, RankRecord, Records
+from mfubench.recounts import InSitu
 from mfubench.verdict import Verdict
 
 FLOPS = FlopCount(10**12, 10**12, 10**12, 10**12, 12_000_000, 12_000_000, {})
@@ -83,3 +84,24 @@ def test_a_run_cut_short_by_the_user_says_how_short(said: Callable[..., list[str
 def test_recomputation_that_a_compiled_model_hides_is_said(said: Callable[..., list[str]]) -> None:
     (caveat,) = said("gradient_checkpointing=reentrant", "torch_compile=true")
     assert "hides what it recomputes" in caveat
+
+
+COUNTED = InSitu(1.3e12, 1e12, 0.3, {"aten::mm": 1.3e12}, {"x::y [2, 3] x [3, 4]": 2}, "it recomputes")
+PROFILED = "measurement.profile_flops=true"
+
+
+def test_another_count_in_the_frameworks_process_is_said_with_what_explains_it(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(PROFILED, in_situ=COUNTED)
+    assert "did 1.3 TFLOP, +30.0% from the 1 TFLOP that hfu takes it to do: it recomputes; " in caveat
+    assert caveat.endswith("no formula counts x::y [2, 3] x [3, 4] ×2")
+    (caveat,) = said(PROFILED, in_situ=replace(COUNTED, explanation=None, uncounted={}))
+    assert caveat.endswith("nothing known explains it; flops.in_situ in result.json has its operators")
+    assert said(PROFILED, in_situ=replace(COUNTED, apart=0.009)) == []
+
+
+def test_no_count_in_the_frameworks_process_is_said_where_one_was_asked_for(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(PROFILED, in_situ=replace(COUNTED, flops=None, apart=None))
+    assert "torch.compile hides what it does" in caveat
+    (caveat,) = said(PROFILED)
+    assert caveat.startswith("no step was counted")
+    assert said() == []

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ def test_the_defaults_are_those_of_the_design(compose: Callable[..., Experiment]
     assert default.liger == Liger(True, True, True, False, True)  # as Liger's own functions have it
     assert (default.data.name, default.data.padding) == ("synthetic", "max_length")
     assert (lora.mode.rank, lora.mode.alpha, lora.mode.dropout) == (8, 16, 0.05)
+    assert compose("mode=qlora").mode == replace(
+        lora.mode, name="qlora", quantization="nf4", double_quantization=True
+    )
     assert lora.mode.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -77,6 +81,7 @@ def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Ex
         ("hardware=h100-sx", "hardware=h100-sxm"),
         ("attention=sdp", "attention=sdpa"),
         ("precision=fp16", "precision=bf16"),
+        ("mode.quantization=nf5", "mode.quantization=nf4"),
         ("framework=hf", "framework=hf_trainer"),
         ("+gradient_accumulation=4", "gradient_accumulation_steps=4"),
         ("framework.native.optim=sgd", "+framework.native.optim=sgd"),
@@ -231,6 +236,13 @@ done"""
 def test_a_sweep_over_modes_may_set_what_only_one_of_them_has(compose: Callable[..., Experiment]) -> None:
     check_command_line(["-m", "mode=full,lora", "mode.rank=4"])
     assert compose("mode=lora", "mode.rank=4").mode.rank == 4
+
+
+def test_a_mode_is_not_what_a_sweep_sets_for_another(compose: Callable[..., Experiment]) -> None:
+    given = ("mode.rank=4", "mode.quantization=fp4")
+    full, lora, qlora = (compose(f"mode={name}", *given).mode for name in ("full", "lora", "qlora"))
+    assert [mode.has_adapters for mode in (full, lora, qlora)] == [False, True, True]
+    assert [mode.four_bit for mode in (full, lora, qlora)] == [None, None, "fp4"]
 
 
 def test_an_experiment_is_its_own_sweep() -> None:

@@ -14,7 +14,7 @@ import pytest
 from mfubench import config
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.validate import validate
-from mfubench.workload import Workload, locate, prepare
+from mfubench.workload import Workload, prepare
 
 ON_THE_HUB = config.Model(name="m", hub_id="some/model", revision=None, weights="hub", architecture={})
 ALPACA: list[dict[str, Any]] = [
@@ -35,12 +35,10 @@ def from_file(path: Path | str) -> config.Data:
     return config.Data("jsonl", str(path), None, None, "longest")
 
 
-def prepared(data: config.Data, folder: Path, num_samples: int = 4, call: Any = prepare) -> Workload:
+def prepared(data: config.Data, folder: Path, num_samples: int = 4, dry: bool = False) -> Workload:
     """The workload of some data in the cache `folder`."""
     asked: dict[str, Any] = {"sequence_length": 64, "seed": 0, "weights_on_disk": False, "dtype": "float32"}
-    workload = call(ON_THE_HUB, data, num_samples=num_samples, **asked, folder=folder)
-    assert isinstance(workload, Workload)
-    return workload
+    return prepare(ON_THE_HUB, data, num_samples=num_samples, **asked, folder=folder, dry=dry)
 
 
 def written(path: Path, rows: list[Any], end: str = "\n") -> Path:
@@ -143,7 +141,7 @@ def test_a_relative_path_starts_where_the_user_stands(tmp_path: Path, monkeypatc
 
 def test_a_dry_run_reads_the_file_and_writes_nothing(tmp_path: Path) -> None:
     data = from_file(written(tmp_path / "train.jsonl", [*ALPACA, WITH_SYSTEM]))
-    located = prepared(data, tmp_path / "cache", call=locate)
+    located = prepared(data, tmp_path / "cache", dry=True)
     assert not (tmp_path / "cache").exists()
     assert located == prepared(data, tmp_path / "cache")
     assert (located.num_rows, located.alpaca_path) == (5, None)
@@ -180,15 +178,15 @@ BAD_LINES = {
 }
 
 
-@pytest.mark.parametrize("call", [prepare, locate])
+@pytest.mark.parametrize("dry", [False, True])
 @pytest.mark.parametrize(("line", "problem"), BAD_LINES.items(), ids=[str(line[:30]) for line in BAD_LINES])
 def test_a_bad_line_is_named_by_its_number_and_nothing_is_made(
-    tmp_path: Path, line: bytes, problem: str, call: Any
+    tmp_path: Path, line: bytes, problem: str, dry: bool
 ) -> None:
     file = tmp_path / "train.jsonl"
     file.write_bytes(b"\n".join([*[GOOD] * 16, line, *[GOOD] * 3]) + b"\n")
     with pytest.raises(ConfigError) as error:
-        prepared(from_file(file), tmp_path / "cache", num_samples=2, call=call)  # whatever a run reads of it
+        prepared(from_file(file), tmp_path / "cache", num_samples=2, dry=dry)  # whatever a run reads of it
     assert error.value.problem.startswith(f"line 17 of {file}: ")
     assert problem in error.value.problem
     begins = line.decode(errors="replace")[:60]
@@ -265,6 +263,6 @@ def test_settings_that_contradict_each_other_are_an_error(
 
 
 def test_what_can_be_no_id_of_the_hub_is_an_error(compose: Callable[..., Experiment], tmp_path: Path) -> None:
-    for call in (locate, prepare):
+    for dry in (True, False):
         with pytest.raises(ConfigError, match="can't be the id of a dataset"):
-            prepared(compose("data=alpaca", "data.hub_id=a/b/c").data, tmp_path, call=call)
+            prepared(compose("data=alpaca", "data.hub_id=a/b/c").data, tmp_path, dry=dry)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mfubench import plan, support, workload
+from mfubench import plan, support
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
-from mfubench.paths import LAUNCHERS, ROOT
+from mfubench.paths import LAUNCHERS
 
 TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
 WATCHED = Path(__file__).parent / "trainers" / "watched.py"
@@ -64,9 +64,10 @@ Seen = list[list[dict[str, Any]]]  # by rank: what was noted before each call of
 
 
 @pytest.fixture(scope="module")
-def trained(compose: Callable[..., Experiment], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Seen]:
+def trained(
+    compose: Callable[..., Experiment], planned: Callable[..., plan.Plan], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Seen]:
     """Overrides in; what each rank noted out. The same training is run once."""
-    cache = tmp_path_factory.mktemp("cache")
     done: dict[tuple[str, ...], Seen] = {}
 
     def train(*overrides: str, precision: str = "fp32", weights_on_disk: bool = False) -> Seen:
@@ -74,32 +75,10 @@ def trained(compose: Callable[..., Experiment], tmp_path_factory: pytest.TempPat
         if key not in done:
             experiment = compose(*SMALL, f"precision={precision}", *overrides)
             folder = tmp_path_factory.mktemp("run")
-            made = planned(experiment, folder, "cpu", precision, cache, weights_on_disk)
-            done[key] = watched(made)
+            done[key] = watched(planned(experiment, folder, precision=precision, weights_on_disk=weights_on_disk))
         return done[key]
 
     return train
-
-
-def planned(
-    experiment: Experiment, folder: Path, device: str, precision: str, cache: Path, weights_on_disk: bool = False
-) -> plan.Plan:
-    """The plan of a run, its files written."""
-    prepared = workload.prepare(
-        experiment.model,
-        experiment.data,
-        sequence_length=experiment.sequence_length,
-        num_samples=plan.num_samples(experiment),
-        seed=experiment.seed,
-        weights_on_disk=weights_on_disk,
-        dtype="float32",
-        folder=cache,
-    )
-    made = plan.make(experiment, prepared, plan.Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1))
-    made.config_path.write_text(made.config_text)
-    for name, text in made.other_files.items():
-        (folder / name).write_text(text)
-    return made
 
 
 def watched(made: plan.Plan) -> Seen:
@@ -169,6 +148,16 @@ def test_bf16_pure_under_zero_holds_moments_and_lora_in_bf16_without_copies(trai
         assert all(call["without_graph"] == 2 * in_blocks for call in rank)
 
 
+def test_weights_in_4_bits_lie_whole_on_each_rank_and_lora_is_sharded(trained: Callable[..., Seen]) -> None:
+    seen = trained("parallelism=zero2", "mode=qlora", "gradient_checkpointing=reentrant", precision="bf16")
+    for rank in seen:
+        assert [call["parameters"] for call in rank] == [LORA // 2] * STEPS
+        assert all(call["dtypes"] == ["torch.float32"] and call["outputs"] == ["torch.bfloat16"] for call in rank)
+        # The frozen layers are none of torch's: two matrices beside each of them, without a graph first, and the head.
+        assert all(call["linears"] == 2 * (2 * 2 * 7 * LAYERS + 1) for call in rank)
+    assert len(set(sums(seen, groups=1))) == STEPS
+
+
 def test_one_device_shards_over_itself_and_bf16_lora_has_fp32_copies(trained: Callable[..., Seen]) -> None:
     (rank,) = trained("parallelism=zero2", "parallelism.num_devices=1", "mode=lora", precision="bf16")
     assert [call["parameters"] for call in rank] == [LORA] * STEPS
@@ -202,15 +191,17 @@ def test_what_does_not_run_is_refused_with_its_reason(
 
 
 def test_every_other_combination_has_a_native_config_that_trainer_and_deepspeed_agree_on(
-    compose: Callable[..., Experiment], tmp_path: Path
+    compose: Callable[..., Experiment], planned: Callable[..., plan.Plan], tmp_path: Path
 ) -> None:
-    for parallelism, mode in product((*ZERO, "fsdp2"), ("full", "lora")):
+    for parallelism, mode in product((*ZERO, "fsdp2"), ("full", "lora", "qlora")):
         experiment = compose(f"parallelism={parallelism}", f"mode={mode}", "gradient_accumulation_steps=4")
         for precision, device in product(("fp32", "bf16", "bf16_pure"), ("cpu", "cuda")):
             if verdict_on(experiment, device, precision) is not None:
-                assert (parallelism, precision) == ("zero0", "bf16_pure") or (parallelism, device) == ("fsdp2", "cpu")
+                packed = mode == "qlora" and parallelism in ("zero3", "fsdp2")
+                on_cpu = (parallelism, device) == ("fsdp2", "cpu")
+                assert packed or on_cpu or (parallelism, precision) == ("zero0", "bf16_pure")
                 continue
-            made = planned(experiment, tmp_path, device, precision, tmp_path / "cache")
+            made = planned(experiment, tmp_path, device=device, precision=precision)
             native = yaml.safe_load(made.config_text)
             assert native["ddp_backend"] == {"cpu": "gloo", "cuda": "nccl"}[device]
             if parallelism == "fsdp2":
@@ -219,6 +210,7 @@ def test_every_other_combination_has_a_native_config_that_trainer_and_deepspeed_
                 continue
             assert native["deepspeed"] == str(tmp_path / "deepspeed.json")
             assert native["model_dtype"] == {"fp32": "float32"}.get(precision, "bfloat16")
+            assert native.get("bnb_4bit_compute_dtype", native["model_dtype"]) == native["model_dtype"]
             assert mode == "full" or native.get("lora_float32", True) is (precision == "fp32")
             deepspeed = json.loads(made.other_files["deepspeed.json"])
             assert deepspeed["bf16"]["enabled"] is native["bf16"] is (precision != "fp32")
@@ -234,10 +226,12 @@ def test_every_other_combination_has_a_native_config_that_trainer_and_deepspeed_
             }
 
 
-def test_fsdp2_reaches_accelerate_as_its_version_2(compose: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_fsdp2_reaches_accelerate_as_its_version_2(
+    compose: Callable[..., Experiment], planned: Callable[..., plan.Plan], tmp_path: Path
+) -> None:
     """Up to its start: on a CPU, accelerate goes no further with it."""
     overrides = ("parallelism=fsdp2", "gradient_checkpointing=reentrant")
-    made = planned(compose(*SMALL, *overrides), tmp_path, "cuda", "bf16_pure", tmp_path / "cache")
+    made = planned(compose(*SMALL, *overrides), tmp_path, device="cuda", precision="bf16_pure")
     ran = subprocess.run(
         [sys.executable, "-c", READ_FSDP, str(made.config_path)], capture_output=True, text=True, cwd=tmp_path
     )

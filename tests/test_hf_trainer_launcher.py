@@ -43,25 +43,15 @@ OVERRIDES = (
 
 
 @pytest.fixture
-def trained(compose: Callable[..., Experiment], tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+def trained(
+    compose: Callable[..., Experiment], planned: Callable[..., plan.Plan], tmp_path: Path
+) -> Callable[..., list[dict[str, Any]]]:
     """Overrides in; what was seen at each optimizer step out, of all ranks together."""
 
     def train(*overrides: str, precision: str = "fp32", weights_on_disk: bool = False) -> list[dict[str, Any]]:
         experiment = compose(*OVERRIDES, f"precision={precision}", *overrides)
-        prepared = workload.prepare(
-            experiment.model,
-            experiment.data,
-            sequence_length=experiment.sequence_length,
-            num_samples=plan.num_samples(experiment),
-            seed=experiment.seed,
-            weights_on_disk=weights_on_disk,
-            dtype="float32",
-            folder=tmp_path / "cache",
-        )
-        place = plan.Place(tmp_path, LAUNCHERS, ROOT, sys.executable, "cpu", precision, 1)
-        planned = plan.make(experiment, prepared, place)
-        planned.config_path.write_text(planned.config_text)
-        return watched(planned.command, tmp_path, planned.environment)
+        made = planned(experiment, tmp_path, precision=precision, weights_on_disk=weights_on_disk)
+        return watched(made.command, tmp_path, made.environment)
 
     return train
 
@@ -119,7 +109,8 @@ def test_bf16_full_autocasts_from_float32_masters_that_were_loaded_from_the_disk
     overrides = ("gradient_checkpointing=non_reentrant", "+framework.native.random_weights=false")
     seen = trained(*overrides, precision="bf16", weights_on_disk=True)
     assert all(step["dtypes"] == ["torch.float32"] and step["outputs"] == ["torch.bfloat16"] for step in seen)
-    on_disk = load_file(next((tmp_path / "cache" / "models").glob("*/model.safetensors")))
+    native = yaml.safe_load((tmp_path / "hf_trainer.yaml").read_text())
+    on_disk = load_file(Path(native["model_name_or_path"]) / "model.safetensors")
     assert all(weight.dtype == torch.float32 for weight in on_disk.values())
     assert seen[0]["sum"] == pytest.approx(sum(weight.double().sum().item() for weight in on_disk.values()), abs=1e-6)
     # Recomputed with a graph: the non-reentrant kind.
@@ -130,6 +121,44 @@ def test_bf16_pure_holds_the_lora_matrices_in_bf16_too(trained: Callable[..., li
     seen = trained("mode=lora", precision="bf16_pure")
     assert all(step["dtypes"] == step["outputs"] == ["torch.bfloat16"] for step in seen)
     assert all(step["with_gradient"] == 28 for step in seen[1:])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "float32"), ("bf16_pure", "bfloat16")])
+def test_qlora_trains_the_matrices_beside_layers_that_are_no_longer_torchs(
+    trained: Callable[..., list[dict[str, Any]]], precision: str, dtype: str
+) -> None:
+    seen = trained("mode=qlora", "gradient_checkpointing=reentrant", precision=precision)
+    # Rank 8: beside 2 layers of q and o, k and v, and the three of the MLP.
+    assert {step["parameters"] for step in seen} == {2 * 8 * (2 * 64 + 2 * 48 + 3 * 80)}
+    assert all(step["dtypes"] == [f"torch.{dtype}"] and step["outputs"] == ["torch.bfloat16"] for step in seen)
+    assert all(step["with_gradient"] == 28 for step in seen[1:])
+    # Two matrices a layer, without a graph first, and the head.
+    assert all((step["linears"], step["without_graph"]) == (2 * 28 + 1, 28) for step in seen)
+    assert len({step["sum"] for step in seen}) == STEPS
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_random_weights_in_4_bits_are_drawn_as_those_in_16_are(tied: bool) -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import BitsAndBytesConfig, Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen2Config(**sizes, num_hidden_layers=2, vocab_size=512, initializer_range=0.05, tie_word_embeddings=tied)
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    options = {"dtype": "bfloat16", "quantization_config": four_bit, "device_map": {"": torch.device("cpu")}}
+    model = launcher().random_4bit_model(config, torch.device("cpu"), options)
+    reference = dict(Qwen2ForCausalLM(config).named_parameters())
+    drawn = dict(model.named_parameters())
+    assert list(drawn) == list(reference)
+    for name, parameter in drawn.items():
+        packed = hasattr(parameter, "quant_state")
+        assert packed == (name.endswith("proj.weight")), name
+        values = dequantize_4bit(parameter.data, parameter.quant_state) if packed else parameter.data
+        assert (values.shape, values.dtype) == (reference[name].shape, torch.bfloat16)
+        assert values.float().mean().item() == pytest.approx(reference[name].mean().item(), abs=0.005)
+        assert values.float().std().item() == pytest.approx(reference[name].std().item(), rel=0.1)
+    assert tied == (model.lm_head.weight is model.model.embed_tokens.weight)
 
 
 def test_two_ranks_step_with_the_same_averaged_gradient(trained: Callable[..., list[dict[str, Any]]]) -> None:

@@ -17,7 +17,7 @@ from test_data import ALPACA, CHATS, WITH_SYSTEM, lines, prepared, turns, writte
 from mfubench import config
 from mfubench.config import ConfigError, Experiment
 from mfubench.paths import ROOT
-from mfubench.workload import Workload, locate
+from mfubench.workload import Workload
 from mfubench.workload.hub import rows_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -105,7 +105,7 @@ def test_a_cached_copy_is_used_without_a_hub_and_its_commit_is_recorded(tmp_path
     again = in_a_process(HUB, tmp_path / "cache", HF_HUB_OFFLINE="1")
     assert Workload(**said_by(again)) == workload  # from what was made, not from the copy
     pinned = config.Data(**HUB, revision=COMMIT)
-    assert prepared(pinned, tmp_path / "cache", num_samples=3, call=locate) == workload
+    assert prepared(pinned, tmp_path / "cache", num_samples=3, dry=True) == workload
 
 
 def test_a_revision_that_is_not_the_cached_one_is_not_taken_for_it(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_a_revision_that_is_not_the_cached_one_is_not_taken_for_it(tmp_path: Pat
 
 def test_a_dry_run_asks_nothing_of_the_hub(tmp_path: Path) -> None:
     """Asked, it would either not be there, which is an error, or name a commit."""
-    located = prepared(config.Data(**HUB), tmp_path, call=locate)
+    located = prepared(config.Data(**HUB), tmp_path, dry=True)
     assert located.messages_path == str(tmp_path / "data" / "alpaca-main" / "messages" / "train.jsonl")
     assert (located.data_source, located.num_rows) == ("eatang/alpaca_long_subset@main", None)
-    pinned = prepared(config.Data(**HUB, revision=COMMIT), tmp_path, call=locate)
+    pinned = prepared(config.Data(**HUB, revision=COMMIT), tmp_path, dry=True)
     assert pinned.data_source == f"eatang/alpaca_long_subset@{COMMIT}"
     assert not list(tmp_path.iterdir())
 

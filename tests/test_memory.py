@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from architectures import architecture_of
 from peft import LoraConfig, get_peft_model
+from trainers.packed import pack
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.optimization import Adafactor
 
 from mfubench.config import Mode
 from mfubench.memory import ExpectedMemory, expected, fits
-from mfubench.paths import CONF
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FULL = Mode(name="full")
 LORA = Mode(name="lora", rank=8, alpha=16, dropout=0.05, target_modules=TARGETS)
+QLORA = replace(LORA, name="qlora", quantization="nf4", double_quantization=True)
 SMALL = {
     "vocab_size": 1024,
     "hidden_size": 128,
@@ -50,8 +52,7 @@ def small(mode: Mode = FULL, **changes: Any) -> ExpectedMemory:
 
 
 def llama_8b(mode: Mode, **changes: Any) -> ExpectedMemory:
-    architecture = yaml.safe_load((CONF / "model" / "llama-3.1-8b.yaml").read_text(encoding="utf-8"))["architecture"]
-    return expected(architecture, mode, **(ASKED | {"sequence_length": 2048} | changes))
+    return expected(architecture_of("llama-3.1-8b"), mode, **(ASKED | {"sequence_length": 2048} | changes))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,19 @@ def test_lora_holds_frozen_weights_and_trains_few(precision: str, frozen: int, t
     memory = small(LORA, precision=precision)
     assert memory.weights == frozen * SMALL_PARAMETERS + trained * LORA_PARAMETERS
     assert (memory.gradients, memory.optimizer) == (trained * LORA_PARAMETERS, 2 * trained * LORA_PARAMETERS)
+
+
+@pytest.mark.parametrize(("double", "scale_bits"), [(False, 32), (True, 8)])
+def test_weights_in_4_bits_have_a_scale_per_64(double: bool, scale_bits: int) -> None:
+    memory = small(replace(QLORA, double_quantization=double))
+    linear = 4 * (2 * 16384 + 2 * 8192 + 3 * 45056)
+    exact = linear * 4 // 8 + linear // 64 * scale_bits // 8
+    # Two scales of 4 bytes for each 256 scales or part of it, with double quantisation, in each of 7 layers of 4 blocks.
+    per_layer = 4 * sum(-(-elements // 64 // 256) + 1 for elements in (16384, 16384, 8192, 8192, 45056, 45056, 45056))
+    others = 2 * (SMALL_PARAMETERS - linear) + 4 * LORA_PARAMETERS
+    assert memory.weights == exact + others + (4 * per_layer if double else 0)
+    lora = small(LORA)
+    assert (memory.gradients, memory.optimizer) == (lora.gradients, lora.optimizer)
 
 
 def test_the_activations_of_one_block_are_the_list_written_by_hand() -> None:
@@ -108,12 +122,21 @@ def test_the_activations_of_one_block_are_the_list_written_by_hand() -> None:
 
 @pytest.mark.parametrize("recomputation", ["none", "reentrant", "non_reentrant"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
-@pytest.mark.parametrize("mode", [FULL, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("mode", [FULL, LORA, QLORA], ids=["full", "lora", "qlora"])
 def test_a_real_step_allocates_what_was_expected(mode: Mode, precision: str, recomputation: str) -> None:
     memory = small(mode, precision=precision, recomputation=recomputation, device="cpu")
     held, peak = real_step(mode, precision, recomputation)
     assert held == memory.weights + memory.optimizer
     assert peak == pytest.approx(memory.gradients + memory.activations, rel=0.02)
+
+
+def test_a_weight_in_4_bits_is_whole_while_it_is_multiplied() -> None:
+    few: dict[str, Any] = {"precision": "fp32", "batch_size": 1, "sequence_length": 8}
+    memory, lora = small(QLORA, device="cpu", **few), small(LORA, device="cpu", **few)
+    _, peak = real_step(QLORA, recomputation="none", **few)
+    assert peak == pytest.approx(memory.gradients + memory.activations, rel=0.005)
+    # So few positions leave little but one of the largest weights and the gradients.
+    assert memory.activations > lora.activations + 4 * 45056 / 2
 
 
 @pytest.mark.parametrize("recomputation", ["none", "reentrant"])
@@ -238,9 +261,11 @@ def real_step(
     """Bytes of weights and optimizer states between two steps, and the peak beyond them that the allocator gave."""
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(LlamaConfig(**SMALL, attn_implementation=attention, use_cache=False))
-    if precision == "bf16_pure" or (precision == "bf16" and mode.name == "lora"):
+    if precision == "bf16_pure" or (precision == "bf16" and mode.has_adapters):
         model = model.to(torch.bfloat16)
-    if mode.name == "lora":
+    if mode.four_bit:
+        pack(model, double=bool(mode.double_quantization))
+    if mode.has_adapters:
         assert mode.rank and mode.dropout
         wanted = LoraConfig(r=mode.rank, lora_dropout=mode.dropout, target_modules=TARGETS, task_type="CAUSAL_LM")
         model = get_peft_model(model, wanted, autocast_adapter_dtype=precision != "bf16_pure")
@@ -266,7 +291,8 @@ def real_step(
 
     step()
     states = [v for state in steps.state.values() for v in state.values() if isinstance(v, torch.Tensor) and v.dim()]
-    held = sum(tensor.nbytes for tensor in (*model.parameters(), *states))
+    scales = [tensor for parameter in model.parameters() for tensor in scales_of(parameter)]
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *scales, *states))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -276,3 +302,11 @@ def real_step(
         peak = max(peak, live)
     assert math.isclose(live, 0, abs_tol=4096)
     return held, peak
+
+
+def scales_of(parameter: Any) -> list[torch.Tensor]:
+    """What is held beside a packed weight to bring it back, but for the tables that all weights share."""
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return []
+    return [state.absmax, *([state.state2.absmax, state.offset] if state.nested else [])]

@@ -34,6 +34,12 @@ def test_the_default_plan_starts_the_launcher_with_its_config(compose: Callable[
     assert "lora_r" not in native(planned) and "revision" not in native(planned)  # nulls are dropped
 
 
+def test_the_probe_is_told_to_count_by_a_variable(compose: Callable[..., Experiment]) -> None:
+    profiled = plan.make(compose("measurement.profile_flops=true"), WORKLOAD, PLACE)
+    assert profiled.environment["MFUBENCH_PROFILE_FLOPS"] == "1"
+    assert "MFUBENCH_PROFILE_FLOPS" not in plan.make(compose(), WORKLOAD, PLACE).environment
+
+
 def test_two_steps_more_than_measured_are_asked_of_the_framework(compose: Callable[..., Experiment]) -> None:
     experiment = compose("measurement.steps=30", "measurement.warmup_steps=5")
     planned = plan.make(experiment, WORKLOAD, PLACE)

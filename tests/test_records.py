@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mfubench.records import Asked, Follower, MicroBatch, differences, read
+from mfubench.records import Asked, Follower, MicroBatch, StepFlops, differences, read
 
 HOUR_NS = 3_600_000_000_000
 WORK = {
@@ -212,6 +212,16 @@ def test_another_zero_stage_than_asked_is_a_difference(written: Callable[..., Pa
     assert whats(written(rank0=lines), replace(asked, zero_stage=0)) == []
 
 
+@pytest.mark.parametrize(("asked", "seen"), [("nf4", {}), ("none", {"nf4": 900}), ("nf4", {"fp4": 900})])
+def test_weights_in_4_bits_that_were_not_asked_for_or_did_not_come_are_a_difference(
+    written: Callable[..., Path], asked: str, seen: dict[str, int]
+) -> None:
+    lines = [line | {"quantized": seen} if line["event"] == "work" else line for line in run()]
+    found = whats(written(rank0=lines), replace(ASKED, quantization=asked))
+    assert found == [("4-bit type of frozen weights on rank 0", asked, next(iter(seen), "none"))]
+    assert whats(written(rank0=lines), replace(ASKED, quantization=next(iter(seen), "none"))) == []
+
+
 @pytest.mark.parametrize(("setting", "seen"), [("sgd", "SGD"), ("adafactor", "Adafactor"), ("adamw_torch", "AdamW")])
 def test_the_optimizer_is_known_by_its_class(written: Callable[..., Path], setting: str, seen: str) -> None:
     optimizers = [WORK["optimizers"][0] | {"class": seen, "fused": None}]
@@ -285,6 +295,20 @@ def test_a_sequence_that_varies_may_be_shorter_and_no_longer(written: Callable[.
     for shape in ([2, 9], [1, 8]):
         lines[2] |= {"shape": shape}
         assert whats(written(rank0=lines), varies) == [(what, "[2, 8] at most", f"{shape} (1 times), [2, 8] (2 times)")]
+
+
+def test_a_counted_step_is_read_with_the_micro_batches_that_were_in_it(written: Callable[..., Path]) -> None:
+    figures = {"compiled": False, "flops": 70, "by_operator": {"aten::mm": 70}, "uncounted": {"x::y [2, 3]": 4}}
+    lines = run()
+    second = forward(1, 1200) | {"shape": [2, 6]}  # another micro-batch of the second step
+    of_step_1 = next(n for n, line in enumerate(lines) if line["event"] == "forward" and line["step"] == 1)
+    lines.insert(of_step_1 + 1, second)
+    (counted,) = read(written(rank0=[*lines, {"event": "flops", "root": 0, "step": 1, **figures}])).ranks
+    assert counted.step_flops == StepFlops(
+        70, {"aten::mm": 70}, {"x::y [2, 3]": 4}, (MicroBatch(2, 8, 12, 9), MicroBatch(2, 6, 12, 9))
+    )
+    (uncounted,) = read(written(rank0=run())).ranks
+    assert uncounted.step_flops is None
 
 
 def test_too_few_periods_are_a_difference(written: Callable[..., Path]) -> None:

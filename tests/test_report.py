@@ -194,6 +194,19 @@ def test_a_folder_without_results_is_said(tmp_path: Path, folder: str) -> None:
     assert done.stderr.startswith("mfubench.report: ") and "Traceback" not in done.stderr
 
 
+def test_a_step_counted_in_the_frameworks_process_is_a_line_of_its_run(result: Callable[..., Result]) -> None:
+    counted = {"flops": 2.02e12, "expected_flops": 2e12, "apart": 0.01}
+    assert "2.02 TFLOP in a step, +1.0% from 2" in text_of([result(flops={"in_situ": counted})])
+    hidden = {"flops": None, "expected_flops": 2e12, "apart": None}
+    for flops in (
+        None,
+        {},
+        {"in_situ": None},
+        {"in_situ": hidden},
+    ):  # {}: of a result from before there was such a count
+        assert "in situ" not in text_of([result(flops=flops)])
+
+
 def test_a_reason_that_runs_share_is_given_once(result: Callable[..., Result]) -> None:
     refused = {"status": "unsupported", "reason": "no such kernel", "measurement": None}
     text = text_of([result("seed=1", **refused), result("seed=2", **refused), result("seed=3")])

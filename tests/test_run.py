@@ -23,6 +23,7 @@ SMALL = (
     "model.architecture.vocab_size=8192",
     "sequence_length=64",
 )
+PROFILED = ("measurement.profile_flops=true", "measurement.warmup_steps=3")
 COMMAND = [sys.executable, "-m", "mfubench"]
 
 
@@ -41,7 +42,7 @@ def results_below(folder: Path) -> list[dict[str, Any]]:
 def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One full fine-tune with accumulation, shared by the tests that only read it."""
     folder = tmp_path_factory.mktemp("full")
-    return folder, mfubench(folder, "gradient_accumulation_steps=2", "seed=5")
+    return folder, mfubench(folder, "gradient_accumulation_steps=2", "seed=5", *PROFILED)
 
 
 def test_a_full_fine_tune_is_measured(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -50,10 +51,10 @@ def test_a_full_fine_tune_is_measured(full: tuple[Path, subprocess.CompletedProc
     (result,) = results_below(folder)
     assert (result["status"], result["reason"], result["group"]) == ("ok", None, None)
     m, flops, hardware = result["measurement"], result["flops"], result["hardware"]
-    assert m["steps"] == 8 and m["warmup_steps"] == 2
-    assert len(result["step_times_s"]["0"]) >= 10
+    assert m["steps"] == 8 and m["warmup_steps"] == 3
+    assert len(result["step_times_s"]["0"]) >= 11
     # The figures are each other's: worked out again from the series and the FLOPs.
-    series = result["step_times_s"]["0"][2:10]
+    series = result["step_times_s"]["0"][3:11]
     mean = sum(series) / 8
     assert m["step_time_s"] == pytest.approx(mean)
     assert m["mfu"] == pytest.approx(flops["model_flops"] / mean / hardware["peak_flops_per_second"])
@@ -61,6 +62,17 @@ def test_a_full_fine_tune_is_measured(full: tuple[Path, subprocess.CompletedProc
     assert m["tokens_per_second_per_device"] == pytest.approx(2 * 2 * 64 / mean)
     assert (m["positions_per_step"], m["real_tokens_per_step"], m["trained_tokens_per_step"]) == (256, 256, 256)
     assert hardware["peak_measured"] and hardware["precision"] == "fp32"
+
+
+def test_three_counts_of_a_step_are_one_figure(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    (result,) = results_below(full[0])
+    flops = result["flops"]
+    totals = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")
+    assert {name: flops["second_count"][name] for name in totals} == {name: flops[name] for name in totals}
+    assert flops["second_count"]["apart"] == 0
+    assert flops["profiled_in_situ_tflop_per_step"] == flops["profiled_tflop_per_step"]
+    assert (flops["in_situ"]["flops"], flops["in_situ"]["uncounted"]) == (flops["hardware_flops"], {})
+    assert f"{flops['profiled_tflop_per_step']:.4g} TFLOP in a step, +0.0% from" in full[1].stdout
 
 
 def test_the_work_that_was_done_is_in_the_result(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -114,11 +126,12 @@ def test_the_offline_run_in_the_run_folder_is_what_wandb_shows(
     text = json.dumps(shown)
     assert f'"mfu": {result["measurement"]["mfu"]}' in text
     assert f'"profiled_tflop_per_step": {result["flops"]["profiled_tflop_per_step"]}' in text
+    assert f'"profiled_in_situ_tflop_per_step": {result["flops"]["profiled_in_situ_tflop_per_step"]}' in text
     assert '"gradient_accumulation_steps": 2' in text and result["name"] in text
 
 
 def test_lora_with_checkpointing_trains_the_adapters_and_recomputes(tmp_path: Path) -> None:
-    done = mfubench(tmp_path, "mode=lora", "mode.rank=4", "gradient_checkpointing=reentrant")
+    done = mfubench(tmp_path, "mode=lora", "mode.rank=4", "gradient_checkpointing=reentrant", *PROFILED)
     assert done.returncode == 0, done.stderr
     (result,) = results_below(tmp_path)
     # Rank 4 on seven projections of two layers; hidden 96, 6 heads of 16, 2 KV heads, intermediate 192.
@@ -126,16 +139,18 @@ def test_lora_with_checkpointing_trains_the_adapters_and_recomputes(tmp_path: Pa
     assert result["work"]["trainable_parameters_with_gradient"] == 2 * per_layer
     assert result["work"]["recomputation"] == "reentrant"
     assert result["flops"]["hardware_flops"] > 1.05 * result["flops"]["model_flops"]
+    assert result["flops"]["in_situ"]["flops"] == result["flops"]["hardware_flops"]
 
 
 def test_two_ranks_train_together_over_gloo(tmp_path: Path) -> None:
-    done = mfubench(tmp_path, "parallelism=ddp", "parallelism.num_devices=2")
+    done = mfubench(tmp_path, "parallelism=ddp", "parallelism.num_devices=2", *PROFILED)
     assert done.returncode == 0, done.stderr
     (result,) = results_below(tmp_path)
     assert result["work"]["world_size"] == 2
     assert "DistributedDataParallel" in result["work"]["parallel_wrappers"]
     assert {rank: len(times) >= 10 for rank, times in result["step_times_s"].items()} == {"0": True, "1": True}
     assert result["measurement"]["rank"] in (0, 1)
+    assert result["flops"]["in_situ"]["flops"] == result["flops"]["hardware_flops"]
 
 
 def test_a_sweep_goes_through_to_its_end_and_prints_one_table(tmp_path: Path) -> None:
@@ -187,6 +202,49 @@ def test_a_known_time_in_each_step_is_recovered(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (result,) = results_below(tmp_path)
     assert min(result["step_times_s"]["0"]) > 0.25
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides", "words"),
+    [
+        ("a quarter of the logits", (), "lm_head was computed for 32 of 128 positions"),
+        ("compiled", ("torch_compile=true",), "torch.compile hides what it does"),
+    ],
+)
+def test_a_step_counted_in_the_trainers_process_warns_of_what_it_did_not_do_or_hid(
+    tmp_path: Path, variant: str, overrides: tuple[str, ...], words: str
+) -> None:
+    done = mfubench(tmp_path, *trained_by(variant), *overrides, *PROFILED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = results_below(tmp_path)
+    (warning,) = [each for each in result["warnings"] if "framework's own process" in each]
+    assert words in warning
+    assert words in " ".join(done.stdout.split())
+
+
+def test_two_counts_that_contradict_each_other_are_inconsistent_and_both_are_printed(tmp_path: Path) -> None:
+    """A closed form that is a hundredth too high stands in for one that has forgotten something."""
+    program = """
+from dataclasses import replace
+from mfubench import recounts
+from mfubench.__main__ import main
+right = recounts.second_count
+def wrong(experiment):
+    return replace(right(experiment), model_flops=right(experiment).model_flops * 101 // 100)
+recounts.second_count = wrong
+raise SystemExit(main())
+"""
+    argv = [sys.executable, "-c", program, *SMALL, "tracking=none"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 3, done.stderr
+    (result,) = results_below(tmp_path)
+    assert (result["status"], result["measurement"]) == ("inconsistent", None)
+    traced, closed = result["flops"]["model_flops"], result["flops"]["second_count"]["model_flops"]
+    assert closed == traced * 101 // 100
+    (difference,) = result["differences"]
+    assert difference["what"].startswith("model_flops of a step")
+    assert (difference["asked"], difference["seen"]) == (f"{closed:,} by closed form", f"{traced:,} traced")
+    assert f"{closed:,}" in done.stdout and f"{traced:,}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mfubench import config
-from mfubench.workload import Workload, locate, prepare
+from mfubench.workload import Workload, prepare
 from mfubench.workload.tokenizer import SPECIAL_TOKENS, WORDS, vocabulary, write_tokenizer
 
 SMALL: dict[str, Any] = {
@@ -225,8 +225,7 @@ def test_a_model_that_cannot_be_made_is_a_value_error_and_leaves_nothing(
 
 @pytest.mark.parametrize("weights_on_disk", [False, True])
 def test_a_dry_run_knows_where_all_will_lie_and_writes_nothing(tmp_path: Path, weights_on_disk: bool) -> None:
-    asked: dict[str, Any] = {"sequence_length": 64, "num_samples": 20, "seed": 0, "dtype": "float32"}
-    located = locate(small(), SYNTHETIC, **asked, weights_on_disk=weights_on_disk, folder=tmp_path)
+    located = prepared(tmp_path, weights_on_disk=weights_on_disk, dry=True)
     assert not list(tmp_path.iterdir())
     assert located == prepared(tmp_path, weights_on_disk=weights_on_disk)
 
@@ -236,9 +235,8 @@ def test_a_dry_run_knows_where_all_will_lie_and_writes_nothing(tmp_path: Path, w
     [({"model_type": "lama"}, "did you mean llama"), ({"vocab_size": 1000}, "expected 6824 or more")],
 )
 def test_a_dry_run_of_a_model_that_cannot_be_made_says_so(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    asked: dict[str, Any] = {"sequence_length": 64, "num_samples": 20, "seed": 0, "dtype": "float32"}
     with pytest.raises(ValueError, match=message):
-        locate(small(**change), SYNTHETIC, **asked, weights_on_disk=False, folder=tmp_path)
+        prepared(tmp_path, small(**change), dry=True)
     assert not list(tmp_path.iterdir())
 
 

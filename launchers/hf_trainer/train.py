@@ -1,9 +1,10 @@
-"""Fine-tune a causal language model with transformers' Trainer: all of its weights, or LoRA matrices through PEFT.
+"""Fine-tune a causal language model with transformers' Trainer: all of its weights, or LoRA matrices through PEFT, over
+weights that bitsandbytes may hold in 4 bits.
 
     python train.py CONFIG.yaml
     python -m torch.distributed.run --standalone --nproc_per_node=2 train.py CONFIG.yaml
 
-CONFIG.yaml is flat. Its keys are the fields of the three classes below and of transformers' TrainingArguments; any other
+CONFIG.yaml is flat. Its keys are the fields of the four classes below and of transformers' TrainingArguments; any other
 key is an error. Nothing is evaluated and nothing is saved.
 """
 
@@ -14,14 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     DataCollatorForSeq2Seq,
     HfArgumentParser,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -43,6 +47,18 @@ class ModelArguments:
     )
     model_dtype: str = field(default="float32", metadata={"help": "What the weights are held in: float32 or bfloat16."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2."})
+
+
+@dataclass
+class QuantizationArguments:
+    """Weights in 4 bits, as transformers' BitsAndBytesConfig has them: all linear layers but lm_head."""
+
+    load_in_4bit: bool = field(default=False, metadata={"help": "Hold the weights in 4 bits; they can't be trained."})
+    bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "The type of the weights: nf4, fp4."})
+    bnb_4bit_use_double_quant: bool = field(default=False, metadata={"help": "Hold the blocks' scales in 8 bits."})
+    bnb_4bit_compute_dtype: str = field(
+        default="bfloat16", metadata={"help": "What the weights are multiplied in: float32 or bfloat16."}
+    )
 
 
 @dataclass
@@ -76,8 +92,8 @@ class DataArguments:
 
 def main(config_file: str) -> None:
     """Train as the file says."""
-    parser = HfArgumentParser((ModelArguments, LoraArguments, DataArguments, TrainingArguments))  # type: ignore[arg-type]
-    model_arguments, lora, data, training = parser.parse_yaml_file(config_file)
+    classes: Any = (ModelArguments, QuantizationArguments, LoraArguments, DataArguments, TrainingArguments)
+    model_arguments, quantization, lora, data, training = HfArgumentParser(classes).parse_yaml_file(config_file)
     set_seed(training.seed)
     tokenizer = AutoTokenizer.from_pretrained(
         model_arguments.tokenizer_name_or_path or model_arguments.model_name_or_path, revision=model_arguments.revision
@@ -85,7 +101,7 @@ def main(config_file: str) -> None:
     # One process tokenises into the cache, the others read what it wrote.
     with training.main_process_first():
         samples = tokenized(tokenizer, data, Path(training.output_dir) / "datasets")
-    base = load_model(model_arguments, training)
+    base = load_model(model_arguments, quantization, training)
     model = base if lora.lora_r is None else with_lora(base, lora.lora_r, lora)
     pad = default_data_collator if data.padding == "max_length" else DataCollatorForSeq2Seq(tokenizer)
     trainer = Trainer(model=model, args=training, train_dataset=samples, data_collator=pad)
@@ -124,16 +140,51 @@ def tokenized(tokenizer: PreTrainedTokenizerBase, data: DataArguments, cache: Pa
     return samples.map(tokenize, with_indices=True, remove_columns=samples.column_names)
 
 
-def load_model(arguments: ModelArguments, training: TrainingArguments) -> PreTrainedModel:
+def load_model(
+    arguments: ModelArguments, quantization: QuantizationArguments, training: TrainingArguments
+) -> PreTrainedModel:
     """The model, with weights from its folder or the hub, or random ones that were never on a disk or in host memory."""
-    options = {"dtype": arguments.model_dtype, "attn_implementation": arguments.attn_implementation}
+    options: dict[str, Any] = {"dtype": arguments.model_dtype, "attn_implementation": arguments.attn_implementation}
+    if quantization.load_in_4bit:
+        options["quantization_config"] = BitsAndBytesConfig(**vars(quantization))
+        options["device_map"] = {"": training.device}  # 4-bit weights can't be moved later
     if not arguments.random_weights:
         return AutoModelForCausalLM.from_pretrained(
             arguments.model_name_or_path, revision=arguments.revision, **options
         )
     config = AutoConfig.from_pretrained(arguments.model_name_or_path, revision=arguments.revision)
+    if quantization.load_in_4bit:
+        return random_4bit_model(config, training.device, options)
     with training.device:
         return AutoModelForCausalLM.from_config(config, **options)
+
+
+def random_4bit_model(config: PreTrainedConfig, device: torch.device, options: dict[str, Any]) -> PreTrainedModel:
+    """A model of random weights that from_pretrained takes for a checkpoint's, and packs one by one as it loads them: the
+    device never holds the whole model in 16 bits."""
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(config)
+    linear = [(name, module) for name, module in shapes.named_modules() if isinstance(module, torch.nn.Linear)]
+    drawn = {
+        f"{name}.{part}": Drawn(tensor.shape, device, config.initializer_range if part == "weight" else 0.0)
+        for name, module in linear
+        if module is not shapes.get_output_embeddings()
+        for part, tensor in module.named_parameters()
+    }
+    # What is not in the checkpoint, from_pretrained makes as from_config does.
+    return type(shapes).from_pretrained(None, config=config, state_dict=drawn, **options)
+
+
+@dataclass
+class Drawn:
+    """A tensor of a checkpoint that is drawn when it is read, normally distributed about 0."""
+
+    shape: torch.Size
+    device: torch.device
+    deviation: float
+
+    def __getitem__(self, _: Any) -> torch.Tensor:
+        return torch.normal(0.0, self.deviation, self.shape, device=self.device)
 
 
 def with_lora(model: PreTrainedModel, rank: int, lora: LoraArguments) -> PeftModel:

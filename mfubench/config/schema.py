@@ -56,13 +56,29 @@ class Model:
 
 @dataclass(frozen=True)
 class Mode:
-    """What is trained: everything, or LoRA matrices of `rank` beside the linear layers named in `target_modules`."""
+    """What is trained: everything (full), or LoRA matrices of `rank` beside the linear layers named in `target_modules`,
+    over weights as they are (lora) or in 4 bits (qlora).
+
+    A sweep over modes sets the same values for all of them, so that a mode may carry some it doesn't have.
+    """
 
     name: str = MISSING
     rank: int | None = None
     alpha: float | None = None
     dropout: float | None = None
     target_modules: list[str] | None = None
+    quantization: str | None = None  # nf4 | fp4
+    double_quantization: bool | None = None  # the scales of blocks of weights are quantised too, to 8 bits
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether LoRA matrices are trained, and the weights are frozen."""
+        return self.name != "full"
+
+    @property
+    def four_bit(self) -> str | None:
+        """The 4-bit type of the frozen linear layers' weights; None where they have 16 bits or 32."""
+        return self.quantization if self.name == "qlora" else None
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,7 @@ class Measurement:
     steps: int = MISSING
     minimum_steps: int = MISSING  # a run that the user ends after this many measured steps still counts
     timeout_s: float = MISSING
+    profile_flops: bool = MISSING  # count a warm-up step's operators inside the framework's process, too
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import shlex
 
 from mfubench.config.defaults import defaults
 from mfubench.config.errors import ConfigError, WrongCombination, nearest
-from mfubench.config.schema import Data, Experiment
+from mfubench.config.schema import Data, Experiment, Measurement
 
 PRECISIONS = ("auto", "bf16", "bf16_pure", "fp32")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -15,8 +15,10 @@ WEIGHTS = ("random", "hub")
 RANDOM_WEIGHTS = ("device", "disk")
 TRACKING_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
+QUANTIZATIONS = ("nf4", "fp4")
 PADDINGS = ("max_length", "longest")
 COMPARISONS = ("equal", "defaults")
+STEPS_TO_PROFILE = 3  # of warm-up
 # What `comparison=defaults` leaves to the framework.
 LEFT_OPEN = ("gradient_checkpointing", "attention", "liger_kernel", "torch_compile", "optimizer")
 
@@ -52,6 +54,7 @@ def validate(experiment: Experiment) -> None:
         _validate_left_open(experiment)
     if experiment.framework.engine is not None:
         _one_of("framework.engine", experiment.framework.engine, _engines(experiment))
+    _validate_measurement(experiment.measurement)
     _validate_lora(experiment)
     _validate_parallelism(experiment)
     _validate_model(experiment)
@@ -74,6 +77,16 @@ def _validate_left_open(experiment: Experiment) -> None:
             )
 
 
+def _validate_measurement(measurement: Measurement) -> None:
+    if measurement.profile_flops and measurement.warmup_steps < STEPS_TO_PROFILE:
+        raise WrongCombination(
+            "measurement.profile_flops=true counts the FLOPs of a warm-up step while it runs: the second, and one must follow it",
+            given=f"measurement.warmup_steps={measurement.warmup_steps}",
+            expected=f"a whole number, at least {STEPS_TO_PROFILE}",
+            instead=f"measurement.warmup_steps={STEPS_TO_PROFILE}",
+        )
+
+
 def _validate_lora(experiment: Experiment) -> None:
     mode = experiment.mode
     if mode.rank is not None and mode.rank < 1:
@@ -84,6 +97,8 @@ def _validate_lora(experiment: Experiment) -> None:
         _reject("mode.dropout", mode.dropout, "at least 0 and less than 1", 0.05)
     if mode.target_modules is not None and not mode.target_modules:
         _reject("mode.target_modules", "[]", "the names of linear layers", "[q_proj,v_proj]")
+    if mode.quantization is not None:
+        _one_of("mode.quantization", mode.quantization, QUANTIZATIONS)
 
 
 def _validate_model(experiment: Experiment) -> None:

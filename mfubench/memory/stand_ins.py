@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-FUSED = "mfubench_fused"  # a name with "flash" in it would make transformers look for a kernel on the hub
+from mfubench.flops.trace import attention_of
 
 
 def stand_ins(*, autocast: bool, fused_dropout: bool) -> Any:
@@ -76,7 +76,6 @@ def fused_attention(model: Any, *, autocast: bool, cuda: bool) -> Iterator[None]
     values for each query head. The CPU's kernel takes neither. Tensors: [batch, heads, sequence, head_dim].
     """
     import torch
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     class Attention(torch.autograd.Function):
         @staticmethod
@@ -102,14 +101,8 @@ def fused_attention(model: Any, *, autocast: bool, cuda: bool) -> Iterator[None]
             query, key, value = (tensor.to(torch.bfloat16) for tensor in (query, key, value))
         return Attention.apply(query, key, value), None
 
-    own = model.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS[FUSED] = attend
-    model.config._attn_implementation = FUSED
-    try:
+    with attention_of(model, attend):
         yield
-    finally:
-        model.config._attn_implementation = own
-        del ALL_ATTENTION_FUNCTIONS[FUSED]
 
 
 def fused_loss(model: Any, *, autocast: bool) -> Callable[..., Any]:

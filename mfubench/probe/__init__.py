@@ -1,7 +1,8 @@
 """The probe: runs inside the measured framework's interpreter and writes down what was really done.
 
-In: the folder named by $MFUBENCH_RECORDS and `site/` on PYTHONPATH. Out: `rank<N>.jsonl` in that folder (`events` says
-which lines). It uses the standard library and the torch that is there, nothing else, and runs on Python 3.9 and later.
+In: the folder named by $MFUBENCH_RECORDS, `site/` on PYTHONPATH, and $MFUBENCH_PROFILE_FLOPS where a step's FLOPs are to
+be counted. Out: `rank<N>.jsonl` in that folder (`events` says which lines). It uses the standard library and the torch
+that is there, nothing else, and runs on Python 3.9 and later.
 `site/sitecustomize.py` loads these modules from their files, under a name of their own, so they import each other
 relatively and never the rest of mfubench.
 
@@ -10,6 +11,7 @@ The probe never raises into its host: a mistake of its own turns it off and is r
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 from .events import Writer
@@ -24,6 +26,6 @@ def switch_on(folder: str) -> None:
         # Imported here: it needs the torch that has just been loaded.
         from .observer import install
 
-        install(writer)
+        install(writer, profile_flops=bool(os.environ.get("MFUBENCH_PROFILE_FLOPS")))
 
     after_import("torch", observe, writer.write_error)

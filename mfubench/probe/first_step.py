@@ -5,6 +5,7 @@ Looked at closely once, because it costs more per module call than the steps tha
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -56,6 +57,8 @@ class FirstStep:
             self.autocast = str(torch.get_autocast_dtype(self._device_type)).replace("torch.", "")
         if isinstance(module, nn.Linear):
             own, elements = size(module.weight)
+            if four_bit_state(module.weight) is not None:  # brought back to what its layer computes in
+                own = str(getattr(module, "compute_dtype", None) or own).replace("torch.", "")
             cast = torch.is_autocast_enabled(self._device_type)
             dtype = self.autocast if cast and self.autocast else own
             self.linear_dtypes[dtype] = self.linear_dtypes.get(dtype, 0) + elements
@@ -139,9 +142,17 @@ class OptimizerSeen:
 
 
 def size(tensor: torch.Tensor) -> tuple[str, int]:
-    """(dtype, number of elements), the whole tensor's where it is sharded."""
+    """(dtype, number of elements), the whole tensor's where it is sharded, the weights' where they are packed into bytes."""
+    packed = four_bit_state(tensor)
+    if packed is not None:
+        return str(packed.quant_type), math.prod(packed.shape)
     elements = getattr(tensor, "ds_numel", None)  # of a parameter that ZeRO 3 has left empty until it is needed
     return str(tensor.dtype).replace("torch.", ""), tensor.numel() if elements is None else elements
+
+
+def four_bit_state(tensor: torch.Tensor) -> Any:
+    """What bitsandbytes knows of a weight that it holds in 4 bits, two in a byte; None: it is none."""
+    return getattr(tensor, "quant_state", None)
 
 
 def is_compiled(module: nn.Module) -> bool:

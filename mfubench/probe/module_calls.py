@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .first_step import FirstStep, size
+from .first_step import FirstStep, four_bit_state, size
 from .import_hook import after_import
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def watch_module_calls(observer: Observer) -> None:
 
     def leave_uncompiled(dynamo: ModuleType) -> None:
         # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
-        for function in (call, size, *vars(type(observer)).values(), *vars(FirstStep).values()):
+        for function in (call, size, four_bit_state, *vars(type(observer)).values(), *vars(FirstStep).values()):
             if isinstance(function, FunctionType):
                 dynamo.skip_code(function.__code__)
 

@@ -15,7 +15,7 @@ import itertools
 import resource
 import time
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -28,10 +28,16 @@ from .events import Writer
 from .first_step import FirstStep
 from .module_calls import watch_module_calls
 
+if TYPE_CHECKING:
+    from .in_situ import StepCount
 
-def install(writer: Writer) -> None:
-    """Observes every module call, optimizer step and loaded batch of this process from now on."""
-    observer = Observer(writer)
+
+def install(writer: Writer, profile_flops: bool) -> None:
+    """Observes every module call, optimizer step and loaded batch of this process from now on.
+
+    `profile_flops`: counts the FLOPs of the root's second step as well.
+    """
+    observer = Observer(writer, profile_flops)
     watch_module_calls(observer)
     register_optimizer_step_pre_hook(lambda optimizer, _args, _kwargs: observer.optimizer_starts(optimizer))
     register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: observer.optimizer_ended(optimizer))
@@ -41,9 +47,11 @@ def install(writer: Writer) -> None:
 class Observer:
     """Follows one process. Every public method is called from the host's code and never raises."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, profile_flops: bool) -> None:
         self.details: FirstStep | None = None  # what the first step of the root does; None once that is known
         self._writer = writer
+        self._profile_flops = profile_flops
+        self._count: StepCount | None = None  # while the root's second step is counted
         self._batches = BatchQueue()
         self._clock: DeviceClock | None = None  # CUDA only
         self._off = False
@@ -90,6 +98,8 @@ class Observer:
         self._root_runs = False
         if self.details is not None:
             self.details.in_training_forward = False
+        if self._count is not None:
+            self._count.paused = False
 
     def optimizer_starts(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step: the gradients it is going to use are there."""
@@ -99,6 +109,8 @@ class Observer:
             self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
             if self.details is not None:
                 self.details.optimizer_starts(optimizer)
+            if self._count is not None:
+                self._count.paused = True
         except Exception as error:
             self.switch_off(error)
 
@@ -109,6 +121,8 @@ class Observer:
         try:
             if self.details is not None:
                 self.details.optimizer_ended(optimizer)
+            if self._count is not None:
+                self._count.paused = False
             if not self._stepped:
                 self._stepped = True
                 peak, kind = self._peak_memory()
@@ -134,6 +148,9 @@ class Observer:
         if self.details is not None:
             self.details.stop()
             self.details = None
+        if self._count is not None:
+            self._count.paused = True
+            self._count = None
         self._writer.write_error(error)
 
     def _evaluation_forward(self, module: nn.Module, shape: Shape) -> bool:
@@ -143,10 +160,13 @@ class Observer:
             return False
         self._batches.take(shape)
         self._root_runs = True
+        if self._count is not None:
+            self._count.paused = True
         return True
 
     def _training_forward(self, module: nn.Module, shape: Shape) -> bool:
         root = self._root() if self._root is not None else None
+        second = False  # whether this opens the root's second step
         if module is not root:
             # Parts may be called on their own, and an embedding before the root is known.
             if root is not None and any(module is link for link in work.chain(root)[1:]):
@@ -158,6 +178,9 @@ class Observer:
         elif self._stepped and self.details is not None:
             self._writer.write("work", {"root": self._root_ids[module], **work.describe(module, self.details)})
             self.details = None
+            second = True
+        elif self._stepped and self._count is not None:
+            self._end_count(module)
         t, w = time.perf_counter_ns(), time.time_ns()
         line: dict[str, Any] = {"t": t, "w": w, "root": self._root_ids[module]}
         if self._stepped:
@@ -175,7 +198,16 @@ class Observer:
         self._root_runs = True
         if self.details is not None:
             self.details.in_training_forward = True
+        if second and self._profile_flops:
+            from .in_situ import StepCount  # here: it needs more of torch than most runs do
+
+            self._count = StepCount(module)
         return True
+
+    def _end_count(self, root: nn.Module) -> None:
+        assert self._count is not None
+        count, self._count = self._count, None
+        self._writer.write("flops", {"root": self._root_ids[root], "step": self._step, **count.ended()})
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
         """The model is trained without what is around it: another root to the reader, who refuses two."""
@@ -187,6 +219,9 @@ class Observer:
         """`module` is the root from here on, and begins a step."""
         if self.details is not None:
             self.details.stop()
+        if self._count is not None:  # of what turns out to be a part of the root
+            self._count.ended()
+            self._count = None
         self._root = weakref.ref(module)
         self.details = None
         if module not in self._root_ids:

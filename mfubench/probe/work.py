@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .first_step import FirstStep, is_compiled, size
+from .first_step import FirstStep, four_bit_state, is_compiled, size
 from .liger import liger_kernels
 
 # How wrappers name what they wrap: data parallelism, torch.compile, sharding, adapters.
@@ -43,6 +43,7 @@ def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
             "trainable": _by_dtype(map(size, trainable)),
             "frozen": _by_dtype(size(p) for p in parameters if not p.requires_grad),
         },
+        "quantized": _by_dtype(size(p) for p in parameters if four_bit_state(p) is not None),
         "autocast": first.autocast,
         "linear_dtype": max(first.linear_dtypes, key=first.linear_dtypes.__getitem__, default=None),
         "tf32": _tf32(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mfubench.records.asked import Asked, Difference
 from mfubench.records.follow import Follower, RankProgress
-from mfubench.records.invariants import Asked, Difference, differences
-from mfubench.records.reading import MicroBatch, RankRecord, Records, read
+from mfubench.records.invariants import differences
+from mfubench.records.reading import MicroBatch, RankRecord, Records, StepFlops, read
 
 __all__ = [
     "Asked",
@@ -14,6 +15,7 @@ __all__ = [
     "RankProgress",
     "RankRecord",
     "Records",
+    "StepFlops",
     "differences",
     "read",
 ]

@@ -23,6 +23,16 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class StepFlops:
+    """What one step did, as its operators were counted while it ran."""
+
+    flops: int | None  # None: torch.compile had a hand in it, so most of it was out of sight
+    by_operator: Mapping[str, int]
+    uncounted: Mapping[str, int]  # operators that may multiply matrices and have no formula, with their shapes -> calls
+    micro_batches: tuple[MicroBatch, ...]
+
+
+@dataclass(frozen=True)
 class RankRecord:
     """What one process recorded: n complete step periods between n + 1 boundaries.
 
@@ -42,6 +52,7 @@ class RankRecord:
     versions: Mapping[str, str]  # every distribution in the framework's environment
     errors: tuple[str, ...]
     efforts: tuple[tuple[int, int], ...] = ()  # of each period: tensors with a gradient, calls in the backward passes
+    step_flops: StepFlops | None = None  # of one warm-up step, where they were to be counted
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
@@ -94,7 +105,17 @@ def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
         versions=start["versions"],
         errors=tuple(series.errors),
         efforts=tuple((b["before"][0], b["before"][1]) for b in boundaries[1:] if "before" in b),
+        step_flops=_step_flops(series),
     )
+
+
+def _step_flops(series: Series) -> StepFlops | None:
+    counted = series.flops
+    if counted is None:
+        return None
+    forwards = [forward for step in series.forwards for forward in step if forward["step"] == counted["step"]]
+    batches = tuple(_micro_batch(forward) for forward in forwards)
+    return StepFlops(counted["flops"], counted["by_operator"], counted["uncounted"], batches)
 
 
 def _micro_batch(forward: Mapping[str, Any]) -> MicroBatch:

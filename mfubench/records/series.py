@@ -20,6 +20,7 @@ class Series:
 
     start: Event | None = None
     work: Event = field(default_factory=dict)
+    flops: Event | None = None  # of one step, where they were to be counted
     errors: list[str] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     memory_kind: str | None = None
@@ -48,6 +49,8 @@ class Series:
                 self.peak_memory_bytes, self.memory_kind = event["peak_memory_bytes"], event["memory_kind"]
             case "work":
                 self.work = {key: value for key, value in event.items() if key not in ("event", "root")}
+            case "flops":
+                self.flops = event
             case "probe_error":
                 self.errors.append(event["error"].strip())
 

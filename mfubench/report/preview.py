@@ -22,11 +22,12 @@ def preview(
     machine: Machine,
     peak: Peak | None,
     flops: FlopCount,
+    second_count: str,
     memory: ExpectedMemory | str,
     console: Console,
 ) -> None:
-    """Print the plan of a run. `settings`: in words; `peak`: None where it would be measured before the run; `memory`: a
-    sentence where none is expected."""
+    """Print the plan of a run. `settings` and `second_count`: in words; `peak`: None where it would be measured before the
+    run; `memory`: a sentence where none is expected."""
     console.print(" · ".join(f"{key} {value}" for key, value in settings.items() if value), highlight=False)
     _heading("command", console)
     console.print(shlex.join(plan.command), soft_wrap=True, highlight=False, markup=False)
@@ -41,7 +42,7 @@ def preview(
         "FLOPs of an optimizer step on one device" + (", at most: all samples at full length" if longest else ""),
         console,
     )
-    console.print(_flops(flops, peak))
+    console.print(_flops(flops, second_count, peak))
     _heading("expected memory of one device (an estimate)", console)
     console.print(memory if isinstance(memory, str) else _memory(memory, machine, plan.num_ranks))
     console.print(
@@ -53,7 +54,7 @@ def _heading(text: str, console: Console) -> None:
     console.print(f"\n[bold]{text}[/bold]", highlight=False)
 
 
-def _flops(flops: FlopCount, peak: Peak | None) -> Table:
+def _flops(flops: FlopCount, second_count: str, peak: Peak | None) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, amount, meaning in (
         ("model", flops.model_flops, "MFU's numerator"),
@@ -62,6 +63,7 @@ def _flops(flops: FlopCount, peak: Peak | None) -> Table:
         ("hardware, causal", flops.hardware_flops_causal, "without attention's masked half"),
     ):
         table.add_row(name, f"{amount / 1e12:,.4g} TFLOP", meaning)
+    table.add_row("second count", "", second_count)
     if peak is None:
         table.add_row("peak", "", "measured before the run")
     else:

@@ -88,9 +88,18 @@ def _one(result: Result) -> Table:
     """A row per figure."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row("status", _status(result))
-    for name, cell in _figures(result).items():
+    for name, cell in {**_figures(result), **_in_situ(result)}.items():
         table.add_row(name, Text(cell))
     return table
+
+
+def _in_situ(result: Result) -> dict[str, str]:
+    """What was counted in the framework's own process, in words; empty where nothing was."""
+    counted = (result.flops or {}).get("in_situ")
+    if result.measurement is None or counted is None or counted["flops"] is None:
+        return {}
+    seen, expected = counted["flops"] / 1e12, counted["expected_flops"] / 1e12
+    return {"in situ": f"{seen:.4g} TFLOP in a step, {counted['apart']:+.1%} from {expected:.4g}"}
 
 
 def _status(result: Result) -> Text:

@@ -14,9 +14,9 @@ from mfubench import config
 from mfubench.workload.cache import digest, once
 from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
-from mfubench.workload.source import Samples, check_data, find
+from mfubench.workload.source import check_data, find
 
-__all__ = ["NoData", "Workload", "check_data", "locate", "prepare"]
+__all__ = ["NoData", "Workload", "check_data", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,6 @@ class Workload:
     num_rows: int | None = None  # in that source: a run reads num_samples, in order and from the start again
 
 
-def locate(
-    model: config.Model,
-    data: config.Data,
-    *,
-    sequence_length: int,
-    num_samples: int,
-    seed: int,
-    weights_on_disk: bool,
-    dtype: str,
-    folder: Path,
-) -> Workload:
-    """What `prepare` would return, with the same errors for what is wrong, and nothing written, fetched or asked.
-
-    Of data on the hub without a commit as their revision, the folder's name is none that `prepare` uses, num_rows is
-    None, and alpaca_path is a path whatever the rows are. That the weights fit on the disk is `prepare`'s to find out.
-    """
-    model_at = _model_folder(model, seed if weights_on_disk else None, dtype, folder)
-    if model_at is not None and not model_at.is_dir():
-        check_model(model.name, model.architecture)
-    samples = find(
-        data,
-        sequence_length=sequence_length,
-        num_samples=num_samples,
-        seed=seed,
-        folder=folder / "data",
-        may_fetch=False,
-    )
-    return _workload(model, model_at, samples, num_samples)
-
-
 def prepare(
     model: config.Model,
     data: config.Data,
@@ -75,6 +45,7 @@ def prepare(
     weights_on_disk: bool,
     dtype: str,
     folder: Path,
+    dry: bool = False,
 ) -> Workload:
     """Make what isn't in the cache `folder` yet, and say where all of it lies.
 
@@ -85,27 +56,26 @@ def prepare(
     A second call takes milliseconds, and on real data the reading of the file; it imports neither torch nor
     transformers. Any number of processes may prepare the same workload at once. Raises ValueError for a model that can't
     be made, ConfigError for data that aren't there or have a bad row, NoData where the hub's data can't be had.
+
+    `dry`: says the same, with the same errors for what is wrong, and nothing is written, fetched or asked. Of data on the
+    hub without a commit as their revision, the folder's name is then one that is never used, num_rows is None, and
+    alpaca_path is a path whatever the rows are. That the weights fit on the disk is not found out.
     """
+    at = folder / "data"
     samples = find(
-        data,
-        sequence_length=sequence_length,
-        num_samples=num_samples,
-        seed=seed,
-        folder=folder / "data",
-        may_fetch=True,
+        data, sequence_length=sequence_length, num_samples=num_samples, seed=seed, folder=at, may_fetch=not dry
     )
     weights_seed = seed if weights_on_disk else None
     model_at = _model_folder(model, weights_seed, dtype, folder)
-    if model_at is not None:
-        architecture = model.architecture
-        make = partial(write_model, name=model.name, architecture=architecture, dtype=dtype, weights_seed=weights_seed)
-        once(model_at, make)
-    if samples.write is not None:
-        once(samples.folder, samples.write)
-    return _workload(model, model_at, samples, num_samples)
-
-
-def _workload(model: config.Model, model_at: Path | None, samples: Samples, num_samples: int) -> Workload:
+    if dry:
+        if model_at is not None and not model_at.is_dir():
+            check_model(model.name, model.architecture)
+    else:
+        if model_at is not None:
+            make = partial(write_model, name=model.name, architecture=model.architecture)
+            once(model_at, partial(make, dtype=dtype, weights_seed=weights_seed))
+        if samples.write is not None:
+            once(samples.folder, samples.write)
     model_path = model.hub_id if model_at is None else str(model_at)
     assert model_path is not None
     return Workload(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mfubench import engines, plan, workload
+from mfubench import plan
 from mfubench.config import Experiment
-from mfubench.paths import LAUNCHERS, ROOT
+from mfubench.paths import LAUNCHERS
 
 DATA = Path(__file__).parents[1] / "data" / "llmforge"
 OVERRIDES = (
@@ -52,28 +50,14 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.fixture
-def planned(compose: Callable[..., Experiment], tmp_path: Path) -> Callable[..., plan.Plan]:
+def planned(
+    compose: Callable[..., Experiment], planned: Callable[..., plan.Plan], tmp_path: Path
+) -> Callable[..., plan.Plan]:
     """Overrides in, the plan of the open stack out, with its files written and the model's weights on the disk."""
 
     def make(*overrides: str, precision: str = "fp32") -> plan.Plan:
         experiment = compose(*OVERRIDES, f"precision={precision}", "framework.engine=open-stack", *overrides)
-        framework, engine = engines.choose(experiment.framework, lambda _: False)
-        prepared = workload.prepare(
-            experiment.model,
-            experiment.data,
-            sequence_length=experiment.sequence_length,
-            num_samples=plan.num_samples(experiment),
-            seed=experiment.seed,
-            weights_on_disk=True,
-            dtype="float32",
-            folder=tmp_path / "cache",
-        )
-        place = plan.Place(tmp_path, LAUNCHERS, ROOT, sys.executable, "cpu", precision, 1, engine)
-        made = plan.make(replace(experiment, framework=framework), prepared, place)
-        made.config_path.write_text(made.config_text)
-        for name, text in made.other_files.items():
-            (tmp_path / name).write_text(text)
-        return made
+        return planned(experiment, tmp_path, precision=precision, weights_on_disk=True)
 
     return make
 

@@ -16,6 +16,8 @@ SCENARIOS = {
     "lora, reentrant": "--lora --checkpointing reentrant",
     "lora, non_reentrant": "--lora --checkpointing non_reentrant",
     "bypassed head": "--lora --bypassed-head",
+    "4 bits, reentrant": "--lora --four-bit --checkpointing reentrant",
+    "4 bits, autocast": "--lora --four-bit --autocast",
     "eager": "--attention eager",
 }
 LAYERS, HIDDEN, MLP, VOCABULARY, KEYS = 3, 32, 48, 64, 16  # of the trainer's model; 2 of 4 heads have keys of their own
@@ -55,6 +57,20 @@ def test_parameters_are_those_counted_by_hand(records: dict[str, RankRecord]) ->
     assert lora["dtypes"] == {"trainable": {"float32": ADAPTERS}, "frozen": {"float32": FROZEN}}
     assert lora["wrappers"] == ["PeftModel", "LoraModel", "LlamaForCausalLM"]
     assert (lora["model"], lora["model_type"]) == ("LlamaForCausalLM", "llama")
+
+
+def test_weights_packed_into_bytes_are_counted_one_by_one_in_the_dtype_they_are_multiplied_in(
+    records: dict[str, RankRecord],
+) -> None:
+    packed = LAYERS * (2 * HIDDEN * (HIDDEN + KEYS) + 3 * HIDDEN * MLP)
+    for name, dtype in (("4 bits, reentrant", "float32"), ("4 bits, autocast", "bfloat16")):
+        work = records[name].work
+        assert work["parameters"] == FROZEN + ADAPTERS
+        assert work["trainable_parameters"] == work["trainable_parameters_with_gradient"] == ADAPTERS
+        assert work["dtypes"]["frozen"] == {"nf4": packed, "float32": FROZEN - packed}
+        assert (work["quantized"], work["linear_dtype"]) == ({"nf4": packed}, dtype)
+    assert records["4 bits, reentrant"].work["recomputed"] == {"LlamaDecoderLayer": LAYERS}
+    assert records["lora, none"].work["quantized"] == {}
 
 
 def test_an_adapter_that_never_gets_a_gradient_is_seen(records: dict[str, RankRecord]) -> None:

@@ -1,0 +1,79 @@
+"""Starts LitGPT. In: its command and config, the model in its words, a tokenizer, samples. Out: the files that it wants to
+find beside those, where its config says; then `litgpt COMMAND --config CONFIG` in this process's place.
+
+LitGPT reads weights in a format of its own, which are made here at random, and data from a folder that has validation
+samples too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from litgpt.model import GPT, Config
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def main() -> None:
+    """Writes checkpoint and data, then becomes LitGPT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("finetune_full", "finetune_lora"))
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--model", type=Path, required=True, help="model_config.yaml")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a folder")
+    parser.add_argument("--samples", type=Path, required=True, help="JSONL of instruction, input and output")
+    parser.add_argument("--accumulation", type=int, required=True, help="micro-batches per optimizer step")
+    parser.add_argument("--alpha", type=whole, help="LoRA's; None without LoRA")
+    given = parser.parse_args()
+    config = yaml.safe_load(given.config.read_text(encoding="utf-8"))
+    dtype = torch.bfloat16 if config["precision"] == "bf16-true" else torch.float32
+    write_checkpoint(Path(config["checkpoint_dir"]), given.model, given.tokenizer, dtype, config["seed"])
+    write_data(Path(config["data"]["init_args"]["json_path"]), given.samples)
+
+    # It wants samples per step, not micro-batches, and a whole alpha. What the config says comes later and wins.
+    said = [f"--train.global_batch_size={config['train']['micro_batch_size'] * given.accumulation}"]
+    if given.alpha is not None:
+        said.append(f"--lora_alpha={given.alpha}")
+    litgpt = str(Path(sys.executable).parent / "litgpt")
+    os.execv(litgpt, [litgpt, given.command, *said, "--config", str(given.config)])
+
+
+def whole(text: str) -> int | None:
+    """A number as LitGPT takes it; an error of the command line where it isn't whole."""
+    if text == "None":
+        return None
+    number = float(text)
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"LitGPT's lora_alpha is a whole number, and {text} was given")
+    return int(number)
+
+
+def write_checkpoint(folder: Path, model: Path, tokenizer: Path, dtype: torch.dtype, seed: int) -> None:
+    """A checkpoint in LitGPT's format, with random weights in `dtype` drawn from `seed`."""
+    folder.mkdir(parents=True)
+    shutil.copy(model, folder / "model_config.yaml")
+    for name in TOKENIZER_FILES:
+        shutil.copy(tokenizer / name, folder)
+    torch.manual_seed(seed)
+    torch.set_default_dtype(dtype)
+    gpt = GPT(Config.from_file(model))
+    gpt.apply(gpt._init_weights)
+    torch.save(gpt.state_dict(), folder / "lit_model.pth")
+
+
+def write_data(folder: Path, samples: Path) -> None:
+    """A folder with all the samples to train on, and the first one to validate on, once, before the first step."""
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").symlink_to(samples)
+    with samples.open(encoding="utf-8") as lines:
+        (folder / "val.jsonl").write_text(next(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The FLOPs of one optimizer step, counted while it runs. In: every operator that torch dispatches. Out: `flops` events.
+
+Counting costs more host time than the step itself, so it is one warm-up step that is counted: the one after the step that
+`first_step` looked at. What the optimizer multiplies is no part of it, nor is what a compiled function hides from dispatch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+
+from .first_step import is_compiled
+from .formulas import described, flops_of, may_multiply_matrices, name_of
+
+
+class StepCount:
+    """Counts from its making, in a step's first training forward, to `ended`.
+
+    Operators are seen below autograd and autocast, in backward passes and recomputation too: autograd hands the mode on to
+    the threads in which it runs a CUDA model's backward pass. Not yet run on CUDA.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.paused = False  # while an optimizer steps, in a step or, where it does so, in the backward pass
+        self._compiled = _compiled_anything(root)
+        self._mode = _Mode(self)
+        self._by_operator: Counter[str] = Counter()
+        self._uncounted: Counter[str] = Counter()
+        self._error: Exception | None = None
+        if not self._compiled:
+            self._mode.__enter__()
+
+    def ended(self) -> dict[str, Any]:
+        """Stops counting. Out: the event's fields; FLOPs are null where they could not be counted.
+
+        Errors: what went wrong in counting.
+        """
+        if self._compiled:
+            return {"compiled": True, "flops": None, "by_operator": {}, "uncounted": {}}
+        self._leave()
+        if self._error is not None:
+            raise self._error
+        counted = {"by_operator": dict(self._by_operator), "uncounted": dict(self._uncounted)}
+        return {"compiled": False, "flops": sum(self._by_operator.values()), **counted}
+
+    def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """An operator has run."""
+        if self.paused or self._error is not None:
+            return
+        try:
+            flops = flops_of(func, args, kwargs, out)
+            if flops is not None:
+                self._by_operator[name_of(func)] += flops
+            elif may_multiply_matrices(func, args, kwargs):
+                self._uncounted[described(func, args, kwargs)] += 1
+        except Exception as error:  # the host's own operator has succeeded
+            self._error = error
+
+    def _leave(self) -> None:
+        """Modes are a stack: one that the host has entered since and not left yet would be taken off in its place."""
+        if _get_current_dispatch_mode() is not self._mode:
+            raise RuntimeError("the step ended inside a dispatch mode of the framework's own")
+        self._mode.__exit__(None, None, None)
+
+
+class _Mode(TorchDispatchMode):
+    supports_higher_order_operators = True
+
+    def __init__(self, count: StepCount) -> None:
+        super().__init__()
+        self._count = count
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._count.saw(func, args, kwargs or {}, out)
+        return out
+
+
+def _compiled_anything(root: nn.Module) -> bool:
+    """Whether torch.compile has had any of this process's code in hand; what it made cannot be seen into.
+
+    It also would leave uncompiled, for good, whatever it first meets inside a dispatch mode.
+    """
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    frames = dynamo.counters["frames"]["total"] if dynamo is not None else 0
+    return frames > 0 or any(is_compiled(module) for module in root.modules())

@@ -1,0 +1,136 @@
+"""A step's FLOPs by two other ways. In: what was counted for it, and what ran. Out: how far apart they are, and why. Pure.
+
+The second count is a closed form that shares no code with the trace. The third was made in the framework's own process,
+operator by operator, over one warm-up step on the model as the framework had patched it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+
+from mfubench.config import Experiment, GradientCheckpointing
+from mfubench.flops import ClosedForm, FlopCount, Profile, apart, profile_of, second_count
+from mfubench.flops.closed_form import TOLERANCE
+from mfubench.flops.count import RECOMPUTATIONS
+from mfubench.flops.decoder import not_written_down
+from mfubench.records import Difference, MicroBatch, Records
+
+APART = 0.01  # above, the framework did something else than what was counted
+SAME = 0.001
+
+
+@dataclass(frozen=True)
+class SecondCount:
+    """An optimizer step on one device by closed form, and how far from the trace's count that is."""
+
+    figures: ClosedForm
+    apart: float  # the largest difference of a figure, as a fraction
+
+
+@dataclass(frozen=True)
+class InSitu:
+    """What the step that was counted while it ran did, on the mean device."""
+
+    flops: float | None  # None: torch.compile had a hand in it, so most of it was out of sight
+    expected_flops: float  # hardware FLOPs counted for the very micro-batches of that step
+    apart: float | None  # (flops - expected) / expected
+    by_operator: Mapping[str, float]
+    uncounted: Mapping[str, float]  # operators that may multiply matrices and have no formula, with shapes -> calls
+    explanation: str | None  # of a difference of more than 1 %, where something known makes it
+
+
+def recounted(experiment: Experiment, traced: FlopCount) -> SecondCount | None:
+    """The closed form of the step of which `traced` is the count; None where `not_written_down` says why there is none."""
+    closed = second_count(experiment)
+    return None if closed is None else SecondCount(closed, apart(traced, closed))
+
+
+def second_count_in_words(experiment: Experiment, second: SecondCount | None) -> str:
+    """How far the two counts are apart, or why there is only one."""
+    if second is None:
+        return f"none: {not_written_down(experiment.model.architecture, experiment.mode)}"
+    return f"{second.apart:.2%} apart, by a closed form that shares no code with the first"
+
+
+def contradictions(traced: FlopCount, second: SecondCount | None) -> tuple[Difference, ...]:
+    """The figures of a step as asked in which the two counts are too far apart."""
+    pairs = {} if second is None else {n: (figure, getattr(traced, n)) for n, figure in asdict(second.figures).items()}
+    return tuple(
+        Difference(f"{name} of a step (one of two counts is wrong)", f"{one:,} by closed form", f"{other:,} traced")
+        for name, (one, other) in pairs.items()
+        if abs(other - one) > TOLERANCE * one
+    )
+
+
+def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
+    """The counted step against the count of the same micro-batches; None: no step was counted on every rank."""
+    steps = [rank.step_flops for rank in records.ranks if rank.step_flops is not None]
+    if not steps or len(steps) < len(records.ranks):
+        return None
+    ranks = len(steps)
+    batches = [batch for step in steps for batch in step.micro_batches]
+    expected = _hardware_flops(profile_of(experiment), batches)
+    counted = [step.flops for step in steps if step.flops is not None]
+    seen = sum(counted) if len(counted) == ranks else None
+    causes: list[str] = []
+    if seen is not None and abs(seen - expected) > APART * expected:
+        causes = min(_explanations(seen, batches, experiment), key=len, default=[])
+    return InSitu(
+        flops=None if seen is None else seen / ranks,
+        expected_flops=expected / ranks,
+        apart=None if seen is None else (seen - expected) / expected,
+        by_operator=_mean([step.by_operator for step in steps]),
+        uncounted=_mean([step.uncounted for step in steps]),
+        explanation=" and ".join(causes) or None,
+    )
+
+
+def _explanations(seen: int, batches: Sequence[MicroBatch], experiment: Experiment) -> Iterator[list[str]]:
+    """Causes that together would make as many FLOPs as were seen. Sizes are round, so of several the fewest are believed."""
+    positions = sum(batch.batch_size * batch.sequence_length for batch in batches)
+    labelled = sum(batch.trained_tokens or 0 for batch in batches)
+    kinds = dict.fromkeys((experiment.gradient_checkpointing.name, *RECOMPUTATIONS))
+    for kind, (kernel, with_kernel) in product(kinds, _kernels(experiment.attention)):
+        would_do = with_kernel(profile_of(replace(experiment, gradient_checkpointing=GradientCheckpointing(kind))))
+        expected = _hardware_flops(would_do, batches)
+        checkpointing = f"it recomputes as gradient_checkpointing={kind}"
+        changed = [checkpointing] * (kind != experiment.gradient_checkpointing.name) + [kernel] * bool(kernel)
+        if abs(seen - expected) <= SAME * expected:
+            yield changed
+        computed = _through_lm_head(positions, expected - seen, would_do)
+        if computed < positions:
+            which = ", those with a label" if labelled == computed else ""
+            yield [*changed, f"it is as if lm_head was computed for {computed} of {positions} positions{which}"]
+
+
+def _kernels(asked: str) -> Iterator[tuple[str, Callable[[Profile], Profile]]]:
+    """The attention that was asked for, then others: in words, and as a change of what was asked for."""
+    yield "", lambda profile: profile
+    if asked == "eager":
+        yield "attention ran in a fused kernel", lambda profile: replace(profile, attention="sdpa")
+    else:
+        eager = "attention ran as separate products (eager, or SDPA's math kernel)"
+        yield eager, lambda profile: replace(profile, attention="eager")
+    unseen = "attention ran in a kernel that can't be seen"
+    yield unseen, lambda profile: replace(profile, executed_attention=())
+
+
+def _hardware_flops(profile: Profile, batches: Sequence[MicroBatch]) -> int:
+    return sum(profile.of(batch.batch_size, batch.sequence_length).hardware_flops for batch in batches)
+
+
+def _through_lm_head(positions: int, missing: int, profile: Profile) -> int:
+    """How many of the positions passed lm_head, if the others are what is missing, to the last FLOP; else all."""
+    of_one = profile.of(1, 2).hardware_flops - profile.of(1, 2, projected=1).hardware_flops
+    others, rest = divmod(missing, of_one) if of_one else (0, 0)
+    return positions - others if rest == 0 and 0 < others < positions else positions
+
+
+def _mean(of_ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for each in of_ranks:
+        total.update(each)
+    return {name: amount / len(of_ranks) for name, amount in total.most_common()}
