@@ -30,7 +30,7 @@ CONVENTIONS = {
     "backward 2.5 times its forward, eager's twice) / (step time x dense peak)",
     "hfu_causal": "as hfu, without the masked half where the kernel that ran skips it, which the attention calls of the first "
     "step tell for all",
-    "second_count": "the same step by a closed form that shares no code with the trace; null: there is none for this model or mode",
+    "second_count": "the same step by a closed form that shares no code with the trace; null: this model or mode has none",
     "in_situ": "one warm-up step, counted operator by operator in the framework's own process, beside the hardware FLOPs of the "
     "same micro-batches",
 }

@@ -56,9 +56,7 @@ def test_the_defaults_are_those_of_the_design(compose: Callable[..., Experiment]
     assert default.liger == Liger(True, True, True, False, True)  # as Liger's own functions have it
     assert (default.data.name, default.data.padding) == ("synthetic", "max_length")
     assert (lora.mode.rank, lora.mode.alpha, lora.mode.dropout) == (8, 16, 0.05)
-    assert compose("mode=qlora").mode == replace(
-        lora.mode, name="qlora", quantization="nf4", double_quantization=True
-    )
+    assert compose("mode=qlora").mode == replace(lora.mode, name="qlora", quantization="nf4", double_quantization=True)
     assert lora.mode.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

@@ -40,7 +40,7 @@ def counted(
     profile = profile_of(experiment)
     places = hardware_flops(profile, *shape, documents=documents, projected=trained_tokens)
     tokens = experiment.batch_size * experiment.sequence_length * micro_batches
-    adapted = experiment.mode.rank is not None
+    adapted = experiment.mode.has_adapters
     return Counted(
         experiment=experiment,
         documents=documents,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mfubench.config import Mode, WrongCombination
+from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
 from mfubench.flops.blocks import Repetition, extrapolated, extrapolated_each, repetition, shortened
 from mfubench.flops.breakdown import Place
@@ -64,7 +64,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
         repeated = None if names_a_block(mode) else repetition(model)
         if repeated is not None:
             del repeated.blocks[2 * repeated.period :]
-        if mode.rank is not None:
+        if mode.has_adapters:
             model = with_lora(model, mode)
         once = trace(model, **TRACED)
         needed = executed = _of_all_blocks(model, once, repeated)
@@ -73,7 +73,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
             once = trace(model, **TRACED)
             executed = _of_all_blocks(model, once, repeated)
         _check_proportional(once, trace(model, **TRACED_AGAIN), config.model_type)
-    adapters = 0 if mode.rank is None else needed.trainable_parameters
+    adapters = needed.trainable_parameters if mode.has_adapters else 0
     return Profile(
         attention=attention,
         needed_products=_per_position(needed.products),
@@ -128,12 +128,5 @@ def _check(mode: Mode, recomputation: str, attention: str) -> None:
     ):
         if value not in choices:
             raise ValueError(f"{setting}={value} can't be counted; choose one of {', '.join(choices)}")
-    if mode.name == "full" and mode.rank is not None:
-        raise WrongCombination(
-            "mode=full trains no LoRA matrices",
-            given=f"mode.rank={mode.rank}",
-            expected="a rank with mode=lora or mode=qlora only",
-            instead=f"mode=lora mode.rank={mode.rank}",
-        )
-    if mode.name != "full" and (mode.rank or 0) < 1:
+    if mode.has_adapters and (mode.rank or 0) < 1:
         raise ValueError(f"mode.rank={mode.rank} must be at least 1")

@@ -126,7 +126,7 @@ def decoder(architecture: Mapping[str, Any], mode: Mode) -> Decoder:
     return Decoder(
         blocks=tuple(_block(words, mode, index) for index in range(words["num_hidden_layers"])),
         head=_layer(mode, "lm_head", words["hidden_size"], words["vocab_size"]),
-        embedding_trained=mode.rank is None,
+        embedding_trained=not mode.has_adapters,
         parameters=_parameters(words),
     )
 
@@ -149,13 +149,17 @@ def _words(architecture: Mapping[str, Any]) -> dict[str, Any]:
 def _beside_experts(mode: Mode) -> bool:
     """Whether peft would turn LoRA's targets into parameters of experts, as it does for gate_proj and its like."""
     plain = ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
-    return any(target.split(".")[-1] not in plain for target in mode.target_modules or [])
+    return any(target.split(".")[-1] not in plain for target in _targets(mode))
+
+
+def _targets(mode: Mode) -> list[str]:
+    return (mode.target_modules or []) if mode.has_adapters else []
 
 
 def _layer(mode: Mode, name: str, inputs: int, outputs: int) -> Layer:
     """The linear layer called `name`, with LoRA beside it if it, or the end of its name after a dot, is a target."""
-    targeted = any(name == target or name.endswith(f".{target}") for target in mode.target_modules or [])
-    return Layer(inputs, outputs, trained=mode.rank is None, rank=(mode.rank or 0) if targeted else 0)
+    targeted = any(name == target or name.endswith(f".{target}") for target in _targets(mode))
+    return Layer(inputs, outputs, trained=not mode.has_adapters, rank=(mode.rank or 0) if targeted else 0)
 
 
 def _block(words: Mapping[str, Any], mode: Mode, index: int) -> Block:
@@ -167,7 +171,7 @@ def _block(words: Mapping[str, Any], mode: Mode, index: int) -> Block:
 
     if _has_experts(words, index):
         # Experts and router are no linear layers, which LoRA could stand beside; a token's experts are one wide one to it.
-        wide, trained = words["num_experts_per_tok"] * _expert_size(words), mode.rank is None
+        wide, trained = words["num_experts_per_tok"] * _expert_size(words), not mode.has_adapters
         widening = (Layer(hidden, words["num_experts"], trained), Layer(hidden, 2 * wide, trained))
         narrowing = Layer(wide, hidden, trained)
     else:

@@ -30,7 +30,7 @@ def build(config: Any, mode: Mode) -> Any:
     Raises ValueError for values that no model can be made of, and for LoRA targets that the model doesn't have.
     """
     model = bare(config)
-    return model if mode.rank is None else with_lora(model, mode)
+    return with_lora(model, mode) if mode.has_adapters else model
 
 
 def bare(config: Any, experts: str | None = None) -> Any:

@@ -233,3 +233,12 @@ def test_the_closed_form_shares_no_code_with_the_trace() -> None:
         tree = ast.parse(Path(inspect.getfile(noun)).read_text(encoding="utf-8"))
         assert {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} <= known
         assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))
+
+
+def test_a_rank_of_another_mode_changes_nothing() -> None:
+    """A sweep over modes gives its settings to each of them."""
+    llama, swept = {**SMALL, "model_type": "llama"}, replace(FULL, rank=4, target_modules=["q_proj"])
+    kinds = {"recomputation": "none", "attention": "sdpa"}
+    assert profile(llama, swept, **kinds) == profile(llama, FULL, **kinds)
+    shape = {"batch_size": 2, "sequence_length": 16}
+    assert closed_form(llama, swept, **kinds, **shape) == closed_form(llama, FULL, **kinds, **shape)

@@ -26,7 +26,6 @@ from mfubench.flops import count
         ({"mode": Mode(name="dora")}, "mode=dora.*full, lora, qlora"),
         ({"mode": Mode(name="lora", rank=0, target_modules=["q_proj"])}, "mode.rank=0 must be at least 1"),
         ({"mode": Mode(name="qlora", target_modules=["q_proj"])}, "mode.rank=None must be at least 1"),
-        ({"mode": Mode(name="full", rank=4)}, "mode=full trains no LoRA matrices.*mode=lora"),
         ({"mode": Mode(name="lora", rank=4, target_modules=[])}, "LoRA needs a target.*q_proj"),
         ({"architecture": {"model_type": "gemma2"}}, "no sdpa for gemma2.*eager or flash_attention_2"),
         ({"architecture": {"model_type": "falcon"}}, "falcon can't be counted: its products aren't proportional"),
