@@ -25,14 +25,17 @@ OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "sci
 
 
 def run_name(experiment: Experiment, engine: str | None) -> str:
-    """framework[-engine]-model-mode-parallelism-checkpointing-bs: what a run is called in tables and in W&B."""
+    """framework[-engine]-model-mode-parallelism-checkpointing-bs: what a run is called in tables and in W&B.
+
+    `defaults` is in the place of the checkpointing where that was left to the framework.
+    """
     framework = experiment.framework.name
     parts = (
         framework if engine in (None, framework) else f"{framework}-{engine}",
         experiment.model.name,
         experiment.mode.name,
         experiment.parallelism.name,
-        experiment.gradient_checkpointing.name,
+        experiment.gradient_checkpointing.name if experiment.comparison == "equal" else "defaults",
         f"bs{experiment.batch_size}",
     )
     return "-".join(parts)

@@ -7,6 +7,7 @@ that a run has left is known for what it is.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -18,9 +19,13 @@ LOCK = "lock"
 COMPILED_WITHIN_S = 900.0
 
 
-def environment() -> dict[str, str]:
-    """What makes a run compile into our folder; nothing where the user has named one."""
-    return {} if VARIABLE in os.environ else {VARIABLE: str(_folder())}
+def environment(program: str) -> dict[str, str]:
+    """What makes a run of `program` compile into our folder; nothing where the user has named one.
+
+    Programs of different environments have different libraries, and would compile over each other in one folder.
+    """
+    beside = hashlib.sha256(str(Path(program).parent).encode()).hexdigest()[:12]
+    return {} if VARIABLE in os.environ else {VARIABLE: str(_folder() / beside)}
 
 
 def release(since_s: float | None = None) -> None:

@@ -195,7 +195,7 @@ def _environment(plan: Plan, tag: str) -> dict[str, str]:
         [str(PROBE_SITE), *filter(None, (each.get("PYTHONPATH") for each in (plan.environment, inherited)))]
     )
     ours = {"PYTHONPATH": path, "MFUBENCH_RECORDS": str(plan.records), RUN_TAG: tag, "WANDB_MODE": "disabled"}
-    return {**inherited, **extensions.environment(), **plan.environment, **ours}
+    return {**inherited, **extensions.environment(plan.command[0]), **plan.environment, **ours}
 
 
 def _watch(process: subprocess.Popen[bytes], enough: Callable[[], bool], deadline: float) -> str:

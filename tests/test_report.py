@@ -234,3 +234,10 @@ def test_padding_is_shown_where_there_is_some(result: Callable[..., Result]) -> 
     assert "padding" not in text_of([result()]) and "padding" not in text_of([result("seed=1"), result("seed=2")])
     assert "padding" in text_of([padded]) and "12.5%" in text_of([padded])
     assert "12.5%" in text_of([padded, result("seed=2")])
+
+
+def test_what_was_left_to_the_framework_is_not_shown_as_asked(result: Callable[..., Result]) -> None:
+    printed = text_of([result(), result("comparison=defaults")])
+    assert "its own" in printed and "checkpointing" in printed
+    both_columns = next(line for line in printed.splitlines() if "optimizer" in line and "status" in line)
+    assert "attention" in both_columns

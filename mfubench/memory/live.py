@@ -72,7 +72,8 @@ def peak_of_step(
     """Peak bytes beyond the weights while [batch_size, sequence_length] positions go forward and backward, gradients
     among them: `gradient_share` of their bytes, as soon as they are whole.
 
-    With `gradients_stay` they are there from the start, as from the second micro-batch of a step on.
+    With `gradients_stay` they are there from the start, as from the second micro-batch of a step on. Raises ValueError
+    for a model with operators that don't run on the meta device.
     """
     import torch
 
@@ -96,10 +97,13 @@ def peak_of_step(
         kernels = context.enter_context(stand_ins(autocast=autocast, fused_dropout=cuda))
         context.enter_context(watching(live))
         loss_of = fused_loss(model, autocast=autocast) if fused_linear_cross_entropy else partial(_loss, model)
-        loss = loss_of(input_ids, _mask(model, input_ids, live, counted=not fused_kernel))
-        kernels.cache.clear()
-        kernels.caching = False
-        _backward(loss)
+        try:
+            loss = loss_of(input_ids, _mask(model, input_ids, live, counted=not fused_kernel))
+            kernels.cache.clear()
+            kernels.caching = False
+            _backward(loss)
+        except RuntimeError as error:  # products of experts exist in bf16 only on the meta device
+            raise ValueError(f"what memory a step needs can't be found out: {str(error).splitlines()[0]}") from error
     model.zero_grad(set_to_none=True)
     return live.peak
 

@@ -31,6 +31,7 @@ LEGEND = (
 DETAILS = ("framework.native", "mode", "model", "model.architecture", "measurement")
 ALREADY_NAMED = ("name", "rank", "architecture")
 UNBOUNDED = 1000  # columns
+LEFT_OPEN = ("checkpointing", "attention", "liger", "compile", "optimizer")  # by comparison=defaults
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -109,6 +110,7 @@ def _status(result: Result) -> Text:
 def in_words(asked: Mapping[str, Any], framework: str, precision: str | None) -> dict[str, str]:
     """The settings of a run by the names under which they are set; `framework` with its engine, the resolved precision."""
     devices = asked["parallelism"]["num_devices"]
+    left_open = dict.fromkeys(LEFT_OPEN if asked.get("comparison") == "defaults" else (), "its own")
     return {
         "framework": framework,
         "model": asked["model"]["name"],
@@ -127,7 +129,7 @@ def in_words(asked: Mapping[str, Any], framework: str, precision: str | None) ->
         "compile": _on_off(asked["torch_compile"]),
         "optimizer": asked["optimizer"],
         "seed": str(asked["seed"]),
-    }
+    } | left_open
 
 
 def _details(results: Sequence[Result]) -> list[dict[str, str]]:
