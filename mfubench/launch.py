@@ -42,8 +42,8 @@ OUT_OF_MEMORY = re.compile(
     r"|DefaultCPUAllocator: can't allocate memory|HIP out of memory|MemoryError"
 )
 SIGKILLED = re.compile(r"Signal 9 \(SIGKILL\)|exitcode\s*:\s*-9")  # as torchrun reports a rank
-# A Python exception that says something; a launcher's own about its ranks has no text.
-LAST_WORDS = re.compile(r"^(\[rank\d+\]:\s*)?[A-Za-z_][\w.]*(Error|Exception): \S")
+# A Python exception that says something; a launcher's own about its ranks says nothing of why.
+LAST_WORDS = re.compile(r"^(\[rank\d+\]:\s*)?(?!subprocess\.CalledProcessError)[A-Za-z_][\w.]*(Error|Exception): \S")
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,18 @@ def _killed_for_memory() -> int:
 
 def _environment(plan: Plan, tag: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
-    path = os.pathsep.join(
-        [str(PROBE_SITE), *filter(None, (each.get("PYTHONPATH") for each in (plan.environment, inherited)))]
-    )
-    ours = {"PYTHONPATH": path, "MFUBENCH_RECORDS": str(plan.records), RUN_TAG: tag, "WANDB_MODE": "disabled"}
+
+    def in_front(first: str, variable: str) -> str:
+        return os.pathsep.join(filter(None, (first, plan.environment.get(variable), inherited.get(variable))))
+
+    ours = {
+        # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.
+        "PATH": in_front(os.path.dirname(plan.command[0]), "PATH"),
+        "PYTHONPATH": in_front(str(PROBE_SITE), "PYTHONPATH"),
+        "MFUBENCH_RECORDS": str(plan.records),
+        RUN_TAG: tag,
+        "WANDB_MODE": "disabled",
+    }
     return {**inherited, **extensions.environment(plan.command[0]), **plan.environment, **ours}
 
 

@@ -77,7 +77,9 @@ def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
     seen = sum(counted) if len(counted) == ranks else None
     causes: list[str] = []
     if seen is not None and abs(seen - expected) > APART * expected:
-        causes = min(_explanations(seen, batches, experiment), key=len, default=[])
+        told = [rank.work.get("recomputation") for rank in records.ranks]
+        kinds = RECOMPUTATIONS if None in told else tuple(kind for kind in RECOMPUTATIONS if kind in told)
+        causes = min(_explanations(seen, batches, experiment, kinds), key=len, default=[])
     return InSitu(
         flops=None if seen is None else seen / ranks,
         expected_flops=expected / ranks,
@@ -88,22 +90,49 @@ def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
     )
 
 
-def _explanations(seen: int, batches: Sequence[MicroBatch], experiment: Experiment) -> Iterator[list[str]]:
-    """Causes that together would make as many FLOPs as were seen. Sizes are round, so of several the fewest are believed."""
-    positions = sum(batch.batch_size * batch.sequence_length for batch in batches)
-    labelled = sum(batch.trained_tokens or 0 for batch in batches)
-    kinds = dict.fromkeys((experiment.gradient_checkpointing.name, *RECOMPUTATIONS))
-    for kind, (kernel, with_kernel) in product(kinds, _kernels(experiment.attention)):
+def _explanations(
+    seen: int, batches: Sequence[MicroBatch], experiment: Experiment, kinds: Sequence[str]
+) -> Iterator[list[str]]:
+    """Causes that together would make as many FLOPs as were seen; `kinds` of recomputation are possible.
+
+    Sizes are round, so of several the fewest are believed, and any number of positions only where nothing else changed.
+    """
+    asked = experiment.gradient_checkpointing.name
+    for kind, (kernel, with_kernel) in product(dict.fromkeys((asked, *kinds)), _kernels(experiment.attention)):
         would_do = with_kernel(profile_of(replace(experiment, gradient_checkpointing=GradientCheckpointing(kind))))
         expected = _hardware_flops(would_do, batches)
-        checkpointing = f"it recomputes as gradient_checkpointing={kind}"
-        changed = [checkpointing] * (kind != experiment.gradient_checkpointing.name) + [kernel] * bool(kernel)
+        changed = [f"it recomputes as gradient_checkpointing={kind}"] * (kind != asked) + [kernel] * bool(kernel)
         if abs(seen - expected) <= SAME * expected:
             yield changed
-        computed = _through_lm_head(positions, expected - seen, would_do)
-        if computed < positions:
-            which = ", those with a label" if labelled == computed else ""
-            yield [*changed, f"it is as if lm_head was computed for {computed} of {positions} positions{which}"]
+        for causes in _through_lm_head(seen - expected, batches, would_do, any_number=not changed):
+            yield [*changed, *causes]
+
+
+def _through_lm_head(
+    more: int, batches: Sequence[MicroBatch], profile: Profile, *, any_number: bool
+) -> Iterator[list[str]]:
+    """What lm_head did if that makes so many FLOPs more, or fewer, than every position once, to the last one."""
+    positions = sum(batch.batch_size * batch.sequence_length for batch in batches)
+    labelled = sum(batch.trained_tokens or 0 for batch in batches)
+    sequences = sum(batch.batch_size for batch in batches)
+    known = {
+        labelled: ", those with a label",
+        labelled - sequences: ", those whose next one has a label",
+        positions - sequences: ", those that have a next one",
+        positions: "",
+    }
+    of_one = profile.of(1, 2).hardware_flops - profile.of(1, 2, projected=1).hardware_flops
+    for again, causes in (
+        (0, []),
+        (profile.forward_of_head, ["lm_head's logits were computed again in the backward pass"]),
+    ):
+        computed, rest = divmod(more + positions * of_one, of_one + again) if of_one else (0, 1)
+        if rest or not 0 < computed <= positions or (computed not in known and not (any_number and not again)):
+            continue
+        fewer = f"it is as if lm_head was computed for {computed} of {positions} positions{known.get(computed, '')}"
+        found = causes + [fewer] * (computed < positions)
+        if found:
+            yield found
 
 
 def _kernels(asked: str) -> Iterator[tuple[str, Callable[[Profile], Profile]]]:
@@ -120,13 +149,6 @@ def _kernels(asked: str) -> Iterator[tuple[str, Callable[[Profile], Profile]]]:
 
 def _hardware_flops(profile: Profile, batches: Sequence[MicroBatch]) -> int:
     return sum(profile.of(batch.batch_size, batch.sequence_length).hardware_flops for batch in batches)
-
-
-def _through_lm_head(positions: int, missing: int, profile: Profile) -> int:
-    """How many of the positions passed lm_head, if the others are what is missing, to the last FLOP; else all."""
-    of_one = profile.of(1, 2).hardware_flops - profile.of(1, 2, projected=1).hardware_flops
-    others, rest = divmod(missing, of_one) if of_one else (0, 0)
-    return positions - others if rest == 0 and 0 < others < positions else positions
 
 
 def _mean(of_ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:

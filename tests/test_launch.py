@@ -151,6 +151,14 @@ def test_what_a_rank_said_is_found_before_its_launchers_report(tmp_path: Path) -
     assert outcome.last_words == words
 
 
+def test_that_a_launchers_command_failed_is_not_why(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys; print('ValueError: no such key: lora_ranks'); subprocess.run(['false'], check=True)"
+    )
+    outcome = launch.launch(plan_of(tmp_path, program), never)
+    assert outcome.last_words == "ValueError: no such key: lora_ranks"
+
+
 def test_the_child_gets_the_plans_environment_and_none_of_wandbs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +171,7 @@ def test_the_child_gets_the_plans_environment_and_none_of_wandbs(
     assert seen["WANDB_MODE"] == "disabled"
     assert seen["OF_THE_PLAN"] == "1"
     assert seen["PYTHONPATH"].split(os.pathsep) == [str(launch.PROBE_SITE), "/somewhere"]
+    assert seen["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)  # its own programs come first
     assert seen["MFUBENCH_RECORDS"] == str(tmp_path / "records")
 
 

@@ -98,10 +98,27 @@ def test_positions_that_lm_head_was_spared_are_counted(
 
 def test_two_reasons_are_both_given(asked: Callable[..., Experiment]) -> None:
     recomputing = profile_of(asked("gradient_checkpointing=reentrant"))
-    found = seen(asked(), recomputing.of(2, 128, projected=16).hardware_flops, OF_ALL)
+    found = seen(asked(), recomputing.of(2, 128, projected=16).hardware_flops, MicroBatch(2, 128, 256, 16))
     assert found.explanation == (
-        "it recomputes as gradient_checkpointing=reentrant and it is as if lm_head was computed for 16 of 256 positions"
+        "it recomputes as gradient_checkpointing=reentrant and it is as if lm_head was computed for 16 of 256 positions, "
+        "those with a label"
     )
+
+
+def test_recomputation_that_the_probe_did_not_see_explains_nothing(asked: Callable[..., Experiment]) -> None:
+    """A chunked loss: all positions that have a next one, whose logits are made twice; by hand 4 products of 254 positions
+    instead of 3 of 256, each of 2 x 96 x 256 FLOPs."""
+    flops = profile_of(asked()).of(2, 128).hardware_flops + (4 * 254 - 3 * 256) * 2 * 96 * 256
+    told = replace(rank_of(0, flops, OF_ALL), work={"recomputation": "none"})
+    found = in_situ(Records((told,)), asked())
+    assert found is not None and found.explanation == (
+        "lm_head's logits were computed again in the backward pass and it is as if lm_head was computed for 254 of 256 "
+        "positions, those that have a next one"
+    )
+    recomputing = profile_of(asked("gradient_checkpointing=reentrant")).of(2, 128).hardware_flops
+    told = replace(rank_of(0, recomputing, OF_ALL), work={"recomputation": "none"})
+    found = in_situ(Records((told,)), asked())
+    assert found is not None and found.explanation is None
 
 
 def test_attention_of_another_kernel_is_known_by_its_products(asked: Callable[..., Experiment]) -> None:

@@ -60,6 +60,11 @@ class Profile:
     positions: int | None  # the most that a sequence may have; None: any number
     sizes: Mapping[str, int]  # of the architecture, by the names in `conventions`; those that it has
 
+    @property
+    def forward_of_head(self) -> int:
+        """FLOPs per position of lm_head's forward pass."""
+        return sum(n for key, n in self.executed_products.items() if key.startswith("forward/") and _of_head(key))
+
     def check(
         self,
         batch_size: int,
