@@ -225,7 +225,6 @@ def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.Captur
             ["model.architecture.model_type=ctrl", "attention=eager", "gradient_checkpointing=reentrant"],
             "expected  none",
         ),
-        (["mode=full", "mode.rank=16"], "try       python -m mfubench.flops mode=lora mode.rank=16"),
         (["model=mixtral-8x7b", "mode=lora"], "mode.target_modules=[q_proj,k_proj,v_proj,o_proj]"),
         (["model=qwen3-30b-a3b", "mode=qlora"], "q_proj, k_proj, v_proj, o_proj, lm_head"),
         (

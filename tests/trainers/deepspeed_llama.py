@@ -41,7 +41,7 @@ if __name__ == "__main__":
     parser.add_argument("--stopwatch", type=Path, required=True)
     given = parser.parse_args()
     torch.manual_seed(0)
-    model = build(argparse.Namespace(attention="sdpa", checkpointing=given.checkpointing, lora=False, four_bit=False))
+    model = build(checkpointing=given.checkpointing)
     if given.unused_adapter:
         model.lm_head = WithUnusedAdapter(model.lm_head)
     groups = [

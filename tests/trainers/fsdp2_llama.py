@@ -25,7 +25,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     torch.distributed.init_process_group("gloo")
     torch.manual_seed(0)
-    model = build(argparse.Namespace(attention="sdpa", checkpointing="non_reentrant", lora=False, four_bit=False))
+    model = build(checkpointing="non_reentrant")
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     for block in model.model.layers:

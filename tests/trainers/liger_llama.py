@@ -22,7 +22,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     apply_liger_kernel_to_llama(**{name: name in given.switches for name in SWITCHES})
     torch.manual_seed(0)
-    model = build(argparse.Namespace(attention="sdpa", checkpointing="none", lora=False))
+    model = build()
     optimizer = torch.optim.AdamW(model.parameters())
     ids = torch.randint(64, (2, 16))
     for _ in range(3):

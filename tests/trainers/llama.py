@@ -24,7 +24,14 @@ class BypassedHead(nn.Module):
         return nn.functional.linear(hidden, self.adapted.base_layer.weight)
 
 
-def build(options: argparse.Namespace) -> nn.Module:
+def build(
+    *,
+    attention: str = "sdpa",
+    checkpointing: str = "none",
+    lora: bool = False,
+    four_bit: bool = False,
+    bypassed_head: bool = False,
+) -> nn.Module:
     """The model, ready to train."""
     config = LlamaConfig(
         vocab_size=64,
@@ -33,22 +40,22 @@ def build(options: argparse.Namespace) -> nn.Module:
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
-        attn_implementation=options.attention,
+        attn_implementation=attention,
         use_cache=False,
     )
     model = LlamaForCausalLM(config)
-    if options.four_bit:
+    if four_bit:
         from packed import pack
 
         pack(model, double=True)
-    if options.checkpointing != "none":
-        model.gradient_checkpointing_enable({"use_reentrant": options.checkpointing == "reentrant"})
-    if not options.lora:
+    if checkpointing != "none":
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing == "reentrant"})
+    if not lora:
         return model.train()
-    targets = [*PROJECTIONS, "lm_head"] if options.bypassed_head else PROJECTIONS
+    targets = [*PROJECTIONS, "lm_head"] if bypassed_head else PROJECTIONS
     adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     adapted.enable_input_require_grads()
-    if options.bypassed_head:
+    if bypassed_head:
         model.lm_head = BypassedHead(model.lm_head)
     return adapted.train()
 
@@ -80,7 +87,13 @@ if __name__ == "__main__":
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build(given)
+    model = build(
+        attention=given.attention,
+        checkpointing=given.checkpointing,
+        lora=given.lora,
+        four_bit=given.four_bit,
+        bypassed_head=given.bypassed_head,
+    )
     trained = [p for p in model.parameters() if p.requires_grad]
     if given.compiled:
         model.compile(backend="eager")
