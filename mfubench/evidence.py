@@ -10,8 +10,8 @@ from pathlib import Path
 from mfubench.config import Experiment
 from mfubench.flops import FlopCount
 from mfubench.hardware import Machine, Peak
-from mfubench.launch import Outcome
 from mfubench.metrics import Measurement
+from mfubench.outcome import Outcome
 from mfubench.plan import Plan
 from mfubench.records import Difference, Records
 from mfubench.recounts import InSitu, SecondCount

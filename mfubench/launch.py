@@ -17,59 +17,24 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from mfubench import extensions
+from mfubench.outcome import SIGKILLED, Outcome, log_tail
 from mfubench.paths import PROBE_SITE
 from mfubench.plan import Plan
 
 GRACE_S = 10.0
 ANSWER_WITHIN_S = 60.0  # a command line that imports torch takes some ten seconds
 LOOK_EVERY_S = 1.0
-LOG_TAIL_LINES = 200  # behind a rank's last words a launcher prints its own report, some eight lines a rank
-LOG_TAIL_BYTES = 64 * 1024
 RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run, so that a stray one is recognised
 PR_SET_CHILD_SUBREAPER = 36
 ENDING = 0  # among the signals: the run is being ended
 _signals: list[int] = []  # that came since the outermost `interrupted_once` began
 # A child would attach to our W&B service, and its settings are not the run's; a framework must not track beside us.
 NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
-OUT_OF_MEMORY = re.compile(
-    r"CUDA out of memory|torch\.OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
-    r"|DefaultCPUAllocator: can't allocate memory|HIP out of memory|MemoryError"
-)
-SIGKILLED = re.compile(r"Signal 9 \(SIGKILL\)|exitcode\s*:\s*-9")  # as torchrun reports a rank
-# A Python exception that says something; a launcher's own about its ranks says nothing of why.
-LAST_WORDS = re.compile(r"^(\[rank\d+\]:\s*)?(?!subprocess\.CalledProcessError)[A-Za-z_][\w.]*(Error|Exception): \S")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the framework's processes ended."""
-
-    ended: str  # itself | stopped (by us: enough was recorded) | timeout | interrupted (by the user) | not_installed
-    returncode: int | None
-    wall_s: float
-    log_tail: tuple[str, ...]
-    killed_for_memory: bool = False  # by the kernel, which leaves no line in the log
-
-    @property
-    def out_of_memory(self) -> bool:
-        """Whether the kernel or the last lines of the log say so."""
-        return self.killed_for_memory or any(OUT_OF_MEMORY.search(line) for line in self.log_tail)
-
-    @property
-    def last_words(self) -> str | None:
-        """The line of the log that says why: of memory, else the last exception, else the last line of all."""
-        if self.killed_for_memory:
-            return "none: the kernel killed it, because the host's memory was full"
-        for pattern in (OUT_OF_MEMORY, LAST_WORDS):
-            if said := [line for line in self.log_tail if pattern.search(line)]:
-                return said[-1]
-        return self.log_tail[-1] if self.log_tail else None
 
 
 def launch(plan: Plan, enough: Callable[[], bool]) -> Outcome:
@@ -173,14 +138,6 @@ def commit_of(root: Path) -> str | None:
         ].strip()
     except (OSError, RuntimeError):
         return None
-
-
-def log_tail(log: Path) -> tuple[str, ...]:
-    """The last lines of the framework's output."""
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return tuple(line.rstrip() for line in lines if line.strip())[-LOG_TAIL_LINES:]
 
 
 def _killed_for_memory() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mfubench.launch import Outcome
+from mfubench.outcome import Outcome
 from mfubench.records import Difference, Records
 
 Status = Literal[

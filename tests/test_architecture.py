@@ -26,7 +26,7 @@ ORDER = (
     ("support",),
     ("sharding",),
     ("plan",),
-    ("extensions",),
+    ("extensions", "outcome"),
     ("launch",),
     ("metrics", "recounts", "verdict", "progress"),
     ("evidence",),

@@ -14,8 +14,8 @@ from mfubench.config.defaults import defaults
 from mfubench.evidence import Evidence, now
 from mfubench.flops import FlopCount
 from mfubench.hardware import Machine, Peak
-from mfubench.launch import Outcome
 from mfubench.metrics import measure
+from mfubench.outcome import Outcome
 from mfubench.records import MicroBatch, RankRecord, Records
 from mfubench.recounts import InSitu
 from mfubench.verdict import Verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mfubench.launch import Outcome
+from mfubench.outcome import Outcome
 from mfubench.records import Difference
 from mfubench.verdict import STATUSES, judge, periods_wanted
 
