@@ -1,4 +1,4 @@
-"""The architectures of conf/model/, as they stand there."""
+"""The architectures of conf/model/, as they stand there, and how many parameters they have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from typing import Any
 import yaml
 
 from mfubench.paths import CONF
+
+# As published for each.
+PARAMETERS = {
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "mistral-7b": 7_248_023_552,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+    "gemma-2-9b": 9_241_705_984,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen3-30b-a3b": 30_532_122_624,
+}
 
 
 def architecture_of(model: str) -> dict[str, Any]:

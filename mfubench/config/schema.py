@@ -20,9 +20,7 @@ class Framework:
     command: list[Any] | None = MISSING  # argv; a list inside it is spliced in. null: its engines have one each
     environment: dict[str, str] = MISSING
     config_file: str = MISSING  # the native file's name in the run folder; its ending sets the format
-    files: dict[str, Any] = field(
-        default_factory=dict
-    )  # what the native file refers to: name in the run folder -> content
+    files: dict[str, Any] = field(default_factory=dict)  # that the native file refers to: name -> content
     variables: dict[str, Any] = field(default_factory=dict)  # words of the framework's own for ${variables.NAME}
     random_weights: str = MISSING  # "device": makes random weights itself; "disk": loads them from the model's folder
     base: dict[str, Any] = MISSING

@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CONFIDENCE = 0.975  # of each end: 95 % of both
+from mfubench.statistics.intervals import student
+
 MOST_REPEATS = 1000  # to be worth proposing
 
 
@@ -43,7 +44,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Ratio:
     if len(logs) < 2:
         raise ValueError(f"{len(logs)} pair(s) of runs have no spread; give at least two repeats, as repeat=range(3)")
     mean, std = statistics.fmean(logs), statistics.stdev(logs)
-    half = _student(len(logs)) * std / len(logs) ** 0.5
+    half = student(len(logs)) * std / len(logs) ** 0.5
     more = 0 if abs(mean) > half else _more(abs(mean), std, len(logs))
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs), more)
 
@@ -51,12 +52,6 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Ratio:
 def _more(difference: float, std: float, pairs: int) -> int | None:
     """The repeats, besides those there are, after which an interval would exclude 1 if all stayed as it is."""
     for total in range(pairs + 1, pairs + MOST_REPEATS):
-        if _student(total) * std / total**0.5 < difference:
+        if student(total) * std / total**0.5 < difference:
             return total - pairs
     return None
-
-
-def _student(n: int) -> float:
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-    return float(stdtrit(n - 1, CONFIDENCE))

@@ -50,7 +50,7 @@ def summarize(values: Sequence[float]) -> Summary:
 def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float:
     """Half the width of Student's t interval for the mean of at least two values."""
     worth = effective_size(values)
-    return _student(worth, confidence) * statistics.stdev(values) / worth**0.5
+    return student(worth, confidence) * statistics.stdev(values) / worth**0.5
 
 
 def effective_size(values: Sequence[float]) -> float:
@@ -81,7 +81,7 @@ def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[fl
     amount, time = statistics.fmean(amounts), statistics.fmean(times)
     residual = [amount_i * time - amount * time_i for amount_i, time_i in zip(amounts, times, strict=True)]
     worth = effective_size(residual)
-    factor = _student(worth, CONFIDENCE) ** 2 / worth
+    factor = student(worth) ** 2 / worth
     of_amount, of_time = statistics.variance(amounts, amount), statistics.variance(times, time)
     of_both = statistics.covariance(amounts, times)
     # R lies between the roots of a R² - 2 b R + c; b² - a c is written without the difference of nearly equal squares.
@@ -93,7 +93,8 @@ def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[fl
     return c / (b + root) if c > 0 else 0.0, (b + root) / a if a > 0 else None
 
 
-def _student(worth: float, confidence: float) -> float:
+def student(worth: float, confidence: float = CONFIDENCE) -> float:
+    """Student's t that an interval of this confidence reaches to on both sides, of the mean of so many independent values."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     return float(stdtrit(max(worth - 1, 1.0), (1 + confidence) / 2))

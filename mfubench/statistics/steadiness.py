@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mfubench.statistics.intervals import effective_size, student
+
 NEIGHBOURS = 5
 BAND = 3.0  # robust standard deviations of a median of NEIGHBOURS
 MAD_TO_STD = 1.4826  # of a normal distribution
 MEDIAN_SPREAD = 0.5357  # the standard deviation of the median of five normal values, in theirs (Teichroew 1956)
 LEAST_BAND = 0.002  # of the median: below this a difference is no warm-up worth a step
-DRIFTS = 0.995  # confidence of each end of the slope's interval
+DRIFTS = 0.99  # confidence of the slope's interval
 LEAST_DRIFT = 0.005  # of the mean, over the whole window
 LEAST_STEPS = 10  # to tell anything from
 
@@ -81,9 +83,6 @@ def _drift(times: Any) -> tuple[float, float]:
     worth (see `effective_size`).
     """
     import numpy as np
-    from scipy.special import stdtrit
-
-    from mfubench.statistics.intervals import effective_size
 
     n = len(times)
     x = np.arange(n) - (n - 1) / 2
@@ -91,6 +90,6 @@ def _drift(times: Any) -> tuple[float, float]:
     residuals = times - times.mean() - slope * x
     worth = effective_size(residuals.tolist())
     error = float((residuals @ residuals / (n - 2) / (x @ x)) ** 0.5) * (n / worth) ** 0.5
-    half = float(stdtrit(max(worth - 2, 1.0), DRIFTS)) * error
+    half = student(worth - 1, DRIFTS) * error
     whole = (n - 1) / float(times.mean())
     return slope * whole, half * whole
