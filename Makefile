@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-frameworks check bench setup
+.PHONY: run test test-frameworks check bench bench-faults setup
 
 run: .venv/ready
 	$(BIN)/python -m mfubench $(ARGS)
@@ -23,7 +23,11 @@ check: .venv/ready
 
 # What mfubench itself costs, beside its goals; for a quiet machine.
 bench: .venv/ready
-	$(BIN)/python tests/bench.py
+	$(BIN)/python -m tests.bench
+
+# Every fault injected for real, ARGS times each (10 if nothing is said, half an hour): status, result, processes left.
+bench-faults: .venv/ready
+	$(BIN)/python tests/faults/bench.py $(ARGS)
 
 setup: .venv/ready
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mfubench.parts import Parts, parts
 from mfubench.records import Asked, Follower, MicroBatch, StepFlops, differences, read
 
 HOUR_NS = 3_600_000_000_000
@@ -29,6 +30,7 @@ WORK = {
     "zero_stage": None,
     "optimizers": [{"class": "AdamW", "fused": True, "steps": {"float32": 100}, "state": {"float32": 200}}],
 }
+BEFORE = {"gradients": 4, "recomputed_calls": 0, "optimizer_t": None, "loading_ns": None, "probe_ns": 0}
 ASKED = Asked(
     num_ranks=1,
     micro_batch_shape=(2, 8),
@@ -55,8 +57,14 @@ def start(rank: int = 0, pid: int = 7) -> dict[str, Any]:
 def forward(step: int, at_ms: float, wall_ms: float | None = None, **more: Any) -> dict[str, Any]:
     """A training forward; `at_ms` on the monotonic clock, the same on the wall clock unless given."""
     wall = at_ms if wall_ms is None else wall_ms
-    times = {"t": int(at_ms * 1e6), "w": HOUR_NS + int(wall * 1e6)}
+    times = {"t": int(at_ms * 1e6), "w": HOUR_NS + int(wall * 1e6), "before": BEFORE}
     return {"event": "forward", **times, "root": 0, "step": step, "shape": [2, 8], "real": 12, "trained": 9, **more}
+
+
+def before(optimizer_ms: float | None, loading_ms: float | None, probe_ms: float = 0.0) -> dict[str, Any]:
+    """What the first forward of a step says of the step before."""
+    optimizer_t, loading_ns = (None if ms is None else int(ms * 1e6) for ms in (optimizer_ms, loading_ms))
+    return BEFORE | {"optimizer_t": optimizer_t, "loading_ns": loading_ns, "probe_ns": int(probe_ms * 1e6)}
 
 
 def optimizer(step: int, at_ms: float, memory: int = 1000) -> dict[str, Any]:
@@ -140,23 +148,51 @@ def test_two_models_that_train_in_turns_are_an_error(written: Callable[..., Path
     ) in found
 
 
+def on_device(lines: Lines, told: dict[int, Any]) -> Lines:
+    """The same with what the device's clock told in the first forward of a step."""
+    return [{**line, "device": told.get(line["step"], [])} if line["event"] == "forward" else line for line in lines]
+
+
 def test_on_a_device_its_clock_counts_and_periods_end_where_it_is_known(written: Callable[..., Path]) -> None:
-    lines = run()
-    told: dict[int, Any] = {0: [], 1: [], 2: [[1, 0.12]], 3: [[2, 0.29]]}
-    lines = [{**line, "device": told[line["step"]]} if line["event"] == "forward" else line for line in lines]
-    (rank,) = read(written(rank0=lines)).ranks
+    (rank,) = read(written(rank0=on_device(run(), {2: [[1, 0.12, 0.1]], 3: [[2, 0.29, None]]}))).ranks
     assert rank.step_times_s == rank.device_step_times_s == (0.12, 0.29)
     assert rank.host_step_times_s == pytest.approx((0.1, 0.3))
+    assert (rank.to_optimizer_s, rank.device_heard_s) == ((0.1, None), (1.4, 1.6))
     assert len(rank.micro_batches) == 2
-    assert whats(written(rank0=lines), replace(ASKED, periods=2)) == []
+    # Both boundaries that were heard of can have been passed after they were queued: at 1.1 + 0.12 and 1.1 + 0.41 s.
+    assert (
+        whats(written(rank0=on_device(run(), {2: [[1, 0.12, 0.1]], 3: [[2, 0.29, None]]})), replace(ASKED, periods=2))
+        == []
+    )
 
 
-def test_a_device_clock_far_from_the_hosts_is_a_difference(written: Callable[..., Path]) -> None:
-    lines = [{**line, "device": []} if line["event"] == "forward" else line for line in run()]
-    lines[-1]["device"] = [[1, 0.01], [2, 0.03], [3, 0.02]]
-    assert whats(written(rank0=lines)) == [
-        ("device time that 3 steps took on rank 0", "0.600 s, as on the host's clock", "0.060 s")
-    ]
+@pytest.mark.parametrize(("factor", "agrees"), [(1.0, True), (1.02, True), (1.1, False), (0.9, False), (0.1, False)])
+def test_a_device_clock_that_runs_apart_from_the_hosts_is_a_difference(
+    written: Callable[..., Path], factor: float, agrees: bool
+) -> None:
+    """The host is a step ahead, all the time: it hears of a boundary when it has queued the next."""
+    steps = 51
+    lines = [*run()[:2], *(forward(step, 1000 + 100 * step) for step in range(steps))]
+    told = {step: [[step - 1, 0.1 * factor, 0.08]] for step in range(2, steps)}
+    found = whats(written(rank0=on_device([*lines, WORK], told)), replace(ASKED, periods=49))
+    assert found == (
+        []
+        if agrees
+        else [("device time that 49 steps took on rank 0", "4.900 s, as on the host's clock", f"{4.9 * factor:.3f} s")]
+    )
+
+
+def test_a_host_that_queues_all_steps_at_once_hears_of_them_late_and_that_is_no_difference(
+    written: Callable[..., Path],
+) -> None:
+    """As under CUDA graphs: 40 steps of 0.1 s are queued within 40 ms, and 10 more as the device gets on."""
+    lines = [*run()[:2], *(forward(step, 1000 + step) for step in range(40))]
+    lines += [forward(step, 1000 + 100 * (step - 39)) for step in range(40, 51)]
+    told = {step: [[step - 39, 0.1, 0.08]] for step in range(40, 51)}
+    at_exit = {"event": "device", "t": int(6.1e9), "w": HOUR_NS, "device": [[n, 0.1, 0.08] for n in range(12, 51)]}
+    folder = written(rank0=[*on_device(lines, told), WORK, at_exit])
+    assert read(folder).ranks[0].step_times_s == (0.1,) * 50
+    assert whats(folder, replace(ASKED, periods=50)) == []
 
 
 def test_a_suspended_machine_shows_on_the_wall_clock(written: Callable[..., Path]) -> None:
@@ -297,6 +333,45 @@ def test_a_sequence_that_varies_may_be_shorter_and_no_longer(written: Callable[.
         assert whats(written(rank0=lines), varies) == [(what, "[2, 8] at most", f"{shape} (1 times), [2, 8] (2 times)")]
 
 
+def test_where_the_time_went_is_told_by_the_first_forward_of_the_next_step(written: Callable[..., Path]) -> None:
+    lines = run()
+    told = [before(None, None), before(1080, 5, 0.1), before(1350, 15, 0.2), before(1560, 1, 0.3)]
+    for step, line in enumerate(line for line in lines if line["event"] == "forward"):
+        line["before"] = told[step]
+    (rank,) = read(written(rank0=lines)).ranks
+    assert rank.to_optimizer_s == pytest.approx((0.08, 0.25, 0.16))
+    assert rank.data_waits_s == pytest.approx((0.005, 0.015, 0.001))
+    # The last two periods, of 300 and 200 ms.
+    assert asdict(parts(rank, 1, 2)) == pytest.approx(
+        {
+            "data_wait_s": 0.008,
+            "forward_to_optimizer_s": 0.205,
+            "optimizer_to_forward_s": 0.045,
+            "probe_s": 0.00025,
+        }
+    )
+
+
+def test_parts_that_are_not_known_in_every_step_are_not_told(written: Callable[..., Path]) -> None:
+    lines = run()
+    for step, line in enumerate(line for line in lines if line["event"] == "forward"):
+        line["before"] = before(1080 if step == 1 else None, None, 0.5)
+    (rank,) = read(written(rank0=lines)).ranks
+    assert parts(rank, 0, 3) == Parts(None, None, None, 0.0005)
+    assert parts(rank, 0, 1).optimizer_to_forward_s == pytest.approx(0.02)
+
+
+def test_on_a_device_the_parts_are_by_its_clock_and_the_wait_for_data_by_the_hosts(
+    written: Callable[..., Path],
+) -> None:
+    lines = on_device(run(), {2: [[1, 0.12, 0.1]], 3: [[2, 0.28, 0.2]]})
+    for line in lines:
+        if line["event"] == "forward":
+            line["before"] = before(1080, 7)
+    (rank,) = read(written(rank0=lines)).ranks
+    assert list(asdict(parts(rank, 0, 2)).values()) == pytest.approx([0.007, 0.15, 0.05, 0.0])
+
+
 def test_a_counted_step_is_read_with_the_micro_batches_that_were_in_it(written: Callable[..., Path]) -> None:
     figures = {"compiled": False, "flops": 70, "by_operator": {"aten::mm": 70}, "uncounted": {"x::y [2, 3]": 4}}
     lines = run()
@@ -362,6 +437,7 @@ def test_a_follower_sees_what_is_appended_and_never_half_a_line(tmp_path: Path) 
         seen.append(follower.look()["rank0"].periods)
     assert seen == sorted(seen)
     assert set(seen) == {0, 1, 2, 3}
+    assert follower.look()["rank0"].step_times_s == pytest.approx([0.1, 0.3, 0.2])
     assert follower.look()["rank0"].recent_step_time_s == pytest.approx(0.2)  # (0.1 + 0.3 + 0.2) / 3
 
 

@@ -1,10 +1,13 @@
-"""Token counts of micro-batches. In: what DataLoaders hand out. Out: counts, matched to forwards by shape, in order.
+"""Token counts of micro-batches, and waits for them. In: what DataLoaders hand out. Out: counts, matched to forwards by shape,
+in order.
 
 Counted where batches leave the loader and still are on the CPU: reading a CUDA tensor would synchronise the device.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, Tuple
@@ -66,17 +69,33 @@ def _checksum(ids: Any) -> int | None:
     if ids.device.type != "cpu":
         return None
     first = ids.flatten()[:CHECKED_TOKENS].long()
-    return int((first * torch.arange(1, len(first) + 1)).sum())
+    return int((first * torch.arange(1, len(first) + 1)).sum())  # no product of matrices: a counted step would count it
 
 
-def watch_loaders(loaded: Callable[[Any], None]) -> None:
-    """Calls `loaded(batch)` for every batch that any DataLoader of this process hands out."""
+def watch_loaders(waited: Callable[[int], None], loaded: Callable[[Any], None]) -> None:
+    """Calls `waited(ns)` for the time that any DataLoader of this process is asked for a batch, and `loaded(batch)`.
+
+    A loader inside another one is a part of that.
+    """
     iterator = torch.utils.data.dataloader._BaseDataLoaderIter
     original = iterator.__next__
+    here = _Here()
 
     def next_batch(self: Any) -> Any:
-        batch = original(self)
+        if here.in_a_loader:
+            return original(self)
+        here.in_a_loader = True
+        began = time.perf_counter_ns()
+        try:
+            batch = original(self)
+        finally:
+            here.in_a_loader = False
+            waited(time.perf_counter_ns() - began)
         loaded(batch)
         return batch
 
     iterator.__next__ = next_batch  # type: ignore[method-assign]
+
+
+class _Here(threading.local):
+    in_a_loader = False

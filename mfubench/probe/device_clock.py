@@ -7,33 +7,62 @@ only after it has happened: the device is never waited for. Not yet run on CUDA.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
+from typing import Optional, Tuple
 
 import torch
+
+# A step, seconds from the boundary before to its own, and how many of these to the optimizer's start; None: not marked.
+Period = Tuple[int, float, Optional[float]]
+
+
+@dataclass
+class _Boundary:
+    step: int
+    event: torch.cuda.Event
+    optimizer: torch.cuda.Event | None = None  # where the optimizer starts that ends this step
 
 
 class DeviceClock:
     """CUDA events at boundaries, oldest first: the last one that has happened, then those still to come."""
 
     def __init__(self) -> None:
-        self._events: deque[tuple[int, torch.cuda.Event]] = deque()
+        self._boundaries: deque[_Boundary] = deque()
 
     def boundary(self, step: int) -> None:
         """Marks the start of `step` on the current stream."""
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._events.append((step, event))
+        self._boundaries.append(_Boundary(step, _now()))
 
-    def resolved(self) -> list[tuple[int, float]]:
-        """(step, seconds since the boundary before) of the boundaries the device has passed since the last call."""
-        found: list[tuple[int, float]] = []
-        while len(self._events) > 1 and self._events[0][1].query() and self._events[1][1].query():
-            _, before = self._events.popleft()
-            step, event = self._events[0]
-            found.append((step, before.elapsed_time(event) / 1e3))
+    def optimizer_starts(self) -> None:
+        """Marks where the optimizer starts in the current step, the first time in it."""
+        if self._boundaries and self._boundaries[-1].optimizer is None:
+            self._boundaries[-1].optimizer = _now()
+
+    def resolved(self) -> list[Period]:
+        """The periods that end with boundaries the device has passed since the last call."""
+        found: list[Period] = []
+        while len(self._boundaries) > 1 and self._boundaries[0].event.query() and self._boundaries[1].event.query():
+            before, after = self._boundaries.popleft(), self._boundaries[0]
+            to_optimizer_s = None
+            # An optimizer may have its own stream, and be behind.
+            if before.optimizer is not None and before.optimizer.query():
+                to_optimizer_s = before.event.elapsed_time(before.optimizer) / 1e3
+            found.append((after.step, before.event.elapsed_time(after.event) / 1e3, to_optimizer_s))
         return found
 
-    def awaited(self) -> list[tuple[int, float]]:
+    def awaited(self) -> list[Period]:
         """As `resolved`, for all boundaries so far. Waits for the device: only for when training is over."""
-        if self._events:
-            self._events[-1][1].synchronize()
+        if self._boundaries:
+            self._boundaries[-1].event.synchronize()
         return self.resolved()
+
+
+def capturing() -> bool:
+    """Whether what is called now is put into a CUDA graph: nothing of it runs, and reading an event would spoil it."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def _now() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

@@ -6,17 +6,25 @@
 | root | a new root module | root, class, wrappers (outermost first, the model last) |
 | forward | every training forward | t, w, root, step, shape [batch, sequence], real, trained, ids (or null), device, before |
 | step | every optimizer step | t, w, step, peak_memory_bytes, memory_kind, device |
-| device | at exit, CUDA only | device |
+| device | at exit, CUDA only | t, w, device |
 | work | once per root, after its first optimizer step | what `work` describes |
 | flops | once per root, after its second optimizer step, where asked | root, step, compiled, flops, by_operator, uncounted |
 | probe_error | the probe turned itself off | error, pid |
 
 `t` is the monotonic clock and `w` the time of day, both in ns. `step` counts optimizer steps from 0; a forward's is the
-step it belongs to. `real` and `trained` count tokens, `ids` is a checksum of token ids. `before`, in a step's first forward:
-[tensors with a gradient, outermost calls in the backward passes] of the step before. Root -1 is a call of the wrapped
+step it belongs to. `real` and `trained` count tokens, `ids` is a checksum of token ids. Root -1 is a call of the wrapped
 model past its wrapper. `flops` are null where torch.compile had a hand in the step; `uncounted` are operators that may
-multiply matrices and have no formula, with their shapes -> calls. `device` (CUDA only) lists [step, s]: device time
-between the first forwards of step - 1 and it.
+multiply matrices and have no formula, with their shapes -> calls. `device` (CUDA only) lists [step, s, s]: device time
+between the first forwards of step - 1 and it, and how much of that was to the start of the optimizer (or null).
+
+`before`, in a step's first forward, is of the step before, since its own first forward:
+| field | |
+|---|---|
+| gradients | tensors with a gradient, as its optimizers found them |
+| recomputed_calls | outermost calls in its backward passes |
+| optimizer_t | the host's monotonic clock when its first optimizer started, or null |
+| loading_ns | how long the training thread was in DataLoaders; null if it never asked one for a batch |
+| probe_ns | what the probe took of the host's time: its hooks by the clock, calls inside the root by number and a cost |
 
 The file is opened at the first training forward, so a launcher that only imports torch writes nothing. Lines are
 written whole and at once: workers are killed, not left to finish.

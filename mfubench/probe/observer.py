@@ -11,11 +11,9 @@ A model called only inside a function that is compiled as a whole is not seen.
 from __future__ import annotations
 
 import atexit
-import itertools
-import resource
+import functools
 import time
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import torch
 from torch import nn
@@ -23,13 +21,17 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 from . import work
 from .batches import INPUT_NAMES, BatchQueue, Shape, token_shape, watch_loaders
-from .device_clock import DeviceClock
+from .current_step import CurrentStep
+from .device_clock import DeviceClock, capturing
 from .events import Writer
 from .first_step import FirstStep
-from .module_calls import watch_module_calls
+from .module_calls import cost_of_an_inner_call_ns, watch_module_calls
+from .roots import Roots
 
 if TYPE_CHECKING:
     from .in_situ import StepCount
+
+Answer = TypeVar("Answer")
 
 
 def install(writer: Writer, profile_flops: bool) -> None:
@@ -41,11 +43,30 @@ def install(writer: Writer, profile_flops: bool) -> None:
     watch_module_calls(observer)
     register_optimizer_step_pre_hook(lambda optimizer, _args, _kwargs: observer.optimizer_starts(optimizer))
     register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: observer.optimizer_ended(optimizer))
-    watch_loaders(observer.loaded)
+    watch_loaders(observer.waited, observer.loaded)
+
+
+def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]:
+    """What the host's code calls: it never raises, is nothing when the observer is off, and its time is the probe's own."""
+
+    @functools.wraps(method)
+    def call(self: Observer, *args: Any) -> Answer | None:
+        if self._off:
+            return None
+        began = time.perf_counter_ns()
+        try:
+            return method(self, *args)
+        except Exception as error:
+            self.switch_off(error)
+            return None
+        finally:
+            self._step.own_ns += time.perf_counter_ns() - began
+
+    return call
 
 
 class Observer:
-    """Follows one process. Every public method is called from the host's code and never raises."""
+    """Follows one process."""
 
     def __init__(self, writer: Writer, profile_flops: bool) -> None:
         self.details: FirstStep | None = None  # what the first step of the root does; None once that is known
@@ -53,46 +74,38 @@ class Observer:
         self._profile_flops = profile_flops
         self._count: StepCount | None = None  # while the root's second step is counted
         self._batches = BatchQueue()
-        self._clock: DeviceClock | None = None  # CUDA only
+        self._step = CurrentStep()
+        self._inner_calls = 0  # of modules, in the root's first step
         self._off = False
-        self._root: weakref.ref[nn.Module] | None = None
-        self._root_ids: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
-        self._numbers = itertools.count()  # of roots
+        self._roots = Roots()
         self._root_runs = False
-        self._step = -1  # index of the current optimizer step
-        self._stepped = True  # the optimizer has finished the current step; the next training forward opens another
-        self._gradients = 0  # of the current step: tensors with a gradient, as its optimizers found them
-        self._recomputed_calls = 0  # of the current step: outermost calls in its backward passes
 
+    @_for_the_host
     def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """A module was called outside any other in this thread. True: it is the root, `root_returned` must follow."""
         # While the root runs, other threads' outermost calls are parts of it (nn.DataParallel's replicas).
-        if self._off or self._root_runs:
+        if self._root_runs:
             return False
-        try:
-            shape = _input_shape(args, kwargs)
-            in_backward = torch._C._current_graph_task_id() != -1
-            if in_backward:
-                self._recomputed_calls += 1
-                if self.details is not None:
-                    self.details.recomputed_call(module)
-            if shape is None or in_backward:
-                return False
-            if not torch.is_grad_enabled():
-                return self._evaluation_forward(module, shape)
-            return self._training_forward(module, shape)
-        except Exception as error:
-            self.switch_off(error)
+        if torch._C._current_graph_task_id() != -1:  # in a backward pass
+            self._step.recomputed_calls += 1
+            if self.details is not None:
+                self.details.recomputed_call(module)
             return False
+        shape = _input_shape(args, kwargs)
+        if shape is None or capturing():
+            return False
+        if not torch.is_grad_enabled():
+            return self._evaluation_forward(module, shape)
+        return self._training_forward(module, shape)
 
+    @_for_the_host
     def inner_call(self, module: nn.Module) -> None:
         """A module was called inside another one, while details are wanted."""
-        try:
-            if self._root_runs and self.details is not None:
-                self.details.inner_call(module)
-        except Exception as error:
-            self.switch_off(error)
+        self._inner_calls += 1
+        if self._root_runs and self.details is not None:
+            self.details.inner_call(module)
 
+    @_for_the_host
     def root_returned(self) -> None:
         """The root call that `outermost_call` reported is over."""
         self._root_runs = False
@@ -101,46 +114,38 @@ class Observer:
         if self._count is not None:
             self._count.paused = False
 
+    @_for_the_host
     def optimizer_starts(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step: the gradients it is going to use are there."""
-        if self._off:
+        if capturing():
             return
-        try:
-            self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-            if self.details is not None:
-                self.details.optimizer_starts(optimizer)
-            if self._count is not None:
-                self._count.paused = True
-        except Exception as error:
-            self.switch_off(error)
+        self._step.optimizer_starts(optimizer)
+        if self.details is not None:
+            self.details.optimizer_starts(optimizer)
+        if self._count is not None:
+            self._count.paused = True
 
+    @_for_the_host
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped."""
-        if self._off:
+        if capturing():
             return
-        try:
-            if self.details is not None:
-                self.details.optimizer_ended(optimizer)
-            if self._count is not None:
-                self._count.paused = False
-            if not self._stepped:
-                self._stepped = True
-                peak, kind = self._peak_memory()
-                moment: dict[str, Any] = {"t": time.perf_counter_ns(), "w": time.time_ns(), "step": self._step}
-                if self._clock is not None:
-                    moment["device"] = self._clock.resolved()
-                self._writer.write("step", {**moment, "peak_memory_bytes": peak, "memory_kind": kind})
-        except Exception as error:
-            self.switch_off(error)
+        if self.details is not None:
+            self.details.optimizer_ended(optimizer)
+        if self._count is not None:
+            self._count.paused = False
+        if not self._step.ended:
+            self._writer.write("step", {**_now(), **self._step.ends()})
 
+    @_for_the_host
+    def waited(self, ns: int) -> None:
+        """A DataLoader has taken so long to hand out a batch, or to say that there is none."""
+        self._step.waited(ns)
+
+    @_for_the_host
     def loaded(self, batch: Any) -> None:
         """A DataLoader has handed out a batch."""
-        if self._off:
-            return
-        try:
-            self._batches.put(batch)
-        except Exception as error:
-            self.switch_off(error)
+        self._batches.put(batch)
 
     def switch_off(self, error: Exception) -> None:
         """The probe made a mistake: it observes nothing any more."""
@@ -154,9 +159,8 @@ class Observer:
         self._writer.write_error(error)
 
     def _evaluation_forward(self, module: nn.Module, shape: Shape) -> bool:
-        """Evaluation uses up batches; it may call the model inside its wrappers."""
-        root = self._root() if self._root is not None else None
-        if not any(module is link for link in work.chain(root)) if root is not None else not module._modules:
+        """Evaluation uses up batches."""
+        if not self._roots.may_be_evaluated(module):
             return False
         self._batches.take(shape)
         self._root_runs = True
@@ -165,36 +169,25 @@ class Observer:
         return True
 
     def _training_forward(self, module: nn.Module, shape: Shape) -> bool:
-        root = self._root() if self._root is not None else None
         second = False  # whether this opens the root's second step
-        if module is not root:
-            # Parts may be called on their own, and an embedding before the root is known.
-            if root is not None and any(module is link for link in work.chain(root)[1:]):
+        if module is not self._roots.root:
+            if self._roots.is_wrapped(module):
                 self._past_the_wrapper(module, shape)
                 return False
-            if not module._modules or (root is not None and any(part is module for part in root.modules())):
+            if not self._roots.may_replace(module):
                 return False
             self._adopt(module)
-        elif self._stepped and self.details is not None:
-            self._writer.write("work", {"root": self._root_ids[module], **work.describe(module, self.details)})
-            self.details = None
+        elif self._step.ended and self.details is not None:
+            self._end_details(module)
             second = True
-        elif self._stepped and self._count is not None:
+        elif self._step.ended and self._count is not None:
             self._end_count(module)
-        t, w = time.perf_counter_ns(), time.time_ns()
-        line: dict[str, Any] = {"t": t, "w": w, "root": self._root_ids[module]}
-        if self._stepped:
-            line["before"] = [self._gradients, self._recomputed_calls]
-            self._gradients = self._recomputed_calls = 0
-            self._stepped = False
-            self._step += 1
-            if self._clock is not None:
-                self._clock.boundary(self._step)
+        line: dict[str, Any] = {**_now(), "root": self._roots.number(module)}
+        if self._step.ended:
+            line["before"] = self._step.opens_next()
         real, trained, ids = self._batches.take(shape)
-        line.update(step=self._step, shape=shape, real=real, trained=trained, ids=ids)
-        if self._clock is not None:
-            line["device"] = self._clock.resolved()
-        self._writer.write("forward", line)
+        line.update(step=self._step.index, shape=shape, real=real, trained=trained, ids=ids)
+        self._writer.write("forward", {**line, **self._step.on_device()})
         self._root_runs = True
         if self.details is not None:
             self.details.in_training_forward = True
@@ -204,15 +197,20 @@ class Observer:
             self._count = StepCount(module)
         return True
 
+    def _end_details(self, root: nn.Module) -> None:
+        assert self.details is not None
+        self._writer.write("work", {"root": self._roots.number(root), **work.describe(root, self.details)})
+        self.details = None
+        self._step.unclocked_ns = round(self._inner_calls * cost_of_an_inner_call_ns(self))
+
     def _end_count(self, root: nn.Module) -> None:
         assert self._count is not None
         count, self._count = self._count, None
-        self._writer.write("flops", {"root": self._root_ids[root], "step": self._step, **count.ended()})
+        self._writer.write("flops", {"root": self._roots.number(root), "step": self._step.index, **count.ended()})
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
         """The model is trained without what is around it: another root to the reader, who refuses two."""
-        number = self._root_ids.setdefault(module, -1)
-        moment = {"t": time.perf_counter_ns(), "w": time.time_ns(), "root": number, "step": self._step}
+        moment = {**_now(), "root": self._roots.number(module), "step": self._step.index}
         self._writer.write("forward", {**moment, "shape": shape, "real": None, "trained": None})
 
     def _adopt(self, module: nn.Module) -> None:
@@ -222,33 +220,29 @@ class Observer:
         if self._count is not None:  # of what turns out to be a part of the root
             self._count.ended()
             self._count = None
-        self._root = weakref.ref(module)
         self.details = None
-        if module not in self._root_ids:
-            number = self._root_ids[module] = next(self._numbers)
+        if self._roots.replace(module):
             names = [type(link).__name__ for link in work.chain(module)]
+            number = self._roots.number(module)
             self._writer.write("root", {"root": number, "class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
-        self._stepped = True
-        if self._clock is None and any(parameter.is_cuda for parameter in module.parameters()):
-            self._clock = DeviceClock()
+            self._inner_calls = 0
+        self._step.ended = True
+        if self._step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
+            self._step.clock = DeviceClock()
             atexit.register(self._last_periods)
 
+    @_for_the_host
     def _last_periods(self) -> None:
         """The framework is done, so waiting for the device disturbs nothing: the periods it was behind with."""
-        if self._off or self._clock is None:
-            return
-        try:
-            found = self._clock.awaited()
-            if found:
-                self._writer.write("device", {"device": found})
-        except Exception as error:
-            self.switch_off(error)
+        assert self._step.clock is not None
+        found = self._step.clock.awaited()
+        if found:
+            self._writer.write("device", {**_now(), "device": found})
 
-    def _peak_memory(self) -> tuple[int, str]:
-        if self._clock is not None:
-            return torch.cuda.max_memory_allocated(), "cuda_max_allocated"
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process_peak_rss"  # Linux counts in KiB
+
+def _now() -> dict[str, int]:
+    return {"t": time.perf_counter_ns(), "w": time.time_ns()}
 
 
 def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shape | None:

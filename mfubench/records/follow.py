@@ -5,21 +5,31 @@ Only what was appended since the last look is read, so looking stays cheap howev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mfubench.records.series import Series, events_of, host_times_s
+from mfubench.records.series import Series, events_of
 
 RECENT_STEPS = 10
 
 
 @dataclass(frozen=True)
 class RankProgress:
-    """Complete step periods of one process, and the mean of its last ones in seconds; None before the first."""
+    """The complete step periods of one process, by the clock that counts in the end: `RankRecord.step_times_s` so far."""
 
-    periods: int
-    recent_step_time_s: float | None
+    step_times_s: Sequence[float]
+
+    @property
+    def periods(self) -> int:
+        """How many there are."""
+        return len(self.step_times_s)
+
+    @property
+    def recent_step_time_s(self) -> float | None:
+        """The mean of the last ones; None before the first."""
+        recent = self.step_times_s[-RECENT_STEPS:]
+        return sum(recent) / len(recent) if recent else None
 
 
 @dataclass
@@ -39,7 +49,7 @@ class Follower:
         """Progress by file name: `rank0`, `rank1`, ...; reads what is new."""
         for path in sorted(self._folder.glob("rank*.jsonl")):
             self._read_on(path, self._files.setdefault(path, _Followed()))
-        return {path.stem: _progress(followed.series) for path, followed in self._files.items()}
+        return {path.stem: RankProgress(followed.series.step_times_s) for path, followed in self._files.items()}
 
     def _read_on(self, path: Path, followed: _Followed) -> None:
         with path.open("rb") as file:
@@ -49,8 +59,3 @@ class Follower:
         followed.offset += len(whole)
         for event in events_of(whole.decode(errors="replace")):
             followed.series.take(event)
-
-
-def _progress(series: Series) -> RankProgress:
-    recent = host_times_s(series, RECENT_STEPS)
-    return RankProgress(series.periods, sum(recent) / len(recent) if recent else None)

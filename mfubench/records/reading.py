@@ -53,6 +53,10 @@ class RankRecord:
     errors: tuple[str, ...]
     efforts: tuple[tuple[int, int], ...] = ()  # of each period: tensors with a gradient, calls in the backward passes
     step_flops: StepFlops | None = None  # of one warm-up step, where they were to be counted
+    to_optimizer_s: tuple[float | None, ...] = ()  # of each period, by the clock of `step_times_s`; None: not known
+    data_waits_s: tuple[float | None, ...] = ()  # of each period: in DataLoaders, by the host's clock; None: not known
+    probe_times_s: tuple[float, ...] = ()  # of each period: the probe's own, by the host's clock
+    device_heard_s: tuple[float, ...] = ()  # of each period: when, by the host's monotonic clock, its end was known of
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
@@ -90,12 +94,17 @@ def _series(path: Path) -> Series:
 
 def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
     boundaries = series.boundaries[: series.periods + 1]
+    periods = series.device_periods if series.on_device else None
+    befores = [boundary["before"] for boundary in boundaries[1:]]
+    to_optimizer = [
+        _seconds(before["optimizer_t"], since["t"]) for since, before in zip(boundaries, befores, strict=False)
+    ]
     return RankRecord(
         rank=start["rank"],
         pid=start["pid"],
         boundaries_s=tuple(forward["t"] / 1e9 for forward in boundaries),
         wall_boundaries_s=tuple(forward["w"] / 1e9 for forward in boundaries),
-        device_step_times_s=tuple(series.device_times_s) if series.on_device else None,
+        device_step_times_s=None if periods is None else tuple(period.period_s for period in periods),
         micro_batches=tuple(
             tuple(_micro_batch(forward) for forward in step) for step in series.forwards[: series.periods]
         ),
@@ -104,9 +113,17 @@ def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
         work=series.work,
         versions=start["versions"],
         errors=tuple(series.errors),
-        efforts=tuple((b["before"][0], b["before"][1]) for b in boundaries[1:] if "before" in b),
+        efforts=tuple((before["gradients"], before["recomputed_calls"]) for before in befores),
         step_flops=_step_flops(series),
+        to_optimizer_s=tuple(to_optimizer if periods is None else (period.to_optimizer_s for period in periods)),
+        data_waits_s=tuple(_seconds(before["loading_ns"]) for before in befores),
+        probe_times_s=tuple(before["probe_ns"] / 1e9 for before in befores),
+        device_heard_s=() if periods is None else tuple(period.heard_s for period in periods),
     )
+
+
+def _seconds(until_ns: int | None, since_ns: int = 0) -> float | None:
+    return None if until_ns is None else (until_ns - since_ns) / 1e9
 
 
 def _step_flops(series: Series) -> StepFlops | None:

@@ -11,6 +11,15 @@ from typing import Any
 Event = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class DevicePeriod:
+    """A period by the device's clock, and when the host heard that it is over."""
+
+    period_s: float
+    to_optimizer_s: float | None  # of it: up to the start of the optimizer; None: not known
+    heard_s: float  # the host's monotonic clock
+
+
 @dataclass
 class Series:
     """One process's steps of the root module found last; step indices are the probe's.
@@ -27,16 +36,16 @@ class Series:
     boundaries: list[Event] = field(default_factory=list)  # the first forward of each step
     forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step
     on_device: bool = False
-    device_s: dict[int, float] = field(
-        default_factory=dict
-    )  # by step: since the boundary before, by the device's clock
+    _on_device: dict[int, DevicePeriod] = field(default_factory=dict)  # by the step that follows
     _roots: list[int] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
         """Adds one event."""
         if "device" in event and event["event"] != "work":  # there it is the kind of device
             self.on_device = True
-            self.device_s.update((step, seconds) for step, seconds in event["device"])
+            heard_s = event["t"] / 1e9
+            for step, period_s, to_optimizer_s in event["device"]:
+                self._on_device[step] = DevicePeriod(period_s, to_optimizer_s, heard_s)
         match event.get("event"):
             case "start":
                 self.start = event
@@ -68,25 +77,26 @@ class Series:
         self.forwards[-1].append(event)
 
     @property
-    def device_times_s(self) -> list[float]:
+    def device_periods(self) -> list[DevicePeriod]:
         """Periods by the device's clock, as far as they are known without a gap."""
-        times = []
+        periods = []
         for boundary in self.boundaries[1:]:
-            if boundary["step"] not in self.device_s:
+            if boundary["step"] not in self._on_device:
                 break
-            times.append(self.device_s[boundary["step"]])
-        return times
+            periods.append(self._on_device[boundary["step"]])
+        return periods
+
+    @property
+    def step_times_s(self) -> list[float]:
+        """Seconds of the complete periods: by the device's clock where there is one, else by the host's."""
+        if self.on_device:
+            return [period.period_s for period in self.device_periods]
+        return [(after["t"] - before["t"]) / 1e9 for before, after in pairwise(self.boundaries)]
 
     @property
     def periods(self) -> int:
         """Complete periods; on a device, those whose end its clock has confirmed."""
-        return len(self.device_times_s) if self.on_device else max(len(self.boundaries) - 1, 0)
-
-
-def host_times_s(series: Series, last: int) -> list[float]:
-    """The last so many periods by the host's monotonic clock."""
-    t = [boundary["t"] for boundary in series.boundaries[: series.periods + 1]][-last - 1 :]
-    return [(after - before) / 1e9 for before, after in pairwise(t)]
+        return len(self.step_times_s)
 
 
 def events_of(text: str) -> Iterator[Event]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def test_torch_compile_captures_the_same_graphs_with_and_without_the_probe(
     assert json.loads(probed.stdout) == said
     assert len(said) == 8
     assert said["method, whole"]["breaks"] == 0 < said["method, broken"]["breaks"]
+
+    # Every step of every model, of those too whose call is one compiled graph in which no other call is seen.
+    lines = map(json.loads, (tmp_path / "rank0.jsonl").read_text().splitlines())
+    assert Counter(line["root"] for line in lines if line["event"] == "forward") == {root: 3 for root in range(8)}
 
     (record,) = read(tmp_path).ranks  # of the last model, which has compiled blocks
     assert len(record.step_times_s) == 2

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import pytest
 
+from mfubench.parts import parts
 from mfubench.records import MicroBatch, RankRecord, read
 
-KNOWN_S = {"0.1 s": 0.1, "0.25 s": 0.25, "0.5 s": 0.5}
-SCENARIOS = {
-    "0.1 s": "--seconds 0.1 --steps 24 --stopwatch {stopwatch}",
-    "0.25 s": "--seconds 0.25 --steps 12 --stopwatch {stopwatch}",
-    "0.5 s": "--seconds 0.5 --steps 8 --stopwatch {stopwatch}",
-    "two optimizer steps": "--optimizer-steps 2",
-    "optimizer before training": "--optimizer-before-training",
-    "accumulation": "--accumulate 3 --seconds 0.3",
+# Steps whose every part sleeps for a known time, over three orders of magnitude.
+TIMED = {
+    "2 ms": "--seconds 0.002 --loading-seconds 0.0004 --optimizer-seconds 0.0006 --steps 60",
+    "20 ms": "--seconds 0.02 --loading-seconds 0.004 --optimizer-seconds 0.006 --steps 30",
+    "0.2 s": "--seconds 0.2 --loading-seconds 0.04 --optimizer-seconds 0.06 --steps 10",
+    "1.2 s": "--seconds 1.2 --loading-seconds 0.24 --optimizer-seconds 0.36 --steps 4",
+    "accumulation": "--seconds 0.3 --accumulate 3",
+    "two optimizer steps": "--optimizer-steps 2 --optimizer-seconds 0.02",
     "evaluation": "--evaluate",
+}
+SCENARIOS = {
+    **{name: f"{options} --stopwatch {{folder}}/{name.replace(' ', '-')}.json" for name, options in TIMED.items()},
+    "optimizer before training": "--optimizer-before-training",
     "embedding alone": "--embed-alone",
     "wrapped late": "--wrap-late",
     "killed": "--die-after 3 --steps 100",
@@ -37,35 +42,80 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def records(folder: Path, run_several: Callable[..., dict[str, RankRecord]]) -> dict[str, RankRecord]:
     (folder / "records").mkdir()
-    options = {name: text.format(stopwatch=folder / f"{name[:-2]}.json") for name, text in SCENARIOS.items()}
+    options = {name: text.format(folder=folder) for name, text in SCENARIOS.items()}
     return run_several("sleeper.py", options, folder / "records", "torch._dynamo")
 
 
-@pytest.mark.parametrize("scenario", KNOWN_S)
-def test_a_step_takes_the_known_time_within_a_percent(records: dict[str, RankRecord], scenario: str) -> None:
-    # The median over windows of half the run: a busy machine delays single steps, and the trainer then catches up. The
-    # first two boundaries are left out, since what delays them makes every window that begins there too short.
-    at = records[scenario].boundaries_s[2:]
-    half = len(at) // 2
-    windows = [(after - before) / half for before, after in zip(at, at[half:], strict=False)]
-    assert median(windows) == pytest.approx(KNOWN_S[scenario], rel=0.01)
+@pytest.fixture
+def stopwatch(folder: Path, records: dict[str, RankRecord]) -> Callable[[str], dict[str, list[tuple[float, float]]]]:
+    """What the trainer's own clock says of a scenario, by the least and the most that it can have been."""
+
+    def read_off(scenario: str) -> dict[str, list[tuple[float, float]]]:
+        told = json.loads((folder / f"{scenario.replace(' ', '-')}.json").read_text())
+        forward, optimizer = told["forward"], told["optimizer"]
+        return {
+            "step": [(b[0] - a[1], b[1] - a[0]) for a, b in pairwise(forward)],
+            "to optimizer": [(b[0] - a[1], b[1] - a[0]) for a, b in zip(forward, optimizer, strict=True)],
+            "loading": [(least, most) for least, most in told["loading_s"]],
+        }
+
+    return read_off
 
 
-@pytest.mark.parametrize("scenario", KNOWN_S)
-def test_the_mean_step_time_is_that_of_the_trainers_own_stopwatch(
-    records: dict[str, RankRecord], folder: Path, scenario: str
+def all_between(times: Sequence[float | None], bounds: Sequence[tuple[float, float]]) -> bool:
+    rounding = 1e-6  # what is told in ns, as a difference of large numbers
+    return all(
+        time is not None and low - rounding <= time <= high + rounding
+        for time, (low, high) in zip(times, bounds, strict=True)
+    )
+
+
+@pytest.mark.parametrize("scenario", TIMED)
+def test_steps_and_their_parts_take_what_the_trainers_own_clock_says(
+    records: dict[str, RankRecord], stopwatch: Callable, scenario: str
 ) -> None:
-    started = json.loads((folder / f"{scenario[:-2]}.json").read_text())
-    by_stopwatch = [after - before for before, after in pairwise(started)]
-    times = records[scenario].step_times_s
-    assert len(times) == len(by_stopwatch)
-    assert mean(times[1:]) == pytest.approx(mean(by_stopwatch[1:]), rel=0.01)
+    record, own = records[scenario], stopwatch(scenario)
+    assert all_between(record.step_times_s, own["step"])
+    assert all_between(record.to_optimizer_s, own["to optimizer"][:-1])
+    # A batch is waited for before its forward: in the period before.
+    per_step = len(own["loading"]) // (len(record.step_times_s) + 1)
+    if per_step == 1 and scenario != "evaluation":
+        assert all_between(record.data_waits_s, own["loading"][1:])
 
 
-def test_steps_of_several_micro_batches_take_the_time_of_all_of_them(records: dict[str, RankRecord]) -> None:
+@pytest.mark.parametrize(("scenario", "step_s"), [("2 ms", 0.002), ("20 ms", 0.02), ("0.2 s", 0.2), ("1.2 s", 1.2)])
+def test_no_part_is_shorter_than_what_is_known_to_be_in_it(
+    records: dict[str, RankRecord], scenario: str, step_s: float
+) -> None:
+    """Sleeps are at least as long as asked for; the forward's is what is left of the step, but for steps that come late."""
+    record = records[scenario]
+    steps = len(record.step_times_s) - 2
+    told = parts(record, 2, steps)
+    assert told.data_wait_s is not None and told.data_wait_s >= 0.2 * step_s
+    assert told.optimizer_to_forward_s is not None and told.optimizer_to_forward_s >= 0.5 * step_s
+    assert told.forward_to_optimizer_s is not None
+    in_all = told.forward_to_optimizer_s + told.optimizer_to_forward_s
+    assert in_all == pytest.approx(mean(record.step_times_s[2:]))
+    assert told.probe_s is not None and 0 < told.probe_s < in_all
+
+
+def test_a_step_of_several_micro_batches_waits_for_all_of_their_batches(
+    records: dict[str, RankRecord], stopwatch: Callable
+) -> None:
     record = records["accumulation"]
     assert record.micro_batches == ((BATCH,) * 3,) * 4
-    assert median(record.step_times_s[1:]) == pytest.approx(0.3, rel=0.03)
+    loads = stopwatch("accumulation")["loading"]
+    # Of step k + 1 the first, of step k the others.
+    bounds = [tuple(map(sum, zip(*loads[n : n + 3], strict=True))) for n in range(1, len(loads) - 3, 3)]
+    assert all_between(record.data_waits_s, bounds)
+
+
+def test_batches_that_evaluation_waits_for_are_waited_for_too(
+    records: dict[str, RankRecord], stopwatch: Callable
+) -> None:
+    loads = stopwatch("evaluation")["loading"][1:]
+    waits = records["evaluation"].data_waits_s
+    assert all(wait is not None and wait > own for wait, (own, _) in zip(waits, loads, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -92,17 +142,17 @@ def test_a_killed_trainer_leaves_readable_records(records: dict[str, RankRecord]
 
 
 def test_the_work_of_a_plain_model_is_described(records: dict[str, RankRecord]) -> None:
-    work = records["0.1 s"].work
+    work = records["2 ms"].work
     parameters = 32 * 8 + (8 * 32 + 32)
     assert (
         work["parameters"] == work["trainable_parameters"] == work["trainable_parameters_with_gradient"] == parameters
     )
     assert work["optimizers"] == [
-        {"class": "AdamW", "fused": None, "steps": {"float32": parameters}, "state": {"float32": 2 * parameters}}
+        {"class": "SlowAdamW", "fused": None, "steps": {"float32": parameters}, "state": {"float32": 2 * parameters}}
     ]
     assert (work["recomputation"], work["world_size"], work["threads"], work["compiled"]) == ("none", 1, 1, False)
-    assert records["0.1 s"].memory_kind == "process_peak_rss"
-    assert records["0.1 s"].versions["torch"]
+    assert records["2 ms"].memory_kind == "process_peak_rss"
+    assert records["2 ms"].versions["torch"]
 
 
 def test_training_comes_out_the_same_with_and_without_the_probe(tmp_path: Path, run: Callable, trainers: Path) -> None:

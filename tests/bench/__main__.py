@@ -1,0 +1,45 @@
+"""What mfubench itself costs, and what it can tell apart: `make bench`. In: nothing. Out: two tables; no test, so it ends with 0.
+
+Everything is measured in one run, in fresh processes, and what is compared takes turns, so that a machine whose speed
+drifts slows both sides alike.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from mfubench.paths import ROOT
+
+from .commands import help_page, jobs
+from .comparing import comparing
+from .counting import counting
+from .figures import comparisons, table
+from .probe import probe
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="mfubench-bench-") as name:
+        # Nothing of the user's own is read or written, and nothing is uploaded.
+        os.environ |= {"MFUBENCH_CACHE": f"{name}/cache", "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+        os.environ["MFUBENCH_LOCAL"] = "none"
+        folder = Path(name)
+        lines = []
+        for measured in (help_page, counting, jobs):
+            with console.status(f"measuring {measured.__name__.replace('_', ' ')}"):
+                lines += measured(folder)
+        with console.status("measuring the probe"):
+            own, made = probe(folder)
+        with console.status("comparing"):
+            made += comparing(folder)
+    console.print(table([*lines, *own]))
+    console.print(comparisons(made))
+
+
+if __name__ == "__main__":
+    main()
