@@ -1,13 +1,16 @@
-"""The machine, its peaks by name, and a CPU's measured ceiling."""
+"""The machine, its peaks by name, a CPU's measured peak, and a device's measured ceiling."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +22,8 @@ from mfubench import hardware
 from mfubench.config import Hardware
 from mfubench.hardware.catalogue import options
 from mfubench.hardware.machine import Gpu, Machine, of_gpus, visible
-from mfubench.launch import run_together
+from mfubench.hardware.matmul_search import search
+from mfubench.launch.start import run_together
 from mfubench.paths import CONF
 
 NAMES = list(csv.DictReader((Path(__file__).parent / "data" / "device-names.csv").open()))
@@ -48,11 +52,26 @@ def nothing_is_run(commands: Sequence[Sequence[str]], environment: Mapping[str, 
 
 
 @pytest.mark.parametrize("row", NAMES, ids=lambda row: row["reported_name"])
-def test_a_name_that_a_driver_reports_gets_its_own_peak_or_none(row: dict[str, str]) -> None:
+def test_a_name_that_a_driver_reports_means_its_own_device_or_none(row: dict[str, str]) -> None:
     known = hardware.known_peaks(row["reported_name"])
     assert (known.name if known else "") == row["option"]
-    bf16 = known.peaks.get("bf16") if known else None
-    assert bf16 == (pytest.approx(float(row["bf16_tflops"]) * 1e12) if row["bf16_tflops"] else None)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "tf32", "fp8"])
+@pytest.mark.parametrize("row", NAMES, ids=lambda row: row["reported_name"])
+def test_a_name_that_a_driver_reports_gets_the_peak_of_each_dtype_or_the_way_to_give_it(
+    row: dict[str, str], dtype: str
+) -> None:
+    listed, machine = row[f"{dtype}_tflops"], cuda(row["reported_name"])
+    if listed:
+        found = hardware.peak(AUTO, machine, dtype, 1, 1, nothing_is_run)
+        assert found.flops_per_second == pytest.approx(float(listed) * 1e12)
+        assert (found.dtype, found.measured, found.source) == (dtype, False, option(row["option"]).source)
+        return
+    with pytest.raises(hardware.UnknownPeak, match=rf"in {dtype} is not known.*hardware\.peak_flops_per_second=312e12"):
+        hardware.peak(AUTO, machine, dtype, 1, 1, nothing_is_run)
+    given = replace(AUTO, peak_flops_per_second=1e14)
+    assert hardware.peak(given, machine, dtype, 1, 1, nothing_is_run).flops_per_second == 1e14
 
 
 @pytest.mark.parametrize(
@@ -82,24 +101,6 @@ def test_a_name_with_a_word_that_nobody_explained_is_unknown(name: str) -> None:
     assert hardware.known_peaks(name) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "tflops"),
-    [
-        ("NVIDIA A100-SXM4-80GB", "tf32", 156),
-        ("NVIDIA H100 80GB HBM3", "fp8", 1979),
-        ("NVIDIA H100 PCIe", "tf32", 378),
-        ("NVIDIA L40S", "fp16", 362),
-        ("NVIDIA GeForce RTX 4090", "tf32", 82.6),
-        ("NVIDIA B200", "fp8", 4500),
-        ("Tesla T4", "fp16", 65),
-        ("AMD Instinct MI300X", "tf32", 653.7),
-    ],
-)
-def test_the_other_dtypes_are_the_dense_figures_of_the_data_sheet(name: str, dtype: str, tflops: float) -> None:
-    known = hardware.known_peaks(name)
-    assert known is not None and known.peaks[dtype] == pytest.approx(tflops * 1e12)
-
-
 @pytest.mark.parametrize("known", options(), ids=lambda known: known.name)
 def test_the_dtypes_of_a_device_stand_in_the_ratios_of_its_tensor_cores(known: Hardware) -> None:
     """A sparse figure among dense ones would be twice what it should be."""
@@ -119,7 +120,7 @@ def test_an_option_is_the_same_numbers_to_both_yaml_readers_and_fits_the_schema(
     assert all(isinstance(value, float) and value > 1e13 for value in plain["peaks"].values())
     schema = OmegaConf.structured(Hardware)
     OmegaConf.set_readonly(schema, None)
-    assert OmegaConf.to_container(OmegaConf.merge(schema, composed)) == plain
+    assert OmegaConf.to_container(OmegaConf.merge(schema, composed)) == {"measure_ceiling": False, **plain}
     assert plain["name"] == file.stem
     assert (plain["device_name"] is None) == (plain["source"] is None) == (plain["peaks"] == {})
 
@@ -209,7 +210,8 @@ def test_an_index_that_could_mean_either_of_two_kinds_of_gpu_is_refused() -> Non
 def test_gpus_of_one_kind_are_a_machine() -> None:
     found = of_gpus(AUTO, "580.1", [gpu(0), gpu(1), gpu(2)], {"CUDA_VISIBLE_DEVICES": "0,2"})
     cores = len(os.sched_getaffinity(0))
-    assert found == Machine("cuda", "NVIDIA A100-SXM4-80GB", 2, cores, True, "580.1", 80 * GIB)
+    uuids = ("GPU-00-abc", "GPU-22-abc")
+    assert found == Machine("cuda", "NVIDIA A100-SXM4-80GB", 2, cores, True, "580.1", 80 * GIB, uuids)
     old = of_gpus(AUTO, "580.1", [gpu(0, "Tesla T4", (7, 5))], {})
     assert old is not None and not old.supports_bf16
     assert of_gpus(AUTO, "580.1", [gpu(0)], {"CUDA_VISIBLE_DEVICES": ""}) is None
@@ -251,7 +253,7 @@ def test_detecting_imports_no_torch_and_so_makes_no_cuda_context() -> None:
     assert done.returncode == 0
 
 
-# A CPU's ceiling
+# A CPU's peak
 
 OTHER_LIBRARY = """
 import time, numpy
@@ -278,7 +280,7 @@ print(best)
 
 @pytest.fixture(scope="module")
 def measured() -> tuple[hardware.Peak, list[dict[str, float]]]:
-    """The ceiling of as many one-thread ranks as there are cores, at most two, and what each rank printed."""
+    """The peak of as many one-thread ranks as there are cores, at most two, and what each rank printed."""
     printed: list[str] = []
 
     def keep(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
@@ -313,3 +315,106 @@ def test_a_cpus_peak_is_what_another_matmul_library_says_within_a_factor(
 def test_training_does_not_beat_a_cpus_peak(measured: tuple[hardware.Peak, list[dict[str, float]]]) -> None:
     reached = float(run_together([[sys.executable, "-c", TRAINING]], {"OMP_NUM_THREADS": "1"}, 60)[0])
     assert reached < 1.05 * measured[0].flops_per_second
+
+
+# A device's ceiling
+
+
+def a_landscape(top: tuple[int, int, int], noise: float = 0.0) -> Callable[[tuple[int, int, int]], float]:
+    """Rates that fall off from 1 at `top`; a window may be disturbed, which only makes it slower."""
+    draw = random.Random(0)
+
+    def rate(shape: tuple[int, int, int]) -> float:
+        away = sum(math.log2(size / best) ** 2 for size, best in zip(shape, top, strict=True))
+        return (1 - 0.1 * away) * (1 - noise * draw.random() ** 2)
+
+    return rate
+
+
+def looks_left(number: int) -> Callable[[], bool]:
+    left = iter(range(number))
+    return lambda: next(left, None) is None
+
+
+@pytest.mark.parametrize("top", [(3072, 8192, 2560), (16384, 2048, 7168), (2048, 16384, 16384), (5120, 5120, 5120)])
+def test_the_search_finds_the_best_shape_between_those_it_starts_from(top: tuple[int, int, int]) -> None:
+    shape, rate = search(a_landscape(top), [2048, 4096, 8192, 16384], looks_left(40))
+    assert (shape, rate) == (top, 1.0)
+
+
+def test_the_search_keeps_the_best_of_disturbed_windows() -> None:
+    top = (3072, 8192, 2560)
+    _, rate = search(a_landscape(top, noise=0.1), [2048, 4096, 8192, 16384], looks_left(60))
+    assert 0.99 < rate <= 1.0
+
+
+def test_the_search_never_leaves_the_sizes_it_was_given() -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def rate(shape: tuple[int, int, int]) -> float:
+        seen.append(shape)
+        return float(math.prod(shape))
+
+    assert search(rate, [128, 256], looks_left(5)) == ((256, 256, 256), 256.0**3)
+    assert all(0 < size <= 256 for shape in seen for size in shape)
+
+
+def on_the_cpu(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
+    """The same programs, of the CPU instead of a GPU, and over in a moment."""
+    here = [[*command[:2], "cpu", "fp32", "0.2", "64", "128", "256"] for command in commands]
+    return run_together(here, {**environment, "OMP_NUM_THREADS": "1"}, timeout_s)
+
+
+def test_a_gpus_ceiling_is_searched_once_for_each_device_and_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: tuple[hardware.Peak, list[dict[str, float]]]
+) -> None:
+    """The search program runs on the CPU in the GPU's place, and agrees with the other one, which measures a CPU's peak."""
+    monkeypatch.setenv("MFUBENCH_CACHE", str(tmp_path))
+    one = replace(cuda("NVIDIA A100-SXM4-80GB"), uuids=("GPU-1", "GPU-2"))
+    found = hardware.ceiling(one, "bf16", 1, 1, on_the_cpu)
+    # The ranks of the other one may share a core's units, and a busy machine disturbs this one's longer windows more.
+    assert measured[0].flops_per_second / 20 < found.flops_per_second < 2.5 * measured[0].flops_per_second
+    assert found.source.startswith("measured now: the largest bf16 matmul rate, mean of 1 GPU(s) (GPU 0: ")
+    (file,) = (tmp_path / "ceilings").iterdir()
+    kept = json.loads(file.read_text())
+    assert found.source.endswith(f"kept in {tmp_path / 'ceilings'}") and (kept["uuid"], kept["driver"]) == (
+        "GPU-1",
+        "580.1",
+    )
+
+    again = hardware.ceiling(one, "bf16", 1, 1, nothing_is_run)
+    assert again.flops_per_second == found.flops_per_second and again.source.startswith("measured before: ")
+    for other in (replace(one, driver="590"), replace(one, uuids=("GPU-2",)), replace(one, device_name="NVIDIA A30")):
+        with pytest.raises(AssertionError, match="needs no measurement"):
+            hardware.ceiling(other, "bf16", 1, 1, nothing_is_run)
+    with pytest.raises(AssertionError, match="needs no measurement"):
+        hardware.ceiling(one, "tf32", 1, 1, nothing_is_run)
+
+    def three_times_as_fast(commands: Sequence[Sequence[str]], *_: object) -> list[str]:
+        assert [command[2] for command in commands] == ["GPU-2"]  # the first is known
+        return [json.dumps({**kept, "flops_per_second": 3 * found.flops_per_second})]
+
+    both = hardware.ceiling(one, "bf16", 2, 1, three_times_as_fast)
+    assert both.flops_per_second == pytest.approx(2 * found.flops_per_second)
+
+
+def test_a_ceiling_that_cant_be_measured_is_unavailable_and_kept_nowhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MFUBENCH_CACHE", str(tmp_path))
+    nowhere = replace(cuda("NVIDIA A100-SXM4-80GB"), uuids=("GPU-nowhere",))
+    with pytest.raises(
+        hardware.Unavailable, match=r"A100.* could not be measured: .*; hardware\.measure_ceiling=false"
+    ):
+        hardware.ceiling(nowhere, "bf16", 1, 1, run_together)
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_cpus_ceiling_is_measured_as_its_peak_is() -> None:
+    def one_rank(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
+        assert environment["OMP_NUM_THREADS"] == "1"
+        return [json.dumps({"flops_per_second": 1e9, "shape": [1, 2, 3], "torch": "2"})]
+
+    cpu = hardware.detect(Hardware(name="cpu", device="cpu", peaks={}))
+    found = hardware.ceiling(cpu, "fp32", 1, 1, one_rank)
+    assert found.flops_per_second == 1e9 and found.source.startswith("measured before the run: the best fp32 matmul")

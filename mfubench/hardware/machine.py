@@ -33,6 +33,7 @@ class Machine:
     supports_bf16: bool
     driver: str | None
     memory_bytes: int | None  # per device; on a CPU the host's
+    uuids: tuple[str, ...] = ()  # of the visible GPUs, in the order in which a process numbers them
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def of_gpus(
         supports_bf16=all(gpu.compute_capability >= BF16_SINCE for gpu in gpus),
         driver=driver,
         memory_bytes=min(gpu.memory_bytes for gpu in gpus),
+        uuids=tuple(gpu.uuid for gpu in gpus),
     )
 
 

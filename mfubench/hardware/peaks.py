@@ -1,18 +1,19 @@
-"""Hardware settings, Machine and dtype in; the Peak out: the dense FLOP/s of one device, which MFU and HFU divide by.
+"""The denominators. Hardware settings, Machine and dtype in; out the Peak, the dense FLOP/s of one device, which MFU and HFU
+divide by, and the Ceiling, the largest matmul rate that this very device was seen to reach.
 
-It is the user's own figure, else the data sheet's for the option named or the device found, else, on a CPU, measured.
+The peak is the user's own figure, else the data sheet's for the option named or the device found, else, on a CPU, measured.
 None is guessed: what is not known is UnknownPeak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mfubench.config import Hardware
 from mfubench.hardware.catalogue import known_peaks, nearest_options
-from mfubench.hardware.ceiling import matmul_ceiling
-from mfubench.hardware.machine import Machine
+from mfubench.hardware.machine import Machine, Unavailable
+from mfubench.hardware.rates import RunTogether, cpu_rate, gpu_rate
+from mfubench.paths import cache_folder
 
 
 class UnknownPeak(ValueError):
@@ -29,6 +30,14 @@ class Peak:
     measured: bool
 
 
+@dataclass(frozen=True)
+class Ceiling:
+    """What one device can do at most of what it was seen to do."""
+
+    flops_per_second: float
+    source: str
+
+
 def peak_dtype(precision: str, device: str) -> str:
     """The dtype whose peak a run of this resolved precision is held against; fp32 on CUDA runs with TF32 set."""
     assert precision in ("bf16", "bf16_pure", "fp32"), precision
@@ -43,7 +52,7 @@ def peak(
     dtype: str,
     num_ranks: int,
     threads_per_rank: int,
-    run_together: Callable[[Sequence[Sequence[str]], Mapping[str, str], float], list[str]],
+    run_together: RunTogether,
 ) -> Peak:
     """The peak of one device of `machine` in `dtype`, in FLOP/s.
 
@@ -54,17 +63,39 @@ def peak(
         return Peak(hardware.peak_flops_per_second, dtype, "hardware.peak_flops_per_second", measured=False)
     if machine.device == "cpu":
         try:
-            rate, how = matmul_ceiling(dtype, num_ranks, threads_per_rank, run_together)
+            rate, how = cpu_rate(dtype, num_ranks, threads_per_rank, run_together)
         except RuntimeError as error:
             raise UnknownPeak(
-                f"this CPU's peak in {dtype} could not be measured: {error}; try again on a quieter machine, or give it, "
-                "in FLOP/s: hardware.peak_flops_per_second=1e12"
+                f"this CPU's peak in {dtype} could not be measured: {_last_line(error)}; try again on a quieter machine, or "
+                "give it, in FLOP/s: hardware.peak_flops_per_second=1e12"
             ) from error
         return Peak(rate, dtype, how, measured=True)
     option = hardware if hardware.device_name is not None else known_peaks(machine.device_name)
     if option is None or dtype not in option.peaks:
         raise UnknownPeak(_unknown(machine.device_name, dtype, option))
     return Peak(option.peaks[dtype], dtype, option.source or f"hardware={option.name}", measured=False)
+
+
+def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> Ceiling:
+    """The largest matmul rate of one device of `machine` in `dtype`, measured; a GPU's is kept in the cache folder.
+
+    A peak that was measured is a ceiling itself and needs no second measurement: this is for those that were not.
+    Raises Unavailable where it can't be measured.
+    """
+    try:
+        if machine.device == "cpu":
+            return Ceiling(*cpu_rate(dtype, num_ranks, threads_per_rank, run_together))
+        return Ceiling(*gpu_rate(machine, dtype, num_ranks, run_together, cache_folder() / "ceilings"))
+    except RuntimeError as error:
+        raise Unavailable(
+            f"the largest matmul rate of {machine.device_name} in {dtype} could not be measured: {_last_line(error)}; "
+            "hardware.measure_ceiling=false goes without it"
+        ) from error
+
+
+def _last_line(error: RuntimeError) -> str:
+    """What a program ended with: the rest is where."""
+    return str(error).strip().splitlines()[-1]
 
 
 def _unknown(device_name: str, dtype: str, option: Hardware | None) -> str:

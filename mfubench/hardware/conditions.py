@@ -1,0 +1,154 @@
+"""What the machine was like during a run: Conditions, and out of them the troubles that a reader must know of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Trouble = Literal["throttled", "power_capped", "foreign_process", "memory_errors", "busy_machine"]
+
+POWER_CAP = "software power cap"
+# What lowers the clocks besides the power limit: heat, and the board's own protection.
+SLOWDOWNS = (
+    "hardware slowdown",
+    "hardware thermal slowdown",
+    "software thermal slowdown",
+    "hardware power brake",
+)
+THROTTLED = 0.05  # share of the looks above which a slowdown is a trouble: one in thirty may be a spike
+POWER_CAPPED = 0.05  # as above, of a limit that somebody has set below the default
+LOWER_LIMIT = 0.99  # of the default: boards report limits to the watt
+BUSY = 0.05  # share of the cores' time above which others disturb: a waiting rank holds up all of them
+# What a program does wrong, or being killed does: the device is none the worse (the list that NVIDIA's device plugin for
+# Kubernetes passes over). A run whose framework was ended shows 45.
+XIDS_OF_PROGRAMS = frozenset({13, 31, 43, 45, 68, 109})
+
+
+@dataclass(frozen=True)
+class GpuConditions:
+    """One GPU: clocks, power, heat and energy over the steady steps (of a run without any: over all of it), errors and
+    other processes over the whole run.
+
+    None is what the device didn't tell; with fewer than two looks in the steady steps, nothing is said of them.
+    """
+
+    uuid: str
+    looks: int  # in the steady steps; means, extremes and shares are of these
+    sm_clock_mhz_mean: float | None
+    sm_clock_mhz_min: float | None
+    power_w_mean: float | None
+    power_limit_w: float | None  # that holds
+    power_limit_default_w: float | None  # that the board comes with
+    temperature_c_max: float | None
+    throttled: Mapping[str, float] | None  # reason -> share of the looks
+    energy_j: float | None  # of the steady steps
+    foreign_processes: tuple[int, ...]  # ids of processes that used it and are none of this run's
+    unrecognised_processes: int  # how many more than one used it, where ids can't be compared: in some containers
+    memory_errors_before: int | None  # uncorrected, since the driver was loaded
+    memory_errors: int | None  # uncorrected, that came during the run
+    xids: tuple[int, ...] | None  # the driver's error codes that came during the run, in order
+
+
+@dataclass(frozen=True)
+class CpuConditions:
+    """The cores this process may use, over the steady steps (of a run without any: over all of it).
+
+    Shares are of what all of these cores could have done; with fewer than two looks in the steady steps they are None.
+    """
+
+    looks: int  # in the steady steps
+    cores: int
+    own_share: float | None  # busy with this run's processes
+    foreign_share: float | None  # busy with others
+    stolen_share: float | None  # taken by other virtual machines
+    load: float | None  # threads of the whole machine that ran or wanted to, a one-minute mean: the most of all looks
+    threads: int | None  # of the run's processes, idle ones too: the most of all looks
+    frequency_mhz_mean: float | None
+    frequency_mhz_min: float | None
+
+
+Conditions = Sequence[GpuConditions | CpuConditions]
+
+
+def troubles(conditions: Conditions) -> Iterator[tuple[Trouble, str]]:
+    """What disturbed the run: its kind and a sentence, one for each kind and device.
+
+    A GPU that reaches its default power limit is none: data-centre GPUs do in every dense training, their data sheets' peak
+    notwithstanding. A limit that somebody set lower is one as soon as it is felt, and a slowdown by heat or by the board
+    always is.
+    """
+    gpus = [each for each in conditions if isinstance(each, GpuConditions)]
+    for number, gpu in enumerate(gpus):
+        name = "the GPU" if len(gpus) == 1 else f"GPU {number} ({gpu.uuid})"
+        yield from _clocks(name, gpu)
+        yield from _others(name, gpu)
+        yield from _errors(name, gpu)
+    for each in conditions:
+        if isinstance(each, CpuConditions):
+            yield from _busy(each)
+
+
+def _clocks(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """What kept the clocks down."""
+    shares = gpu.throttled or {}
+    reason = max(SLOWDOWNS, key=lambda each: shares.get(each, 0.0))
+    if shares.get(reason, 0.0) > THROTTLED:
+        heat = "" if gpu.temperature_c_max is None else f", at up to {gpu.temperature_c_max:.0f} °C"
+        yield (
+            "throttled",
+            f"{name} lowered its clocks in {shares[reason]:.0%} of the looks at the steady steps ({reason}){heat}: "
+            "the figures are of a device that couldn't run as it should; see to its cooling and its power supply",
+        )
+    limit, default = gpu.power_limit_w, gpu.power_limit_default_w
+    lowered = limit is not None and default is not None and limit < LOWER_LIMIT * default
+    if lowered and (gpu.throttled is None or shares.get(POWER_CAP, 0.0) > POWER_CAPPED):
+        felt = "" if gpu.throttled is None else f", and ran into it in {shares[POWER_CAP]:.0%} of the looks"
+        yield (
+            "power_capped",
+            f"{name} is limited to {limit:.0f} W, where {default:.0f} W are its default{felt}: its peak is for the default; "
+            f"nvidia-smi --power-limit={default:.0f} restores it",
+        )
+
+
+def _others(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """Who else was there."""
+    if gpu.foreign_processes:
+        ids = ", ".join(map(str, gpu.foreign_processes))
+        yield "foreign_process", f"{name} was used by others as well (process {ids}); run again when it is free"
+    if gpu.unrecognised_processes:
+        more = gpu.unrecognised_processes + 1
+        yield (
+            "foreign_process",
+            f"{name} was used by {more} processes at once, where this run has one; their ids are not those of this container, "
+            "so whose they are can't be told; run again when it is free",
+        )
+
+
+def _errors(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """What went wrong in the device."""
+    if gpu.memory_errors:
+        yield (
+            "memory_errors",
+            f"{name} had {gpu.memory_errors} uncorrected memory error(s) during the run; what it computed may be wrong",
+        )
+    serious = [xid for xid in gpu.xids or () if xid not in XIDS_OF_PROGRAMS]
+    if serious:
+        codes = ", ".join(map(str, dict.fromkeys(serious)))
+        yield "memory_errors", f"the driver reported error(s) of {name} during the run: Xid {codes}; see dmesg"
+
+
+def _busy(cpu: CpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """Who else computed."""
+    if cpu.foreign_share is not None and cpu.foreign_share > BUSY:
+        yield (
+            "busy_machine",
+            f"other processes took {cpu.foreign_share:.0%} of the {cpu.cores} core(s) during the steady steps: "
+            "step times are longer and more spread than on a quiet machine",
+        )
+    if cpu.stolen_share is not None and cpu.stolen_share > BUSY:
+        yield (
+            "busy_machine",
+            f"other virtual machines took {cpu.stolen_share:.0%} of the {cpu.cores} core(s) during the steady steps: "
+            "step times are longer and more spread than on a machine of one's own",
+        )

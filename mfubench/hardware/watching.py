@@ -1,0 +1,15 @@
+"""The machine in; the watch out that looks at it while a run goes on: `look()` now and then, then `conditions(window)`.
+
+Both run in mfubench's own process, in the rhythm in which it looks at the records anyway, once a second.
+"""
+
+from __future__ import annotations
+
+from mfubench.hardware.cpu_watch import CpuWatch
+from mfubench.hardware.gpu_watch import GpuWatch
+from mfubench.hardware.machine import Machine
+
+
+def watch(machine: Machine, num_devices: int) -> GpuWatch | CpuWatch:
+    """A watch over the devices of a run, from now on: the first `num_devices` GPUs that it sees, or this process's cores."""
+    return GpuWatch(machine.uuids[:num_devices]) if machine.device == "cuda" else CpuWatch()
