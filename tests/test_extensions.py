@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mfubench import extensions
+from mfubench.launch import extensions
 
 
 def test_programs_of_one_environment_share_what_they_compile_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,60 @@
+"""Ctrl-C, SIGTERM and a closed terminal. In: signals. Out: one KeyboardInterrupt, and how many came after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ENDING = 0  # among the signals: the run is being ended
+_signals: list[int] = []  # that came since the outermost `interrupted_once` began
+
+
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end the run, once: from then on, and while the run is being ended, they are only counted,
+    so that what it recorded is still written. One that nobody has acted on by the end is raised then."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _interrupt:
+        yield  # signals come to the main thread only; or this is inside another one
+        return
+    _signals.clear()
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, _interrupt) for s in heard}  # what nohup has silenced stays so
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    if _signals[:1] == [ENDING] and len(_signals) > 1:
+        raise KeyboardInterrupt
+
+
+def only_counted() -> int:
+    """From here on signals end nothing: the run is being ended. How many there are so far."""
+    _signals.append(ENDING)
+    return len(_signals)
+
+
+def came_since(count: int) -> bool:
+    """Whether another signal has come."""
+    return len(_signals) > count
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    _signals.append(signum)
+    if signum == signal.SIGHUP:
+        _leave_the_terminal()
+    if len(_signals) == 1:
+        raise KeyboardInterrupt
+
+
+def _leave_the_terminal() -> None:
+    """A terminal that is gone can't be written to, and the error would come before the result is written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        if stat.S_ISCHR(os.fstat(output).st_mode):
+            os.dup2(nowhere, output)
+    os.close(nowhere)

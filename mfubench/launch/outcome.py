@@ -1,0 +1,141 @@
+"""How a framework's processes ended, and why. In: what was seen of their end, and the last lines of their log. Out: an
+Outcome, whose every field stands in the result. Pure."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+How = Literal["itself", "stopped", "stalled", "disk_full", "timeout", "interrupted", "not_installed"]
+
+OUT_OF_MEMORY = {
+    "device": re.compile(
+        r"(CUDA|HIP) out of memory|(?<!ray\.exceptions)\.OutOfMemoryError"
+        r"|(CUDA|HIP|CUDA driver|Triton) [Ee]rror[^:]*: out of memory|Cuda failure( \d+)? '?out of memory"
+        r"|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
+        r"|Error out of memory at line"  # bitsandbytes
+    ),
+    "host": re.compile(
+        r"DefaultCPUAllocator: (can't allocate|not enough) memory|\bMemoryError\b|\bstd::bad_alloc\b"
+        r"|(\[Errno 12\]|OSError:|fork:) ?Cannot allocate memory|Unable to allocate .* for an array"
+        r"|ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory"
+    ),
+}
+# A Python exception that says something; a launcher's own about its ranks says nothing of why.
+LAST_WORDS = re.compile(
+    r"^(\[rank(?P<rank>\d+)\]:\s*)?(?!subprocess\.CalledProcessError)"
+    r"([A-Za-z_][\w.]*(Error|Exception): \S|Fatal Python error: \S)"
+)
+# What a rank says that has lost another one: it says nothing of why either.
+LOST_A_PEER = re.compile(
+    r"[Cc]onnection (closed|reset|refused|was likely closed)|Broken pipe|ncclRemoteError|NCCL communicator was aborted"
+)
+# torchrun's report on a rank, and other launchers' words for one that was killed.
+REPORT = re.compile(
+    r"^\s*rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\n\s*exitcode\s*:\s*(?P<code>-?\d+)", re.MULTILINE
+)
+ROOT_CAUSE = "Root Cause"
+SIGKILLED = re.compile(r"exitcode\s*:\s*-9\b|return ?code\W+-9\b|is killed by signal: Killed|^Killed$", re.MULTILINE)
+SHELL_SIGNAL = 128  # a shell's exit status is this and the signal that ended its program
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run came to its end, and why where it was ended for something that it did."""
+
+    how: How
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The host's memory, looked at once a second: at the worst of the looks."""
+
+    host_available_bytes_min: int
+    resident_bytes_max: int  # of all processes of the run; what they share counts for each
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the framework's processes ended."""
+
+    ended: How  # itself | stopped (enough was recorded), stalled, disk_full, timeout: by us | interrupted: by the user
+    returncode: int | None
+    wall_s: float
+    log_tail: tuple[str, ...]
+    why: str | None = None  # it was ended; None where the user's settings or the records say so
+    out_of_memory: Literal["device", "host"] | None = None
+    killed_for_memory: bool = False  # by the kernel, which leaves no line in the log
+    last_words: str | None = None  # the line of the log that says why: of memory, else an exception, else the last one
+    failed_rank: int | None = None  # the one that began it, where a launcher's report or its own words tell
+    signal: str | None = None  # that ended that rank, or the leader
+    memory: Memory | None = None  # None: it ended before the first look
+    peak_memory_bytes: Mapping[int, int | None] = field(default_factory=dict)  # by rank, as its last step recorded it
+    log_bytes_left_out: int = 0
+    cleanup_s: float = 0.0  # from its end, or the decision to end it, until no process was left; in wall_s
+    pids_left: tuple[int, ...] = ()  # that couldn't be ended
+
+
+def told(outcome: Outcome, oom_kills: int = 0) -> Outcome:
+    """The outcome with what its log and its exit status say of why. `oom_kills`: processes, of the whole machine, that the
+    kernel killed for want of memory meanwhile."""
+    lines = outcome.log_tail
+    words, failures = _words(lines), list(_failures(lines))
+    rank, by = _first_failure(failures, words)
+    if by is None and outcome.ended == "itself":
+        by = _signal_of(outcome.returncode)
+    by_sigkill = by == "SIGKILL" or SIGKILLED.search("\n".join(lines)) is not None
+    killed = outcome.ended == "itself" and by_sigkill and oom_kills > 0
+    full: Literal["device", "host"] | None = "host" if killed else None
+    for where in ("device", "host"):
+        if full is None and (said := [line for line in lines if OUT_OF_MEMORY[where].search(line)]):
+            full, words = where, said[-1]
+    return replace(
+        outcome,
+        out_of_memory=full,
+        killed_for_memory=killed,
+        last_words=words,
+        failed_rank=rank,
+        signal=by,
+    )
+
+
+def _words(lines: Sequence[str]) -> str | None:
+    exceptions = [line for line in lines if LAST_WORDS.search(line)]
+    own = [line for line in exceptions if not LOST_A_PEER.search(line)]
+    for said in (own, exceptions, lines):
+        if said:
+            return said[-1]
+    return None
+
+
+def _failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(rank, exit status) as torchrun reports them, the one that it holds for the first before the others."""
+    others, _, root = "\n".join(lines).partition(ROOT_CAUSE)
+    for part in (root, others):
+        yield from ((int(found["rank"]), int(found["code"])) for found in REPORT.finditer(part))
+
+
+def _first_failure(failures: Sequence[tuple[int, int]], words: str | None) -> tuple[int | None, str | None]:
+    """The rank that began it, and its signal. Of ranks that fail within a second torchrun takes any for the first: one that
+    died of a signal comes before those that lost it; SIGTERM is what torchrun itself ends the rest with."""
+    signalled = [(rank, name) for rank, code in failures if (name := _signal_of(code)) not in (None, "SIGTERM")]
+    if signalled:
+        return signalled[0]
+    said = LAST_WORDS.search(words or "")
+    if said and said["rank"]:
+        return int(said["rank"]), None
+    return next(((rank, None) for rank, code in failures if code > 0), (None, None))
+
+
+def _signal_of(returncode: int | None) -> str | None:
+    """The signal's name in the exit status of a process or of a shell around it."""
+    if returncode is None or 0 <= returncode <= SHELL_SIGNAL:
+        return None
+    try:
+        return signal.Signals(-returncode if returncode < 0 else returncode - SHELL_SIGNAL).name
+    except ValueError:
+        return None

@@ -1,0 +1,113 @@
+"""The processes of a run: who they are, what memory they hold, and their end. In: this process, or the run's tag.
+
+While mfubench lives, all that a run starts is below it: the kernel hands it the orphans, whatever they have done to their
+session or their environment. When mfubench is gone they are known by the tag in their environment only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+
+import psutil
+
+RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run
+PR_SET_CHILD_SUBREAPER = 36
+KILLED_WITHIN_S = 15.0  # more than a driver or a file server takes to let go of a process
+BETWEEN_LOOKS_S = 0.1
+
+Members = Callable[[], Collection[psutil.Process]]
+
+
+def adopt_orphans() -> None:
+    """From now on, whoever below this process loses its parent becomes this process's child."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> frozenset[psutil.Process]:
+    """This process's own children."""
+    return frozenset(psutil.Process().children())
+
+
+def family(strangers: Collection[psutil.Process]) -> list[psutil.Process]:
+    """What lives below this process, less the strangers: children that it had before, with theirs."""
+    return _alive(_with_descendants(children().difference(strangers)))
+
+
+def carriers(tag: str) -> list[psutil.Process]:
+    """What lives with the tag in its environment, and what lives below that. This process is none of them."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it is gone, or another user's
+            if process.environ().get(RUN_TAG) == tag:
+                found.add(process)
+    return _alive(_with_descendants(found) - {psutil.Process()})
+
+
+def resident_bytes(members: Iterable[psutil.Process]) -> int:
+    """Memory that they hold; what several of them share counts for each."""
+    total = 0
+    for process in members:
+        with suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
+
+
+def end(leader: int | None, members: Members, grace_s: float, hurried: Callable[[], bool]) -> tuple[int, ...]:
+    """SIGTERM to the leader, or to all where it is gone; SIGKILL to those left after the grace, or once it is `hurried()`.
+
+    Launchers put their ranks into sessions of their own, so a signal to the leader's group would miss them, and a leader
+    ends its ranks best itself. The pids that couldn't be ended: those that the kernel is stuck with.
+    """
+    waiting, deadline = list(members()), time.monotonic() + grace_s
+    for process in [each for each in waiting if each.pid == leader] or waiting:
+        with suppress(psutil.Error):  # it is gone already
+            process.terminate()
+    while waiting and not hurried() and time.monotonic() < deadline:
+        time.sleep(BETWEEN_LOOKS_S)
+        waiting = _alive(waiting)
+    return kill(members)
+
+
+def kill(members: Members) -> tuple[int, ...]:
+    """SIGKILL to all members until two looks in a row find none: one that dies may have started another meanwhile. The
+    pids that couldn't be ended."""
+    deadline, empty_looks = time.monotonic() + KILLED_WITHIN_S, 0
+    while True:
+        found = members()
+        empty_looks = 0 if found else empty_looks + 1
+        if empty_looks == 2 or time.monotonic() > deadline:
+            return tuple(sorted(process.pid for process in found))
+        for process in found:
+            with suppress(psutil.Error):  # it is gone already
+                process.kill()
+        time.sleep(BETWEEN_LOOKS_S if found else 0)
+
+
+def reap(strangers: Collection[psutil.Process]) -> None:
+    """Take note of the adopted children that have died, so that no dead one stays listed and their time is counted."""
+    for child in children().difference(strangers):
+        with suppress(ChildProcessError):  # somebody else has waited for it
+            os.waitpid(child.pid, os.WNOHANG)
+
+
+def _with_descendants(found: Iterable[psutil.Process]) -> set[psutil.Process]:
+    every = set(found)
+    for process in tuple(every):
+        with suppress(psutil.Error):  # it is gone already
+            every.update(process.children(recursive=True))
+    return every
+
+
+def _alive(found: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in found if process.is_running() and not _is_zombie(process)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return True

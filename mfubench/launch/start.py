@@ -1,0 +1,213 @@
+"""Plan → Outcome: starts the framework, watches it once a second, leaves no process behind. The only subprocesses.
+
+The framework runs in a session of its own with its output in a file. Should mfubench itself be killed, the guard ends what
+it leaves behind (guard.py).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from mfubench.launch import extensions, interrupts, log, processes, supervision
+from mfubench.launch.outcome import Ending, Outcome, told
+from mfubench.paths import PACKAGE, PROBE_SITE
+from mfubench.plan import Plan
+
+GRACE_S = 10.0
+ANSWER_WITHIN_S = 60.0  # a command line that imports torch takes some ten seconds
+# A child would attach to our W&B service, and its settings are not the run's; a framework must not track beside us.
+NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
+
+
+def launch(plan: Plan, look: supervision.Look) -> Outcome:
+    """Write the plan's files, start its command and wait for its end, or end it: when `look()`, asked once a second, says
+    so; at the timeout; before the disk is full; at Ctrl-C (a second Ctrl-C skips the grace, and only that: see
+    interrupts.interrupted_once). Raises OSError where the disk is too full to start."""
+    supervision.check_room(plan.folder)
+    plan.records.mkdir(parents=True, exist_ok=True)
+    plan.scratch.mkdir(parents=True)
+    write_files(plan)
+    extensions.release()
+    processes.adopt_orphans()
+    tag, strangers = _guarded()[0], processes.children()
+    process, ending, watch = None, Ending("interrupted"), supervision.Watch(plan, strangers)
+    started, began_s, kills_before = time.monotonic(), time.time(), _killed_for_memory()
+    with open(plan.log, "ab") as output, interrupts.interrupted_once():  # appending: see log.keep_short
+        try:
+            try:
+                process = _start(plan, tag, output)
+            except OSError as error:  # not there, or no program
+                return Outcome("not_installed", None, 0.0, (str(error),))
+            ending = watch.until_the_end(process.wait, look, started + plan.timeout_s)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            ends = time.monotonic()
+            left = _end(process, strangers)
+            cleanup_s = time.monotonic() - ends
+            extensions.release(began_s)
+    left_out = watch.left_out + log.keep_short(plan.log)
+    outcome = Outcome(
+        ended=ending.how,
+        returncode=process.returncode if process else None,
+        wall_s=time.monotonic() - started,
+        log_tail=log.tail(plan.log),
+        why=ending.why,
+        memory=watch.memory,
+        log_bytes_left_out=left_out,
+        cleanup_s=cleanup_s,
+        pids_left=left,
+    )
+    return told(outcome, oom_kills=_killed_for_memory() - kills_before)
+
+
+def write_files(plan: Plan) -> None:
+    """The native config and what it refers to, in the run folder."""
+    for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
+        (plan.folder / name).write_text(text)
+
+
+@functools.cache
+def answers(command: tuple[str, ...]) -> bool:
+    """Whether a program runs and ends with 0 within a minute; asked once in this process."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=ANSWER_WITHIN_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):  # not there, or no program
+        return False
+    return done.returncode == 0
+
+
+def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
+    """Run short helper programs at the same time and return what each printed; RuntimeError if one fails or is too slow."""
+    children = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **environment, processes.RUN_TAG: _guarded()[0]},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+    deadline = time.monotonic() + timeout_s
+    outputs = []
+    try:
+        for child in children:
+            output, errors = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
+            if child.returncode != 0:
+                raise RuntimeError(f"{child.args!r} ended with {child.returncode}: {errors.strip()[-2000:]}")
+            outputs.append(output)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{error.cmd!r} was not done after {timeout_s:g} s") from error
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    return outputs
+
+
+def commit_of(root: Path) -> str | None:
+    """The commit of a checkout, with -dirty where it has changes; None where there is no checkout or no git."""
+    if not (root / ".git").exists():  # git would describe whatever repository lies around an installed package
+        return None
+    try:
+        return run_together([["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]], {}, 10)[
+            0
+        ].strip()
+    except (OSError, RuntimeError):
+        return None
+
+
+@functools.cache
+def _guarded() -> tuple[str, subprocess.Popen[bytes]]:
+    """A tag, and the guard of all that carries it: one for this process, from its first run to its end, however it comes."""
+    tag = uuid.uuid4().hex
+    guard = subprocess.Popen(
+        (sys.executable, "-m", "mfubench.launch.guard", tag, f"{time.time():.0f}"),
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    atexit.register(_dismiss, guard)
+    return tag, guard
+
+
+def _dismiss(guard: subprocess.Popen[bytes]) -> None:
+    assert guard.stdin is not None
+    guard.stdin.close()
+    guard.wait()
+
+
+def _start(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        plan.command,
+        env=_environment(plan, tag),
+        cwd=plan.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[bytes] | None, strangers: Collection[psutil.Process]) -> tuple[int, ...]:
+    """No process of this run is left when this returns, but for the pids returned, which nothing can end; a Ctrl-C
+    meanwhile skips what is left of the grace."""
+    so_far = interrupts.only_counted()
+    left = processes.end(
+        None if process is None else process.pid,
+        lambda: processes.family(strangers),
+        GRACE_S,
+        hurried=lambda: interrupts.came_since(so_far),
+    )
+    if process is not None and process.pid not in left:
+        process.wait()
+    processes.reap(strangers)
+    return left
+
+
+def _killed_for_memory() -> int:
+    """How many processes the kernel has killed for want of memory since it started."""
+    counted = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    return int(counted[1]) if counted else 0
+
+
+def _environment(plan: Plan, tag: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
+
+    def in_front(first: str, variable: str) -> str:
+        return os.pathsep.join(filter(None, (first, plan.environment.get(variable), inherited.get(variable))))
+
+    ours = {
+        # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.
+        "PATH": in_front(os.path.dirname(plan.command[0]), "PATH"),
+        "PYTHONPATH": in_front(str(PROBE_SITE), "PYTHONPATH"),
+        "MFUBENCH_RECORDS": str(plan.records),
+        processes.RUN_TAG: tag,
+        "WANDB_MODE": "disabled",
+    }
+    return {**inherited, **extensions.environment(plan.command[0]), **plan.environment, **ours}
