@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,11 @@ from importlib.metadata import version
 from typing import Any
 
 import mfubench
+from mfubench.caveats import Caveat
 from mfubench.config import Experiment
 from mfubench.engines import label
 from mfubench.evidence import Evidence
-from mfubench.launch import commit_of
+from mfubench.launch.start import commit_of
 from mfubench.metrics import CONVENTIONS
 from mfubench.paths import ROOT
 from mfubench.plan import describe
@@ -41,7 +43,7 @@ def run_name(experiment: Experiment, engine: str | None) -> str:
     return "-".join(parts)
 
 
-def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
+def conclude(evidence: Evidence, warnings: Sequence[Caveat]) -> Result:
     """The Result: only `ok` has a measurement, the figures of others are withheld."""
     verdict = evidence.verdict
     assert verdict is not None
@@ -57,7 +59,7 @@ def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
         stopped_by=verdict.stopped_by,
         group=evidence.group,
         started_at=evidence.started_at.isoformat(timespec="seconds"),
-        settings=asdict(evidence.experiment),
+        settings=_spelled_out(asdict(evidence.experiment)),
         hardware=_hardware(evidence),
         flops=_flops(evidence),
         work=next((_work(r) for r in evidence.records.ranks if r.rank == measured_rank), None),
@@ -66,12 +68,22 @@ def conclude(evidence: Evidence, warnings: Sequence[str]) -> Result:
         withheld=None if ok else figures,
         step_times_s={str(r.rank): list(r.step_times_s) for r in evidence.records.ranks},
         history=list(evidence.history) if ok else [],
-        warnings=list(warnings),
+        conditions=_conditions(evidence),
+        warnings=[asdict(warning) for warning in warnings],
         conventions=CONVENTIONS,
         plan=None if evidence.plan is None else describe(evidence.plan),
         outcome=None if evidence.outcome is None else asdict(evidence.outcome),
         provenance=_provenance(evidence),
     )
+
+
+def _spelled_out(settings: Any) -> Any:
+    """JSON has no infinity, and the user may have said it to the framework."""
+    if isinstance(settings, dict):
+        return {key: _spelled_out(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_spelled_out(value) for value in settings]
+    return str(settings) if isinstance(settings, float) and not math.isfinite(settings) else settings
 
 
 def _work(rank: RankRecord) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def _work(rank: RankRecord) -> dict[str, Any]:
 def _hardware(evidence: Evidence) -> dict[str, Any] | None:
     if evidence.machine is None:
         return None
-    peak = evidence.peak
+    peak, ceiling = evidence.peak, evidence.ceiling
     return {
         **asdict(evidence.machine),
         "precision": evidence.precision,
@@ -91,7 +103,15 @@ def _hardware(evidence: Evidence) -> dict[str, Any] | None:
         "peak_dtype": None if peak is None else peak.dtype,
         "peak_source": None if peak is None else peak.source,
         "peak_measured": None if peak is None else peak.measured,
+        "ceiling_flops_per_second": None if ceiling is None else ceiling.flops_per_second,
+        "ceiling_source": None if ceiling is None else ceiling.source,
     }
+
+
+def _conditions(evidence: Evidence) -> list[dict[str, Any]]:
+    """What the watched devices were like."""
+    device = None if evidence.machine is None else evidence.machine.device
+    return [{"device": device, **asdict(each)} for each in evidence.conditions]
 
 
 def _flops(evidence: Evidence) -> dict[str, Any] | None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mfubench.config import Experiment
 from mfubench.flops import FlopCount
-from mfubench.hardware import Machine, Peak
+from mfubench.hardware import Ceiling, Conditions, Machine, Peak
+from mfubench.launch.outcome import Outcome
 from mfubench.metrics import Measurement
-from mfubench.outcome import Outcome
 from mfubench.plan import Plan
 from mfubench.records import Difference, Records
 from mfubench.recounts import InSitu, SecondCount
@@ -38,10 +38,12 @@ class Evidence:
     second_count: SecondCount | None = None  # of the same as asked; None: there is none
     in_situ: InSitu | None = None  # of one warm-up step; None: it wasn't asked for, or wasn't recorded
     peak: Peak | None = None
+    ceiling: Ceiling | None = None  # None: it wasn't to be measured
     outcome: Outcome | None = None
     records: Records = NOTHING_RECORDED
     differences: tuple[Difference, ...] = ()
     measurement: Measurement | None = None
+    conditions: Conditions = ()
     history: Sequence[Mapping[str, float]] = ()
     verdict: Verdict | None = None
 

@@ -8,13 +8,16 @@ from typing import Any
 
 from rich.console import Console
 
-from mfubench import metrics, plan, records, recounts, support, verdict
+from mfubench import hardware, metrics, plan, records, recounts, support, verdict
 from mfubench.config import Experiment, GradientCheckpointing
+from mfubench.config.schema import Measurement
 from mfubench.config.validate import ATTENTIONS
 from mfubench.evidence import Evidence
 from mfubench.flops import profile_of
-from mfubench.launch import launch
+from mfubench.launch.outcome import Ending
+from mfubench.launch.start import launch
 from mfubench.progress import watching
+from mfubench.statistics import Rule
 
 # Of what is asked, that which `comparison=defaults` leaves to the framework.
 LEFT_OPEN = (
@@ -29,29 +32,47 @@ LEFT_OPEN = (
 
 
 def measured(so_far: Evidence, console: Console) -> Evidence:
-    """The planned run, launched, read and judged."""
-    planned, flops, peak, wanted = so_far.plan, so_far.flops, so_far.peak, so_far.experiment.measurement
-    assert planned is not None and flops is not None and peak is not None
-    with watching(planned, flops.model_flops / peak.flops_per_second, console) as enough:
-        outcome = launch(planned, enough)
+    """The planned run, launched, watched, read and judged."""
+    planned, flops, peak, machine = so_far.plan, so_far.flops, so_far.peak, so_far.machine
+    assert planned is not None and flops is not None and peak is not None and machine is not None
+    rule = rule_of(so_far.experiment.measurement)
+    watch = hardware.watch(machine, planned.num_ranks)
+    stall_s = so_far.experiment.measurement.stall_s
+    with watching(planned, rule, stall_s, flops.model_flops / peak.flops_per_second, console) as progress:
+
+        def look() -> Ending | None:
+            watch.look()
+            return progress()
+
+        outcome = launch(planned, look)
     shutil.rmtree(planned.scratch, ignore_errors=True)
 
     seen = records.read(planned.records)
+    outcome = replace(outcome, peak_memory_bytes={rank.rank: rank.peak_memory_bytes for rank in seen.ranks})
     recorded = verdict.periods_recorded(seen, planned.num_ranks)
-    least = wanted.warmup_steps + wanted.minimum_steps
-    periods = verdict.periods_wanted(outcome, recorded, planned.periods, least)
-    differences = records.differences(seen, asked(so_far, periods)) + recounts.contradictions(
+    wanted = verdict.wanted(outcome, seen, planned.num_ranks, rule)
+    differences = records.differences(seen, asked(so_far, wanted.periods)) + recounts.contradictions(
         flops, so_far.second_count
     )
-    measurement, history, in_situ = None, [], None
-    if recorded >= periods:
+    measurement, history, in_situ, window = None, [], None, None
+    if recorded >= wanted.periods:
         done = as_done(so_far.experiment, seen)
         in_situ = recounts.in_situ(seen, done)
         counted = metrics.as_executed(profile_of(done).of, seen)
-        measurement = metrics.measure(seen, counted, peak, wanted.warmup_steps, periods - wanted.warmup_steps)
+        measurement = metrics.measure(seen, counted, peak, rule.warmup, wanted.periods - rule.warmup)
         flops = metrics.mean_flops(seen, counted, measurement)
         history = metrics.history(seen, counted, peak, measurement)
         differences += metrics.impossible(measurement, flops, peak)
+        window = metrics.steady_window_s(seen, measurement)
+    conditions = watch.conditions(window)
+    if measurement is not None:
+        measurement = replace(
+            measurement,
+            stopped_because=wanted.because,
+            device_seconds=outcome.wall_s * planned.num_ranks,
+            joules_per_token=metrics.joules_per_token(measurement, conditions, planned.num_ranks),
+            of_ceiling=metrics.of_ceiling(measurement, peak, so_far.ceiling),
+        )
     return replace(
         so_far,
         flops=flops,
@@ -61,7 +82,19 @@ def measured(so_far: Evidence, console: Console) -> Evidence:
         records=seen,
         differences=differences,
         measurement=measurement,
-        verdict=verdict.judge(outcome, bool(seen.ranks), recorded, periods, differences),
+        conditions=conditions,
+        verdict=verdict.judge(outcome, bool(seen.ranks), recorded, wanted.periods, differences),
+    )
+
+
+def rule_of(asked_for: Measurement) -> Rule:
+    """When the run ends, as the settings have it."""
+    return Rule(
+        warmup=asked_for.warmup_steps,
+        least=min(asked_for.minimum_steps, asked_for.steps),
+        most=asked_for.steps,
+        precision=asked_for.relative_precision,
+        seconds=asked_for.seconds,
     )
 
 

@@ -9,19 +9,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from mfubench.flops import FlopCount
-from mfubench.hardware import Peak
+from mfubench.hardware import Ceiling, Conditions, GpuConditions, Peak
+from mfubench.parts import parts
 from mfubench.records import Difference, MicroBatch, RankRecord, Records
-from mfubench.statistics import ratio_interval, steady, summarize
+from mfubench.statistics import Steadiness, ratio_interval, steadiness, summarize
 
 Counted = Callable[[int, int], FlopCount]  # [batch, sequence] of a micro-batch -> its FLOPs
 
 CONVENTIONS = {
     "step_time_s": "mean of the steady steps, first training forward to first training forward of the next step, of the rank "
-    "with the longest window; 95 % Student-t interval that takes the steps for independent (Fieller's for rates)",
+    "with the longest window; 95 % Student-t interval over as many steps as these, which are not independent, are worth "
+    "(Fieller's for rates)",
+    "warmup_steps": "steps before the first that is like the second half of the series (medians of five neighbours within three "
+    "robust standard deviations), at least measurement.warmup_steps; settled: no straight line through the rest has a "
+    "significant slope that matters",
+    "data_wait_s, forward_to_optimizer_s, optimizer_to_forward_s": "means per steady step: in the data loader; from the first "
+    "training forward to the optimizer; from there to the next step's first forward. The last two add up to the step time; "
+    "the wait is a part of them",
+    "of_ceiling": "hardware FLOPs per second, causal / the largest matmul rate measured on this device",
+    "device_seconds": "wall time of the framework's processes x devices: what the figures cost",
     "tokens_per_second_per_device": "positions computed (padding included), the mean of all devices / step time",
     "mfu": "model FLOPs (forward + the backward that the mode needs, no recomputation, attention over the full square, its "
     "backward twice its forward: PaLM) / (step time x dense peak)",
@@ -49,11 +60,15 @@ HISTORY = (
 class Measurement:
     """What a run's steady steps say. Rates are the work of all steps / their time; fractions are 0 to 1."""
 
-    steps: int
-    warmup_steps: int
+    steps: int  # steady ones
+    warmup_steps: int  # before the first steady one
+    steady_because: str
+    settled: bool | None  # None: too few steps to tell
+    drift: float | None  # of the step time from the first steady step to the last, as a fraction of the mean
     rank: int  # whose series this is: the one with the longest window
     rank_spread: float  # (longest - shortest window) / longest
     step_time_s: float
+    relative_half_width: float  # half the 95 % interval of the mean step time, over it
     step_time_s_median: float
     step_time_s_std: float
     step_time_s_min: float
@@ -75,21 +90,30 @@ class Measurement:
     padding_fraction: float | None
     peak_memory_bytes: int | None  # the largest of the ranks
     memory_kind: str | None
+    data_wait_s: float | None  # these four: means per steady step, see mfubench/parts.py
+    forward_to_optimizer_s: float | None
+    optimizer_to_forward_s: float | None
+    probe_s: float | None
+    stopped_because: str | None = None  # sure | time | steps | user
+    device_seconds: float | None = None
+    joules_per_token: float | None = None  # per position computed, of all devices; None where no energy was read
+    of_ceiling: float | None = None  # None where no ceiling was measured
 
 
 def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Measurement:
-    """The measurement over `steps` periods after `warmup_steps`; fewer where the run was cut short.
+    """The measurement of the steady ones of `steps` periods after `warmup_steps`; fewer where the run was cut short.
 
     `flops` counts a micro-batch on one device. ValueError when fewer than two steady periods were recorded.
     """
-    windows = {r.rank: tuple(steady(r.step_times_s[: warmup_steps + steps], warmup_steps)) for r in records.ranks}
-    shortest = min((len(window) for window in windows.values()), default=0)
-    windows = {rank: window[:shortest] for rank, window in windows.items()}
+    periods = min([warmup_steps + steps, *(len(rank.step_times_s) for rank in records.ranks)])
+    found = {rank.rank: steadiness(rank.step_times_s[:periods], warmup_steps) for rank in records.ranks}
+    latest = max(found.values(), key=lambda each: each.start, default=_none_steady(warmup_steps))
+    windows = {rank.rank: rank.step_times_s[latest.start : periods] for rank in records.ranks}
     rank = max(windows, key=lambda r: sum(windows[r]), default=0)
     times = summarize(windows.get(rank, ()))
     longest = sum(windows[rank])
     recorded = _of_rank(records, rank)
-    steps_of_all = _steps_of_all(records, warmup_steps, times.n)
+    steps_of_all = _steps_of_all(records, latest.start, times.n)
     ranks = len(windows)
     work = [_work(step, flops, peak) for step in steps_of_all]
     amounts = {name: [step[name] / ranks for step in work] for name in work[0]}
@@ -97,17 +121,23 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
     lengths = [batch.sequence_length for batch in batches]
     positions = _positions(batches) / times.n / ranks
     real = _tokens_per_step([batch.real_tokens for batch in batches], times.n * ranks)
+    told = [each.settled for each in found.values()]
+    rates: dict[str, Any] = {name: sum(each) / longest for name, each in amounts.items()}
     return Measurement(
         steps=times.n,
-        warmup_steps=warmup_steps,
+        warmup_steps=latest.start,
+        steady_because=next((each.because for each in found.values() if each.settled is False), latest.because),
+        settled=None if None in told else all(told),
+        drift=found[rank].drift,
         rank=rank,
         rank_spread=(longest - min(sum(w) for w in windows.values())) / longest,
         step_time_s=times.mean,
+        relative_half_width=(times.ci95_high - times.mean) / times.mean,
         step_time_s_median=times.median,
         step_time_s_std=times.std,
         step_time_s_min=times.minimum,
         step_time_s_max=times.maximum,
-        **{name: sum(each) / longest for name, each in amounts.items()},
+        **rates,
         ci95={"step_time_s": (times.ci95_low, times.ci95_high)}
         | {name: ratio_interval(each, windows[rank]) for name, each in amounts.items()},
         positions_per_step=round(positions),
@@ -119,7 +149,34 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
         padding_fraction=None if real is None else 1 - real / positions,
         peak_memory_bytes=max((r.peak_memory_bytes for r in records.ranks if r.peak_memory_bytes), default=None),
         memory_kind=recorded.memory_kind,
+        **asdict(parts(recorded, latest.start, times.n)),
     )
+
+
+def _none_steady(warmup_steps: int) -> Steadiness:
+    return Steadiness(warmup_steps, None, None, None, "nothing was recorded")
+
+
+def steady_window_s(records: Records, measurement: Measurement) -> tuple[float, float]:
+    """When the steady steps began and ended on the measured rank, by the host's monotonic clock."""
+    boundaries = _of_rank(records, measurement.rank).boundaries_s
+    return boundaries[measurement.warmup_steps], boundaries[measurement.warmup_steps + measurement.steps]
+
+
+def joules_per_token(measurement: Measurement, conditions: Conditions, num_devices: int) -> float | None:
+    """What all devices drew in the steady steps, over all positions computed in them; None where a device doesn't tell."""
+    energies = [each.energy_j for each in conditions if isinstance(each, GpuConditions)]
+    if len(energies) < num_devices or None in energies:
+        return None
+    positions = measurement.tokens_per_second_per_device * num_devices * measurement.step_time_s * measurement.steps
+    return sum(energy for energy in energies if energy is not None) / positions
+
+
+def of_ceiling(measurement: Measurement, peak: Peak, ceiling: Ceiling | None) -> float | None:
+    """What was executed, in causal hardware FLOP/s, over the largest matmul rate of this very device."""
+    if ceiling is None:
+        return None
+    return measurement.hfu_causal * peak.flops_per_second / ceiling.flops_per_second
 
 
 def mean_flops(records: Records, flops: Counted, measurement: Measurement) -> FlopCount:

@@ -19,10 +19,11 @@ from rich.console import Console
 from mfubench import engines, hardware, plan, support, workload
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
+from mfubench.config.overrides import no_secret_in
 from mfubench.config.validate import validate
 from mfubench.evidence import Evidence
 from mfubench.flops import step_flops
-from mfubench.launch import answers, run_together
+from mfubench.launch.start import answers, run_together
 from mfubench.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.recounts import recounted
 
@@ -77,6 +78,8 @@ def planned(so_far: Evidence, console: Console) -> Evidence:
         so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, so_far.engine, visible
     )
     made = plan.make(experiment, prepared, place)
+    for text in (made.config_text, *made.other_files.values(), *made.environment.values(), *made.command):
+        no_secret_in(text, "what the framework would be given")
     (so_far.folder / "plan.json").write_text(json.dumps(plan.describe(made), indent=1))
     return replace(so_far, plan=made, workload=prepared, flops=flops, second_count=recounted(experiment, flops))
 
@@ -96,7 +99,14 @@ def held_against(so_far: Evidence, console: Console) -> Evidence:
         console.print("measuring the CPU's peak", style="dim")
     dtype = hardware.peak_dtype(precision, machine.device)
     threads = plan.threads_per_rank(machine.cores, num_ranks)
-    return replace(so_far, peak=hardware.peak(experiment.hardware, machine, dtype, num_ranks, threads, run_together))
+    peak = hardware.peak(experiment.hardware, machine, dtype, num_ranks, threads, run_together)
+    ceiling = None
+    if peak.measured:
+        ceiling = hardware.Ceiling(peak.flops_per_second, peak.source)
+    elif experiment.hardware.measure_ceiling and not experiment.dry_run:
+        console.print("measuring the device's ceiling", style="dim")
+        ceiling = hardware.ceiling(machine, dtype, num_ranks, threads, run_together)
+    return replace(so_far, peak=peak, ceiling=ceiling)
 
 
 def expected_memory(so_far: Evidence) -> ExpectedMemory:

@@ -1,24 +1,36 @@
-"""A progress bar over what the probe has recorded so far: step, step time, running MFU. It wakes once a second."""
+"""A progress bar over what the probe has recorded so far: step time, how sure it is, running MFU. It wakes once a second."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from mfubench.launch.outcome import Ending
+from mfubench.launch.stall import Stall
 from mfubench.plan import Plan
-from mfubench.records import Follower
+from mfubench.records import Follower, RankProgress
+from mfubench.statistics import Rule, enough_after, half_width
+
+LEAST_TO_SAY_HOW_SURE = 4
 
 
 @contextmanager
-def watching(plan: Plan, ideal_step_s: float, console: Console) -> Iterator[Callable[[], bool]]:
-    """Yields `enough()`: it looks at the plan's records, moves the bar, and says whether every rank has its periods.
+def watching(
+    plan: Plan, rule: Rule, stall_s: float | None, ideal_step_s: float, console: Console
+) -> Iterator[Callable[[], Ending | None]]:
+    """Yields `look()`: it looks at the plan's records, moves the bar, and says whether the run is to be ended: because every
+    rank has enough by the rule, or because it stands still (`stall_s`: see Stall).
 
     `ideal_step_s`: the step's model FLOPs at the peak; its share of the step time is the running MFU.
     """
-    follower = Follower(plan.records)
+    import numpy as np  # noqa: F401  (here, so that no import runs beside measured steps: the rule needs both)
+    import scipy.special  # noqa: F401
+
+    follower, stall = Follower(plan.records), Stall(stall_s)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -29,16 +41,28 @@ def watching(plan: Plan, ideal_step_s: float, console: Console) -> Iterator[Call
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("starting the framework", total=plan.periods)
 
-        def enough() -> bool:
-            seen = follower.look()
-            done = min(rank.periods for rank in seen.values()) if len(seen) >= plan.num_ranks else 0
-            times = [rank.recent_step_time_s for rank in seen.values() if rank.recent_step_time_s]
-            if done and times:
-                bar.update(task, description=f"training  {max(times):.3f} s/step  MFU {ideal_step_s / max(times):.1%}")
-            elif seen:
-                bar.update(task, description="training")
+        def look() -> Ending | None:
+            ranks = follower.look()
+            seen = list(ranks.values())
+            done = min(rank.periods for rank in seen) if len(seen) >= plan.num_ranks else 0
+            if seen:
+                bar.update(task, description=_in_words(seen, rule, ideal_step_s) if done else "training")
             bar.update(task, completed=min(done, plan.periods))
             bar.refresh()
-            return done >= plan.periods
+            if done and enough_after([rank.step_times_s for rank in seen], rule) is not None:
+                return Ending("stopped")
+            still = stall.look({name: rank.step_times_s for name, rank in ranks.items()}, time.monotonic())
+            return None if still is None else Ending("stalled", still)
 
-        yield enough
+        yield look
+
+
+def _in_words(ranks: Sequence[RankProgress], rule: Rule, ideal_step_s: float) -> str:
+    """The slowest rank's recent step time, the running MFU, and how sure the mean is by now."""
+    recent = max(rank.recent_step_time_s or 0.0 for rank in ranks)
+    words = f"training  {recent:.3f} s/step  MFU {ideal_step_s / recent:.1%}"
+    measured = [rank.step_times_s[rule.warmup :] for rank in ranks]
+    if min(map(len, measured)) < LEAST_TO_SAY_HOW_SURE:
+        return words
+    sure = max(half_width(times) / (sum(times) / len(times)) for times in measured)
+    return f"{words} ±{sure:.1%}" + (f" (to ±{rule.precision:.1%})" if rule.precision is not None else "")

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mfubench.outcome import Outcome
+from mfubench.launch.outcome import Outcome
 from mfubench.records import Difference, Records
+from mfubench.statistics import Because, Rule, enough_after
 
 Status = Literal[
     "ok",
@@ -43,9 +44,23 @@ def periods_recorded(records: Records, num_ranks: int) -> int:
     return min((len(rank.step_times_s) for rank in records.ranks), default=0)
 
 
-def periods_wanted(outcome: Outcome, recorded: int, planned: int, least: int) -> int:
-    """Step periods that the run must have: those planned, or those recorded when the user ended it after the `least`."""
-    return recorded if outcome.ended == "interrupted" and least <= recorded < planned else planned
+@dataclass(frozen=True)
+class Wanted:
+    """The step periods that a run must have, warm-up included, and what ended the measurement there."""
+
+    periods: int
+    because: Because | Literal["user"]
+
+
+def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule) -> Wanted:
+    """What was enough by the rule; where the user ended the run after the least, what was recorded; else all."""
+    recorded = periods_recorded(records, num_ranks)
+    enough = enough_after([rank.step_times_s for rank in records.ranks], rule) if recorded else None
+    if enough is not None:
+        return Wanted(*enough)
+    if outcome.ended == "interrupted" and recorded >= rule.warmup + rule.least:
+        return Wanted(recorded, "user")
+    return Wanted(rule.warmup + rule.most, "steps")
 
 
 def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences: Sequence[Difference]) -> Verdict:
@@ -60,11 +75,17 @@ def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences:
     if outcome.ended == "interrupted":
         return Verdict("interrupted", f"ended by the user, {so_far}", "user")
     if outcome.out_of_memory:
-        return Verdict("out_of_memory", f"{so_far}; {_last_words(outcome)}")
+        return Verdict(
+            "out_of_memory", f"the {outcome.out_of_memory}'s memory was full, {so_far}; {_last_words(outcome)}"
+        )
     if outcome.ended == "timeout":
         return Verdict("timeout", f"not done after {outcome.wall_s:.0f} s, {so_far}; measurement.timeout_s allows more")
+    if outcome.ended == "stalled":
+        return Verdict("stalled", f"{outcome.why}, {so_far}; measurement.stall_s allows more")
+    if outcome.ended == "disk_full":
+        return Verdict("failed", f"{outcome.why}, {so_far}")
     if outcome.returncode != 0:
-        return Verdict("failed", f"exit status {outcome.returncode}, {so_far}; {_last_words(outcome)}")
+        return Verdict("failed", f"exit status {outcome.returncode}{_who(outcome)}, {so_far}; {_last_words(outcome)}")
     if not seen:
         return Verdict("no_records", "it ended well, and no training step of it was seen")
     return Verdict("inconsistent", _in_words(differences) or so_far)
@@ -74,5 +95,16 @@ def _in_words(differences: Sequence[Difference]) -> str:
     return "; ".join(f"{d.what}: asked {d.asked}, seen {d.seen}" for d in differences)
 
 
+def _who(outcome: Outcome) -> str:
+    """Which rank it was, and its signal, as far as they are known."""
+    rank = "" if outcome.failed_rank is None else f"rank {outcome.failed_rank} "
+    if outcome.signal:
+        return f" ({rank}ended by {outcome.signal})"
+    return f" ({rank}failed)" if rank else ""
+
+
 def _last_words(outcome: Outcome) -> str:
+    if outcome.killed_for_memory:
+        held = f": it held {outcome.memory.resident_bytes_max / 2**30:.1f} GiB" if outcome.memory else ""
+        return f"the kernel killed it{held}"
     return f"its last words: {outcome.last_words}" if outcome.last_words else "it printed nothing"

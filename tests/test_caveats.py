@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from mfubench.caveats import caveats
+from mfubench.caveats import Kind, caveats
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
 from mfubench.evidence import Evidence, now
 from mfubench.flops import FlopCount
 from mfubench.hardware import Machine, Peak
+from mfubench.launch.outcome import Outcome
 from mfubench.metrics import measure
-from mfubench.outcome import Outcome
 from mfubench.records import MicroBatch, RankRecord, Records
 from mfubench.recounts import InSitu
 from mfubench.verdict import Verdict
@@ -36,14 +37,16 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
     """The caveats of a steady run on a GPU, with what is changed."""
 
     def of(
-        *overrides: str, times: tuple[float, ...] = (1.0, 1.01, 1.0, 1.01), peak: Peak = SHEET, **changes: object
+        *overrides: str, times: tuple[float, ...] = (1.0, 1.001, 1.0, 1.001), peak: Peak = SHEET, **changes: object
     ) -> list[str]:
         experiment = compose(*overrides)
         records = Records((record_of(list(times)),))
         evidence = Evidence(experiment, Path("run"), None, now(), flops=replace(FLOPS, parameters=8_000_000_000))
         measurement = measure(records, lambda *_: FLOPS, peak, 0, len(times))
         ok = replace(evidence, records=records, measurement=measurement, peak=peak, machine=GPU, verdict=Verdict("ok"))
-        return list(caveats(replace(ok, **changes), defaults(experiment.mode.name)))  # type: ignore[arg-type]
+        found = list(caveats(replace(ok, **changes), defaults(experiment.mode.name)))  # type: ignore[arg-type]
+        assert all(each.kind in get_args(Kind) for each in found)
+        return [each.text for each in found]
 
     return of
 
@@ -58,9 +61,21 @@ def test_a_tiny_model_on_a_gpu_names_a_real_one(said: Callable[..., list[str]]) 
     assert said(flops=FLOPS, machine=replace(GPU, device="cpu")) == []
 
 
-def test_a_mean_that_is_hardly_known_is_unstable(said: Callable[..., list[str]]) -> None:
+def test_a_mean_less_sure_than_asked_for_says_how_sure_it_is(said: Callable[..., list[str]]) -> None:
     (caveat,) = said(times=(1.0, 3.0, 1.0, 3.0))
-    assert caveat.startswith("unstable: the mean step time is only known to ±")
+    # Student's t of 3 degrees of freedom, 3.182, times a standard deviation of 1.155 / 2, over the mean of 2
+    assert caveat.startswith(
+        "the mean step time is known to ±91.87%, not to the ±1.00% asked for, after 4 steady steps"
+    )
+    (caveat,) = said("measurement.relative_precision=null", times=(1.0, 3.0, 1.0, 3.0))
+    assert caveat.startswith("the mean step time is only known to ±92%")
+    assert said("measurement.relative_precision=0.92", times=(1.0, 3.0, 1.0, 3.0)) == []
+
+
+def test_a_step_time_that_drifts_is_not_steady(said: Callable[..., list[str]]) -> None:
+    drifting = tuple(1.0 + 0.002 * step + 0.001 * (step % 2) for step in range(40))
+    caveat = next(each for each in said(times=drifting) if each.startswith("not_steady"))
+    assert "it drifts by +" in caveat and caveat.endswith(" to 40")
 
 
 def test_beating_a_measured_peak_is_said(said: Callable[..., list[str]]) -> None:
@@ -78,7 +93,7 @@ def test_an_exit_status_after_all_steps_is_noted(said: Callable[..., list[str]])
 
 
 def test_a_run_cut_short_by_the_user_says_how_short(said: Callable[..., list[str]]) -> None:
-    assert said(verdict=Verdict("ok", None, "user")) == ["ended by the user after 4 of 30 measured steps"]
+    assert said(verdict=Verdict("ok", None, "user")) == ["ended by the user after 4 steady steps of at most 200"]
 
 
 def test_recomputation_that_a_compiled_model_hides_is_said(said: Callable[..., list[str]]) -> None:

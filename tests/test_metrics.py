@@ -8,11 +8,23 @@ from itertools import accumulate
 import pytest
 
 from mfubench.flops import FlopCount
-from mfubench.hardware import Peak
-from mfubench.metrics import as_executed, history, impossible, mean_flops, measure
+from mfubench.hardware import Ceiling, GpuConditions, Peak
+from mfubench.metrics import (
+    as_executed,
+    history,
+    impossible,
+    joules_per_token,
+    mean_flops,
+    measure,
+    of_ceiling,
+    steady_window_s,
+)
 from mfubench.records import MicroBatch, RankRecord, Records
 
 PEAK = Peak(100e12, "bf16", "a data sheet", measured=False)
+NO_GPU = GpuConditions(
+    "GPU-1", 0, None, None, None, None, None, None, None, None, (), 0, None, None, None
+)  # that tells nothing
 STEP = FlopCount(
     model_flops=40 * 10**12,
     model_flops_causal=36 * 10**12,
@@ -71,6 +83,43 @@ def test_warm_up_is_dropped_and_rates_are_work_over_the_mean() -> None:
     assert m.hardware_tflops_per_second_per_device == pytest.approx(50 / 2)
     assert (m.mfu, m.mfu_causal, m.hfu, m.hfu_causal) == pytest.approx((0.20, 0.18, 0.25, 0.225))
     assert m.peak_memory_bytes == 10**9
+
+
+def test_steps_that_are_slow_after_the_warm_up_are_left_out_too() -> None:
+    """Two of warm-up, then three more slow ones, then 1 s and a little, in turns."""
+    times = [9.0, 9.0, 3.0, 2.0, 1.5] + [1.0, 1.01, 0.99] * 9
+    m = measure(Records((rank_of(0, times),)), flops, PEAK, warmup_steps=2, steps=30)
+    assert (m.warmup_steps, m.steps, m.settled) == (5, 27, True)
+    assert m.steady_because.startswith("steady from step 5")
+    assert m.step_time_s == pytest.approx(1.0)
+    assert m.relative_half_width == pytest.approx((m.ci95["step_time_s"][1] or 0) - 1.0)
+    rows = history(Records((rank_of(0, times),)), flops, PEAK, m)
+    assert [row["warmup"] for row in rows] == [1] * 5 + [0] * 27
+    assert steady_window_s(Records((rank_of(0, times),)), m) == pytest.approx((100 + 24.5, 100 + 24.5 + 27))
+
+
+def test_too_few_steps_tell_nothing_of_steadiness() -> None:
+    m = measure(Records((rank_of(0, [9.0, 3.0, 2.0, 1.0]),)), flops, PEAK, warmup_steps=1, steps=3)
+    assert (m.warmup_steps, m.steps, m.settled, m.drift) == (1, 3, None, None)
+
+
+def test_the_latest_rank_says_where_all_are_steady() -> None:
+    steady, late = [1.0, 1.01, 0.99] * 10, [3.0, 3.0, 3.0] + [1.0, 1.01, 0.99] * 9
+    m = measure(Records((rank_of(0, steady), rank_of(1, late))), flops, PEAK, warmup_steps=0, steps=30)
+    assert (m.warmup_steps, m.steps) == (3, 27)
+
+
+def test_energy_per_token_is_that_of_all_devices_over_all_positions() -> None:
+    m = measure(Records((rank_of(0, [1.0] * 4), rank_of(1, [1.0] * 4))), flops, PEAK, warmup_steps=0, steps=4)
+    told = replace(NO_GPU, energy_j=512.0)  # in 4 steps of 512 positions
+    assert joules_per_token(m, (told, told), 2) == pytest.approx(0.25)
+    assert joules_per_token(m, (told,), 2) is None and joules_per_token(m, (told, NO_GPU), 2) is None
+
+
+def test_what_was_executed_is_held_against_the_measured_ceiling() -> None:
+    m = measure(Records((rank_of(0, [1.0] * 4),)), flops, PEAK, warmup_steps=0, steps=4)
+    assert of_ceiling(m, PEAK, Ceiling(75e12, "measured")) == pytest.approx(45 / 75)
+    assert of_ceiling(m, PEAK, None) is None
 
 
 def test_the_interval_of_a_rate_is_that_of_the_time_turned_over() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 
 import pytest
 
-from mfubench.statistics import ratio_interval, steady, summarize
+from mfubench.statistics import ratio_interval, summarize
+from mfubench.statistics.comparing import single, unpaired
+from mfubench.statistics.intervals import student
 
 
 def test_five_values_are_summed_up_as_by_hand() -> None:
@@ -94,7 +98,43 @@ def test_fewer_than_two_values_are_refused(values: list[float]) -> None:
         summarize(values)
 
 
-def test_warm_up_steps_are_dropped_from_the_front() -> None:
-    assert steady([9.0, 5.0, 1.0, 1.1], 2) == [1.0, 1.1]
-    assert steady([9.0, 5.0], 0) == [9.0, 5.0]
-    assert list(steady([9.0, 5.0], 2)) == list(steady([9.0], 2)) == []
+def test_two_groups_of_runs_have_the_interval_of_welchs_test_of_their_logarithms() -> None:
+    """Against scipy.stats, which shares no code with it but the t distribution."""
+    from scipy.stats import ttest_ind
+
+    one, other = [1.0, 1.02, 0.98, 1.01], [1.05, 1.12, 1.1]
+    found = unpaired(one, other)
+    test = ttest_ind([math.log(value) for value in other], [math.log(value) for value in one], equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(math.exp(low)), pytest.approx(math.exp(high)))
+    assert found.ratio == pytest.approx((1.05 * 1.12 * 1.1) ** (1 / 3) / (1.02 * 0.98 * 1.01) ** (1 / 4))
+    assert found.resolved and (found.basis, found.pairs, found.more_repeats) == ("runs", 0, 0)
+
+
+def test_the_repeats_that_would_resolve_a_difference_do_if_all_stays_as_it_is() -> None:
+    one, other = [1.00, 1.04, 0.96], [1.03, 1.07, 0.99]
+    found = unpaired(one, other)
+    assert not found.resolved and found.more_repeats is not None
+    std = statistics.stdev(map(math.log, one))
+    total = 3 + found.more_repeats
+
+    def half(n: int) -> float:
+        return student(2 * n - 1, 0.95) * std * (2 / n) ** 0.5  # two groups of one spread: 2 n - 2 degrees of freedom
+
+    assert half(total) < math.log(found.ratio) * 1.02 and half(total - 1) > math.log(found.ratio) * 0.98
+
+
+def test_single_runs_are_as_sure_as_their_steps_and_never_resolved() -> None:
+    """Half widths of 5 % and 3 %: together sqrt(0.0025 + 0.0009) = 0.0583095."""
+    found = single((0.2, 0.01), (0.24, 0.0072))
+    assert found.ratio == pytest.approx(1.2)
+    assert math.log(found.high / found.ratio) == pytest.approx(0.0583095, abs=1e-6)
+    assert math.log(found.ratio / found.low) == pytest.approx(0.0583095, abs=1e-6)
+    assert (found.resolved, found.basis, found.more_repeats) == (False, "single", None)
+
+
+def test_runs_without_any_spread_differ_or_are_the_same_for_sure() -> None:
+    assert unpaired([0.2, 0.2], [0.21, 0.21]).resolved
+    assert not unpaired([0.2, 0.2], [0.2, 0.2]).resolved
+    with pytest.raises(ValueError, match="1 run"):
+        unpaired([0.2], [0.2, 0.2])

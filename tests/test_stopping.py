@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mfubench.statistics import Rule, effective_size, half_width, looks, paired, steadiness, sure_after
+from mfubench.statistics import Rule, effective_size, enough_after, half_width, looks, paired, steadiness, sure_after
 
 Series = Callable[[np.random.Generator, int], np.ndarray]
 WARMUP = 5
@@ -100,9 +100,25 @@ def test_a_machine_that_throttles_in_the_middle_has_not_settled() -> None:
     assert not steadiness(times.tolist()).settled
 
 
+def test_the_time_is_up_on_the_rank_that_needs_it_first_but_never_before_the_least() -> None:
+    rule = Rule(warmup=2, least=3, most=100, precision=None, seconds=10.0)
+    slow, quick = [9.0, 9.0] + [4.0] * 50, [9.0, 9.0] + [1.0] * 50
+    assert enough_after([quick], rule) == (12, "time")
+    assert enough_after([quick, slow], rule) == (5, "time")  # 12 s by then
+    assert enough_after([quick[:11]], rule) is None
+    assert enough_after([[8.0] * 50], rule) == (5, "time")  # not after two of them
+
+
+def test_all_steps_are_enough_and_one_rank_that_lags_is_not() -> None:
+    rule = Rule(warmup=2, least=3, most=10, precision=None)
+    assert enough_after([[1.0] * 30, [1.0] * 12], rule) == (12, "steps")
+    assert enough_after([[1.0] * 30, [1.0] * 11], rule) is None
+    assert enough_after([], rule) is None
+
+
 def test_a_few_steps_are_too_few_to_tell() -> None:
     found = steadiness([1.0] * 12, warmup=5)
-    assert (found.start, found.settled, found.because) == (5, False, "7 steps are too few to tell warm-up from noise")
+    assert (found.start, found.settled, found.because) == (5, None, "7 steps are too few to tell warm-up from noise")
 
 
 def test_equal_steps_are_steady() -> None:

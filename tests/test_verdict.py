@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from mfubench.outcome import Outcome
-from mfubench.records import Difference
-from mfubench.verdict import STATUSES, judge, periods_wanted
+from mfubench.launch.outcome import How, Memory, Outcome, told
+from mfubench.records import Difference, RankRecord, Records
+from mfubench.statistics import Rule
+from mfubench.verdict import STATUSES, Wanted, judge, wanted
 
 PLANNED = 35
 DIFFERENCE = (Difference(what="world size", asked="2", seen="1"),)
 
 
-def ended(how: str, returncode: int | None = 0, *log: str) -> Outcome:
-    return Outcome(how, returncode, 12.0, log)
+def ended(how: How, returncode: int | None = 0, *log: str) -> Outcome:
+    return told(Outcome(how, returncode, 12.0, log))
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,15 @@ def ended(how: str, returncode: int | None = 0, *log: str) -> Outcome:
         (ended("itself", -11), 20, "failed", None),
         (ended("itself", 1, "torch.OutOfMemoryError: CUDA out of memory."), 3, "out_of_memory", None),
         (ended("timeout", -9), 3, "timeout", None),
+        (ended("stalled", -9), 3, "stalled", None),
+        (
+            ended("stalled", -9, "CUDA out of memory."),
+            3,
+            "out_of_memory",
+            None,
+        ),  # of one rank, which the others wait for
+        (ended("disk_full", -15), 3, "failed", None),
+        (ended("disk_full", -15), 35, "ok", None),
         (ended("interrupted", -15), 3, "interrupted", "user"),
         (ended("not_installed", None, "no such file"), 0, "not_installed", None),
     ],
@@ -45,15 +57,60 @@ def test_all_steps_recorded_and_something_else_done_is_inconsistent() -> None:
     assert (given.status, given.reason) == ("inconsistent", "world size: asked 2, seen 1")
 
 
+RULE = Rule(warmup=5, least=10, most=30, precision=None)
+
+
+def recorded(*periods: int, step_s: float = 1.0) -> Records:
+    """A rank for each number of periods."""
+    return Records(
+        tuple(
+            RankRecord(rank, 1, tuple(i * step_s for i in range(n + 1)), (), None, (), None, None, {}, {}, ())
+            for rank, n in enumerate(periods)
+        )
+    )
+
+
 def test_ctrl_c_after_the_least_number_of_steps_is_ok() -> None:
     interrupted = ended("interrupted", -15)
-    wanted = periods_wanted(interrupted, recorded=20, planned=PLANNED, least=15)
-    assert wanted == 20
-    given = judge(interrupted, True, 20, wanted, ())
+    enough = wanted(interrupted, recorded(20), 1, RULE)
+    assert enough == Wanted(20, "user")
+    given = judge(interrupted, True, 20, enough.periods, ())
     assert (given.status, given.stopped_by) == ("ok", "user")
-    assert periods_wanted(interrupted, recorded=14, planned=PLANNED, least=15) == PLANNED
+    assert wanted(interrupted, recorded(14), 1, RULE) == Wanted(PLANNED, "steps")
+
+
+def test_a_run_needs_what_its_rule_calls_enough_on_every_rank() -> None:
+    stopped = ended("stopped", -15)
+    assert wanted(stopped, recorded(40, 36), 2, RULE) == Wanted(35, "steps")
+    assert wanted(stopped, recorded(40), 2, RULE) == Wanted(35, "steps")  # a rank is missing: never enough
+    assert wanted(stopped, recorded(40), 1, replace(RULE, seconds=12.0)) == Wanted(17, "time")
+    assert wanted(stopped, recorded(40), 1, replace(RULE, seconds=3.0)) == Wanted(15, "time")  # not before the least
+    assert wanted(stopped, recorded(36), 1, replace(RULE, precision=0.01)) == Wanted(20, "sure")  # looks at 10 and 15
 
 
 def test_a_failure_gives_its_last_words() -> None:
     reason = judge(ended("itself", 1, "Traceback", "KeyError: 'x'"), False, 0, PLANNED, ()).reason
     assert reason == "exit status 1, 0 of 35 step periods recorded; its last words: KeyError: 'x'"
+
+
+def test_a_failure_names_the_rank_and_its_signal() -> None:
+    killed = replace(ended("itself", 1), failed_rank=1, signal="SIGKILL")
+    reason = judge(killed, True, 3, PLANNED, ()).reason
+    assert reason == "exit status 1 (rank 1 ended by SIGKILL), 3 of 35 step periods recorded; it printed nothing"
+    reason = judge(ended("itself", 1, "[rank1]: KeyError: 'x'"), True, 3, PLANNED, ()).reason
+    assert reason is not None and reason.startswith("exit status 1 (rank 1 failed), 3 of 35")
+    reason = judge(ended("itself", -11), True, 3, PLANNED, ()).reason
+    assert reason is not None and reason.startswith("exit status -11 (ended by SIGSEGV), 3 of 35")
+
+
+def test_full_memory_says_whose_and_what_was_held() -> None:
+    killed = replace(told(Outcome("itself", -9, 12.0, ()), oom_kills=1), memory=Memory(2**20, 3 * 2**30))
+    reason = judge(killed, True, 3, PLANNED, ()).reason
+    assert reason == "the host's memory was full, 3 of 35 step periods recorded; the kernel killed it: it held 3.0 GiB"
+
+
+def test_a_stall_says_where_it_stood() -> None:
+    still = replace(ended("stalled", -9), why="no step ended for 121 s: rank0 after 4, rank1 after 3")
+    reason = judge(still, True, 3, PLANNED, ()).reason
+    assert reason is not None and reason.startswith("no step ended for 121 s: rank0 after 4, rank1 after 3, 3 of 35")
+    assert "measurement.stall_s" in reason

@@ -123,17 +123,25 @@ class Hardware:
     peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8 -> FLOP/s
     source: str | None = None
     peak_flops_per_second: float | None = None  # the user's own figure; wins over everything
+    measure_ceiling: bool = False  # find the largest matmul rate of this very device, too
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How long is measured."""
+    """How long is measured: until the mean step time is as sure as asked for, or the steps or the seconds are used up."""
 
     name: str = MISSING
-    warmup_steps: int = MISSING
-    steps: int = MISSING
-    minimum_steps: int = MISSING  # a run that the user ends after this many measured steps still counts
-    timeout_s: float = MISSING
+    warmup_steps: int = MISSING  # never measured; more are left out where the series shows that it wasn't steady yet
+    relative_precision: float | None = MISSING  # half the 95 % interval of the mean step time, over it; null: all steps
+    minimum_steps: int = (
+        MISSING  # measured at least, but no more than `steps`; a run that the user ends after these counts
+    )
+    steps: int = MISSING  # measured at most
+    seconds: float | None = MISSING  # of measured steps at most, once there are minimum_steps; null: no bound
+    timeout_s: float = MISSING  # of the whole run, from its start
+    stall_s: float | None = (
+        MISSING  # without a new step, after the first; null: 20 times the slowest so far, at least 120
+    )
     profile_flops: bool = MISSING  # count a warm-up step's operators inside the framework's process, too
 
 
@@ -181,5 +189,7 @@ class Experiment:
     torch_compile: bool = MISSING
     optimizer: str = MISSING
     seed: int = MISSING
+    repeat: int = MISSING
     comparison: str = MISSING
     dry_run: bool = MISSING
+    resume: bool = MISSING

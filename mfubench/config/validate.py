@@ -7,6 +7,7 @@ import shlex
 
 from mfubench.config.defaults import defaults
 from mfubench.config.errors import ConfigError, WrongCombination, nearest
+from mfubench.config.framework_shape import validate_framework
 from mfubench.config.schema import Data, Experiment, Measurement
 
 PRECISIONS = ("auto", "bf16", "bf16_pure", "fp32")
@@ -30,6 +31,7 @@ def validate(experiment: Experiment) -> None:
         ("sequence_length", experiment.sequence_length, 2),
         ("gradient_accumulation_steps", experiment.gradient_accumulation_steps, 1),
         ("seed", experiment.seed, 0),
+        ("repeat", experiment.repeat, 0),
         ("parallelism.num_devices", experiment.parallelism.num_devices, 1),
         ("measurement.warmup_steps", experiment.measurement.warmup_steps, 0),
         ("measurement.steps", experiment.measurement.steps, 2),
@@ -39,7 +41,6 @@ def validate(experiment: Experiment) -> None:
             _reject(setting, value, f"a whole number, at least {least}", least)
     if experiment.seed >= 2**32:
         _reject("seed", experiment.seed, "less than 2**32, as numpy takes it", 0)
-    _more_than_zero("measurement.timeout_s", experiment.measurement.timeout_s, 1800)
     if experiment.hardware.peak_flops_per_second is not None:
         _more_than_zero("hardware.peak_flops_per_second", experiment.hardware.peak_flops_per_second, 312e12)
     _one_of("precision", experiment.precision, PRECISIONS)
@@ -52,6 +53,7 @@ def validate(experiment: Experiment) -> None:
     _one_of("comparison", experiment.comparison, COMPARISONS)
     if experiment.comparison == "defaults":
         _validate_left_open(experiment)
+    validate_framework(experiment.framework)
     if experiment.framework.engine is not None:
         _one_of("framework.engine", experiment.framework.engine, _engines(experiment))
     _validate_measurement(experiment.measurement)
@@ -78,6 +80,13 @@ def _validate_left_open(experiment: Experiment) -> None:
 
 
 def _validate_measurement(measurement: Measurement) -> None:
+    _more_than_zero("measurement.timeout_s", measurement.timeout_s, 1800)
+    if measurement.seconds is not None:
+        _more_than_zero("measurement.seconds", measurement.seconds, 60)
+    if measurement.stall_s is not None:
+        _more_than_zero("measurement.stall_s", measurement.stall_s, 600)
+    if measurement.relative_precision is not None and not 0 < measurement.relative_precision < 1:
+        _reject("measurement.relative_precision", measurement.relative_precision, "a fraction, as 0.01 for ±1 %", 0.01)
     if measurement.profile_flops and measurement.warmup_steps < STEPS_TO_PROFILE:
         raise WrongCombination(
             "measurement.profile_flops=true counts the FLOPs of a warm-up step while it runs: the second, and one must follow it",

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from mfubench.statistics.comparing import Ratio, paired
-from mfubench.statistics.intervals import Summary, effective_size, half_width, ratio_interval, steady, summarize
+from mfubench.statistics.intervals import Summary, effective_size, half_width, ratio_interval, summarize
 from mfubench.statistics.steadiness import Steadiness, steadiness
-from mfubench.statistics.stopping import Rule, looks, sure_after
+from mfubench.statistics.stopping import Because, Rule, enough_after, looks, sure_after
 
 __all__ = [
+    "Because",
     "Ratio",
     "Rule",
     "Steadiness",
     "Summary",
     "effective_size",
+    "enough_after",
     "half_width",
     "looks",
     "paired",
     "ratio_interval",
     "steadiness",
-    "steady",
     "summarize",
     "sure_after",
 ]

@@ -98,8 +98,3 @@ def student(worth: float, confidence: float = CONFIDENCE) -> float:
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     return float(stdtrit(max(worth - 1, 1.0), (1 + confidence) / 2))
-
-
-def steady(step_times_s: Sequence[float], warmup_steps: int) -> Sequence[float]:
-    """The step times, in s, after the first `warmup_steps`; none when there are no more than that."""
-    return step_times_s[warmup_steps:]

@@ -33,7 +33,7 @@ class Steadiness:
     """The steady part of a series."""
 
     start: int  # index of the first steady step
-    settled: bool  # whether the rest stays where it is
+    settled: bool | None  # whether the rest stays where it is; None: too few to tell
     drift: float | None  # of the steady steps, from first to last, as a fraction of their mean; None: too few to tell
     drift_at_most: float | None  # the far end of its interval, without a sign
     because: str  # in words
@@ -45,7 +45,7 @@ def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
 
     rest = np.asarray(times[warmup:], dtype=float)
     if len(rest) < LEAST_STEPS:
-        return Steadiness(warmup, False, None, None, f"{len(rest)} steps are too few to tell warm-up from noise")
+        return Steadiness(warmup, None, None, None, f"{len(rest)} steps are too few to tell warm-up from noise")
     start = warmup + _first_like_the_second_half(rest)
     steady = rest[start - warmup :]
     if start - warmup >= len(rest) // 2:

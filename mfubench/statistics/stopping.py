@@ -1,14 +1,16 @@
-"""When a run has been measured long enough. In: the step times so far. Out: after how many of them the mean is sure.
+"""When a run has been measured long enough. In: the step times so far. Out: after how many of them, and why then.
 
 A rule that stops when an interval looks narrow enough stops too early too often: it has many chances to be lucky. Here it
 looks seldom, at sizes that grow by half, asks more of itself (98 %) than of what is reported (95 %), and doesn't take
-neighbouring steps for independent. What that keeps is found by simulation, in tests/statistics.
+neighbouring steps for independent. What that keeps is found by simulation, in tests/test_stopping.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
 
 from mfubench.statistics.intervals import effective_size, half_width
 from mfubench.statistics.steadiness import steadiness
@@ -18,14 +20,45 @@ GROWTH = 1.5
 DRIFT = 4.0  # of the precision: a line through steps whose mean is that sure is about 3.5 times as unsure
 
 
+Because = Literal["sure", "time", "steps"]
+
+
 @dataclass(frozen=True)
 class Rule:
-    """When to stop: the 95 % interval of the mean step within ± `precision` of it, between so many steady steps."""
+    """When to stop: the 95 % interval of the mean step within ± `precision` of it, between so many steps after the warm-up."""
 
     warmup: int  # steps that are never steady
     least: int
     most: int
-    precision: float | None  # as a fraction; None: always `most`
+    precision: float | None  # as a fraction; None: never sure
+    seconds: float | None = None  # of steps after the warm-up, once there are `least`; None: no bound
+
+
+def enough_after(series: Sequence[Sequence[float]], rule: Rule) -> tuple[int, Because] | None:
+    """After how many step times in s, of each rank's, a run has been measured long enough, and why; None: not yet.
+
+    It depends on the times alone, so that it says the same of a run while it goes on and afterwards.
+    """
+    recorded = min((len(times) for times in series), default=0)
+    ends: list[tuple[int | None, Because]] = [
+        (sure_after(series, rule), "sure"),
+        (_time_up(series, rule), "time"),
+        (rule.warmup + rule.most, "steps"),
+    ]
+    reached = [(end, because) for end, because in ends if end is not None and end <= recorded]
+    return min(reached, key=lambda each: each[0], default=None)
+
+
+def _time_up(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
+    """After how many step times the measured ones of some rank have taken the rule's seconds."""
+    if rule.seconds is None:
+        return None
+    ends = []
+    for times in series:
+        spent = accumulate(times[rule.warmup :])
+        reached = [index for index, total in enumerate(spent, start=1) if total >= rule.seconds]
+        ends += [rule.warmup + max(reached[0], rule.least)] if reached else []
+    return min(ends, default=None)
 
 
 def looks(rule: Rule) -> Iterator[int]:
@@ -37,10 +70,7 @@ def looks(rule: Rule) -> Iterator[int]:
 
 
 def sure_after(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
-    """After how many step times, of each rank's, the mean of every rank is sure; None: not yet.
-
-    It depends on the times alone, so that it says the same of a run while it goes on and afterwards.
-    """
+    """After how many step times, of each rank's, the mean of every rank is sure; None: not yet."""
     if rule.precision is None:
         return None
     recorded = min((len(times) for times in series), default=0)
