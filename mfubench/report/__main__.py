@@ -1,43 +1,133 @@
-"""`python -m mfubench.report DIR...`: every result in or below the folders as one table.
+"""`python -m mfubench.report DIR...`: every result in or below the folders, as a table, CSV, JSON, Markdown or one HTML file.
 
-Exit status: 0 every run is ok, 3 some run is not or could not be read, 2 there is no result.
+Exit status: 0 every run is ok; 3 some run is not, or a file could not be read; 2 there is no result. `--against OLD_DIR`
+adds what became of each setting since: 0 nothing got worse, 3 something did or a file could not be read, 2 no setting is on
+both sides. 1: the output can't be written.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from mfubench.report.result import UnreadableResult, find, read
+from mfubench.report import to_csv, to_json, to_markdown
+from mfubench.report.against import Change, changes, regressions
+from mfubench.report.against import records as records_of_changes
+from mfubench.report.against import section as section_of_changes
+from mfubench.report.flat import records
+from mfubench.report.gather import Gathered, gather
+from mfubench.report.result import Result
+from mfubench.report.section import Section
 from mfubench.report.table import show
+
+FORMATS = ("table", "csv", "json", "markdown", "html")
+FOR_PROGRAMS = ("csv", "json")
+FILE_WIDTH = 120  # columns of a table's prose where no terminal shows it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table of the folders' results; the exit status."""
+    """Report what the arguments ask for; the exit status."""
+    given = _parser().parse_args(argv)
+    found = _gathered(given.folders, _shown(given.format))
+    if not found.results:
+        return 2
+    ok = not found.complaints and all(result.status == "ok" for result in found.results)
+    compared: list[Change] | None = None
+    if given.against is not None:
+        old = _gathered([given.against])
+        compared = changes(old.results, found.results, given.tolerance) if old.results else []
+        if not any(change.old and change.new for change in compared):
+            print(f"mfubench.report: no setting is in both {given.against} and the new results", file=sys.stderr)
+            return 2
+        ok = not (found.complaints or old.complaints or regressions(compared))
+    try:
+        _put(found, compared, given)
+    except OSError as error:
+        if error.filename is None:  # not the file that was asked for
+            raise
+        print(f"mfubench.report: can't write {given.output}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0 if ok else 3
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mfubench.report", description="Compare the results below folders.")
     parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a run's folder, or any folder above runs")
-    folders: list[Path] = parser.parse_args(argv).folders
-    missing = [folder for folder in folders if not folder.exists()]
-    if missing:
-        print(f"mfubench.report: there is no {', '.join(map(str, missing))}", file=sys.stderr)
-        return 2
-    results, unreadable = [], False
-    for path in find(folders):
-        try:
-            results.append(read(path))
-        except UnreadableResult as error:
-            print(f"mfubench.report: {error}", file=sys.stderr)
-            unreadable = True
-    if not results:
-        where = ", ".join(map(str, folders))
-        print(f"mfubench.report: no results below {where}; `python -m mfubench` makes one", file=sys.stderr)
-        return 2
-    show(results, Console())
-    return 3 if unreadable or any(result.status != "ok" for result in results) else 0
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: %(default)s")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: standard output")
+    parser.add_argument(
+        "--against",
+        metavar="OLD_DIR",
+        type=Path,
+        help="older results: say what got slower, and exit with 3 if something did",
+    )
+    parser.add_argument(
+        "--tolerance",
+        metavar="FRACTION",
+        type=_fraction,
+        default=0.02,
+        help="how much slower is no matter; default: %(default)s",
+    )
+    return parser
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no fraction; 2 % are 0.02")
+    return value
+
+
+def _shown(form: str) -> Callable[[Result], object] | None:
+    """What a page says of one result alone."""
+    if form != "html":
+        return None
+    from mfubench.report.html.details import details
+
+    return lambda result: details([result], [result.name])
+
+
+def _gathered(folders: Sequence[Path], shown: Callable[[Result], object] | None = None) -> Gathered:
+    """The results, after saying what was none."""
+    found = gather(folders, shown)
+    for sentence in (*found.complaints, *found.copies):
+        print(f"mfubench.report: {sentence}", file=sys.stderr)
+    return found
+
+
+def _put(found: Gathered, compared: Sequence[Change] | None, given: argparse.Namespace) -> None:
+    """The report where it is wanted, in the form that is asked for."""
+    parts = [] if compared is None else [section_of_changes(compared, given.tolerance)]
+    if given.format not in FOR_PROGRAMS:
+        from mfubench.report.published import sections  # which needs the configuration's types
+
+        parts = [*sections(found.results), *parts]
+    if given.output is None:
+        if given.format == "table":
+            show(found.results, Console(), parts)
+        else:
+            sys.stdout.write(_text(found, compared, parts, given.format))
+        return
+    with open(given.output, "w", encoding="utf-8") as file:
+        if given.format == "table":
+            show(found.results, Console(file=file, width=FILE_WIDTH), parts)
+        else:
+            file.write(_text(found, compared, parts, given.format))
+
+
+def _text(found: Gathered, compared: Sequence[Change] | None, parts: Sequence[Section], form: str) -> str:
+    if form == "markdown":
+        return to_markdown.text(found.results, parts)
+    if form == "html":
+        from mfubench.report.html import page  # plots, which no other form needs
+
+        return page(found.results, [*found.complaints, *found.copies], parts)
+    rows = records(found.results) if compared is None else records_of_changes(compared)
+    return to_csv.text(rows) if form == "csv" else to_json.text(rows)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,20 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "result.json"
 # Of the settings.
 GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "data", "liger", "measurement")
+
+# What the report reads without looking: list: of mappings; None: or null.
+SHAPES: dict[str, tuple[type | None, ...]] = {
+    "settings": (dict,),
+    "provenance": (dict,),
+    "conventions": (dict,),
+    "step_times_s": (dict,),
+    **dict.fromkeys(("hardware", "flops", "work", "plan", "outcome", "measurement", "withheld"), (dict, None)),
+    **dict.fromkeys(("differences", "history", "conditions", "warnings"), (list,)),
+}
 
 
 class UnreadableResult(ValueError):
@@ -44,7 +54,8 @@ class Result:
     withheld: Mapping[str, Any] | None
     step_times_s: Mapping[str, Sequence[float]]  # by rank, warm-up included
     history: Sequence[Mapping[str, float]]  # a row per step period of the measured rank, warm-up included
-    warnings: Sequence[str]
+    conditions: Sequence[Mapping[str, Any]]  # of each watched device: clocks, power, heat, errors, who else was there
+    warnings: Sequence[Mapping[str, str]]  # kind (mfubench/caveats.py has the closed set) and text
     conventions: Mapping[str, str]  # what each figure means
     plan: Mapping[str, Any] | None  # command, environment, native config
     outcome: Mapping[str, Any] | None  # how the processes ended, the log's last lines
@@ -53,22 +64,31 @@ class Result:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """result.json in the folder: a temporary file, fsync, rename."""
+    """result.json in the folder, whole or not at all: a temporary file, fsync, rename, fsync of the folder. OSError."""
     text = json.dumps(asdict(result), indent=1, allow_nan=False)
     path = folder / FILE_NAME
     temporary = folder / f".{FILE_NAME}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    listing = os.open(folder, os.O_RDONLY)  # the new name is on the disk when this is
+    try:
+        os.fsync(listing)
+    finally:
+        os.close(listing)
     return path
 
 
 def read(path: Path) -> Result:
     """The result in a file; UnreadableResult says what is wrong with it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise UnreadableResult(f"{path} can't be read: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -78,9 +98,21 @@ def read(path: Path) -> Result:
     if names != content.keys():
         odd = ", ".join(sorted(names ^ content.keys()))
         raise UnreadableResult(f"{path} is not a result of mfubench: {odd} missing or unknown")
+    if odd := ", ".join(name for name, kind in SHAPES.items() if not _is(content[name], kind)):
+        raise UnreadableResult(f"{path} is not a result of mfubench: {odd} of another shape")
     if lacking := [group for group in GROUPS if not isinstance(content["settings"].get(group), dict)]:
         raise UnreadableResult(f"{path} is not a result of mfubench: its settings lack {', '.join(lacking)}")
     return Result(**content)
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no figure")
+
+
+def _is(value: Any, kinds: tuple[type | None, ...]) -> bool:
+    if isinstance(value, list):
+        return list in kinds and all(isinstance(each, dict) for each in value)
+    return (value is None and None in kinds) or any(kind is not None and isinstance(value, kind) for kind in kinds)
 
 
 def find(folders: Iterable[Path]) -> Iterator[Path]:

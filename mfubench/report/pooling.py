@@ -1,0 +1,98 @@
+"""Results → the settings that were measured, each with its repeats pooled: what a row of a report is about. Pure.
+
+Runs whose settings are the same in words are repeats of one setting, whichever of several fresh processes they were and
+whether one sweep made them or several. Fresh processes differ by more than the steps within one do, so that the run is the
+unit: a figure is the mean of the runs' figures, and its interval is Student's t over runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mfubench.report.result import Result
+from mfubench.report.words import describe
+from mfubench.statistics.intervals import student
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a setting, in the unit that its name in the measurement says."""
+
+    mean: float  # of the runs
+    low: float | None  # of the 95 % interval of the mean; None: this figure has no interval
+    high: float | None  # None, with a low end: the interval has no upper one
+    runs: int  # 1: the interval is over the steps within the run, and says nothing of how runs differ
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval; None where it lacks an end."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The runs of one setting, in the order in which they started."""
+
+    settings: Mapping[str, str]  # in words
+    results: tuple[Result, ...]
+
+    @property
+    def ok(self) -> tuple[Result, ...]:
+        """Those with figures."""
+        return tuple(result for result in self.results if result.measurement is not None)
+
+    @property
+    def status(self) -> str:
+        """The runs' own where they agree, else how many are ok: 2 of 3 ok."""
+        statuses = {result.status for result in self.results}
+        return statuses.pop() if len(statuses) == 1 else f"{len(self.ok)} of {len(self.results)} ok"
+
+    def figure(self, name: str) -> Figure | None:
+        """A number of the measurement over the runs that are ok; None where none of them knows it."""
+        measurements = [result.measurement for result in self.ok if result.measurement]
+        known = [measured for measured in measurements if measured.get(name) is not None]
+        values = [float(measured[name]) for measured in known]
+        if not values:
+            return None
+        if len(values) == 1:
+            low, high = known[0]["ci95"].get(name, (None, None))
+            return Figure(values[0], low, high, 1)
+        mean = statistics.fmean(values)
+        half = student(len(values)) * statistics.stdev(values) / len(values) ** 0.5
+        return Figure(mean, mean - half, mean + half, len(values))
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The largest of the runs."""
+        peaks = [result.measurement["peak_memory_bytes"] for result in self.ok if result.measurement]
+        return max((peak for peak in peaks if peak), default=None)
+
+
+def pool(results: Sequence[Result], words: Sequence[Mapping[str, str]] | None = None) -> list[Pooled]:
+    """The settings that the results are of, in the order in which they first come; `words`: of each result, by default its
+    settings."""
+    alike: dict[tuple[tuple[str, str], ...], list[Result]] = {}
+    for result, own in zip(results, describe(results) if words is None else words, strict=True):
+        alike.setdefault(tuple(own.items()), []).append(result)
+    return [Pooled(dict(own), tuple(sorted(runs, key=lambda run: run.started_at))) for own, runs in alike.items()]
+
+
+def pairs(one: Pooled, other: Pooled) -> list[tuple[Result, Result]]:
+    """The ok runs of both that stood beside each other: the same repeat of the same sweep, in the order of `one`."""
+    partners = {beside: run for beside, run in zip(_beside(other), other.ok, strict=True)}
+    found = zip(_beside(one), one.ok, strict=True)
+    return [(run, partners[beside]) for beside, run in found if beside in partners]
+
+
+def _beside(pooled: Pooled) -> list[tuple[str, int, int]]:
+    """By ok run: its sweep, its repeat, and which of several with both the same it is; runs of no sweep stand alone."""
+    seen: Counter[tuple[str, int]] = Counter()
+    found = []
+    for run in pooled.ok:
+        place = (run.group or f"no sweep: {id(run)}", int(run.settings["repeat"]))
+        found.append((*place, seen[place]))
+        seen[place] += 1
+    return found

@@ -1,0 +1,124 @@
+"""Settings compared: ratios of step times with intervals, what else differs between the two, which is fastest. Pure.
+
+What is compared are rows of one task: the same model, data and amount of work asked per step, on as many of the same
+devices. Of repeats in one sweep the same repeat of both is a pair; other runs are compared as two groups; where a side has a
+single run, nothing is known of how runs differ, and no difference is ever called resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mfubench.report.pooling import Pooled, pairs
+from mfubench.report.result import Result
+from mfubench.report.work import WorkDifference, work_differences
+from mfubench.statistics.comparing import Ratio, paired, single, unpaired
+
+TASK = ("model", "mode", "batch", "sequence", "accumulation", "data", "padding", "device")
+TASK_DETAILS = ("model.", "architecture.", "data.")
+MOST_ROWS = 8  # of a task: beyond these its ratios would be read by nobody
+WIDE = 0.1  # half an interval of a ratio: beyond this its two ends are said, which lie unevenly
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many times as long a step of `other` takes as one of `one`, and what else differs between what they did."""
+
+    one: Pooled
+    other: Pooled
+    ratio: Ratio
+    differences: tuple[WorkDifference, ...]
+
+    @property
+    def same_work(self) -> bool:
+        """Whether the two did the same work, in whatever way."""
+        return all(difference.same_work for difference in self.differences)
+
+
+def compare(one: Pooled, other: Pooled, in_pairs: bool = True) -> Comparison:
+    """The comparison of two settings with an ok run each."""
+    return Comparison(one, other, step_time_ratio(one, other, in_pairs), work_differences(one, other))
+
+
+def step_time_ratio(one: Pooled, other: Pooled, in_pairs: bool = True) -> Ratio:
+    """Step time of `other` / that of `one`; by pairs, if wanted, where there are at least two."""
+    beside = pairs(one, other) if in_pairs else []
+    if len(beside) >= 2:
+        return paired(*(_step_times(side) for side in zip(*beside, strict=True)))
+    times = [_step_times(pooled.ok) for pooled in (one, other)]
+    if min(map(len, times)) >= 2:
+        return unpaired(*times)
+    return single(_mean(one), _mean(other))
+
+
+def tasks(rows: Sequence[Pooled]) -> list[list[Pooled]]:
+    """The rows that can be compared with each other, those of each task together."""
+    alike: dict[tuple[str, ...], list[Pooled]] = {}
+    for row in rows:
+        details = (f"{key} {cell}" for key, cell in row.settings.items() if key.startswith(TASK_DETAILS))
+        devices = str(row.results[0].settings["parallelism"]["num_devices"])
+        alike.setdefault((*(row.settings.get(key, "") for key in TASK), devices, *details), []).append(row)
+    return list(alike.values())
+
+
+def comparisons(rows: Sequence[Pooled]) -> list[list[Comparison]]:
+    """By task of two to eight rows with figures: each row against the first of them."""
+    measured = ([row for row in task if row.ok] for task in tasks(rows))
+    return [[compare(task[0], other) for other in task[1:]] for task in measured if 2 <= len(task) <= MOST_ROWS]
+
+
+def fastest(rows: Sequence[Pooled]) -> list[Pooled]:
+    """The rows that take less time per step than every other row that did the same work, each difference resolved."""
+    return [row for task in tasks(rows) for row in task if row.ok and _wins(row, (other for other in task if other.ok))]
+
+
+def _wins(row: Pooled, task: Iterable[Pooled]) -> bool:
+    rivals = [
+        other
+        for other in task
+        if other is not row and all(difference.same_work for difference in work_differences(row, other))
+    ]
+    mine = _mean(row)[0]
+    # The cheap question first: a table of forty rows has many pairs.
+    if not rivals or any(_mean(other)[0] <= mine for other in rivals):
+        return False
+    ratios = (step_time_ratio(row, other) for other in rivals)
+    return all(ratio.resolved and ratio.ratio > 1 for ratio in ratios)
+
+
+def sentence(ratio: Ratio, one: str, other: str) -> str:
+    """A ratio as a sentence about two settings by their names."""
+    size = amount(ratio)
+    if ratio.basis == "single":
+        return f"{other} takes {size} the time per step of {one} in these runs"
+    over = f"{ratio.pairs} pairs of runs" if ratio.pairs else "repeated runs"
+    if ratio.resolved:
+        return f"{other} takes {size} the time per step of {one} ({over})"
+    if ratio.more_repeats is None:
+        more = "more repeats than anyone would run would resolve one that small"
+    else:
+        more = f"about {ratio.more_repeats} more repeats would"
+    return f"{other} and {one}: no difference resolved ({size}, {over}); {more}"
+
+
+def amount(ratio: Ratio) -> str:
+    """1.043× ± 0.006, or the ends of a wide interval."""
+    half = (ratio.high - ratio.low) / 2
+    if half > WIDE:
+        low = f"{ratio.low:.2f}×" if ratio.low >= 0.01 else "less than 0.01×"
+        high = f"{ratio.high:.2f}×" if ratio.high <= 100 else "more than 100×"
+        return f"{ratio.ratio:.2f}× ({low} to {high})"
+    digits = 3 if half >= 0.0005 else 5
+    return f"{ratio.ratio:.{digits}f}× ± {half:.{digits}f}"
+
+
+def _step_times(runs: Iterable[Result]) -> list[float]:
+    return [run.measurement["step_time_s"] for run in runs if run.measurement]
+
+
+def _mean(pooled: Pooled) -> tuple[float, float]:
+    """The mean step time of a setting that is ok, and half the width of its interval."""
+    figure = pooled.figure("step_time_s")
+    assert figure is not None and figure.half_width is not None
+    return figure.mean, figure.half_width

@@ -1,0 +1,31 @@
+"""Flat records → CSV: a header, a line per record; empty where there is no value."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from mfubench.report.flat import Scalar
+
+FORMULAS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+)  # a spreadsheet would evaluate what begins so: a result may be somebody else's
+
+
+def text(records: Sequence[Mapping[str, Scalar]]) -> str:
+    """The records, which have the same keys, as CSV; text that a spreadsheet would take for a formula has a ' before it."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(_cell, records[0]))
+    writer.writerows(map(_cell, record.values()) for record in records)
+    return file.getvalue()
+
+
+def _cell(value: Scalar) -> Scalar:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

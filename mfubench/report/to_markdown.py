@@ -1,0 +1,63 @@
+"""Results → a table in Markdown, for a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from mfubench.report.overview import overview
+from mfubench.report.result import Result
+from mfubench.report.section import Section
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&@])")  # @: would tell somebody of that name
+
+
+def text(results: Sequence[Result], sections: Sequence[Section] = ()) -> str:
+    """What the terminal shows: header, table, ratios, remarks, sections."""
+    return "\n".join(_lines(results, sections)) + "\n"
+
+
+def _lines(results: Sequence[Result], sections: Sequence[Section]) -> Iterator[str]:
+    seen = overview(results)
+    yield _escaped(" · ".join(f"{key} {value}" for key, value in seen.shared.items()))
+    for device in seen.devices:
+        yield from ("", _escaped(device))
+    yield ""
+    figures = len(seen.columns) - len(seen.headings)
+    yield from _table(seen.columns, [seen.cells(row) for row in seen.rows], right=figures)
+    yield ""
+    for ratio in seen.ratios:
+        yield f"- {_escaped(ratio.text)}" + (f"; {_escaped(ratio.differences)}" if ratio.differences else "")
+    if seen.note:
+        yield f"- {_escaped(seen.note)}"
+    for remark in seen.remarks:
+        yield f"- {_escaped('; '.join(remark.about))}: {_escaped(remark.text)}"
+    if seen.legend:
+        yield from ("", f"{_escaped(seen.legend)}")
+    for section in sections:
+        yield from ("", *_section(section))
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"### {_escaped(section.title)}"
+    for paragraph in section.paragraphs:
+        yield from ("", _escaped(paragraph))
+    if section.headers:
+        yield ""
+        yield from _table(section.headers, section.rows, right=len(section.headers))
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: int) -> Iterator[str]:
+    """Columns from the `right`-th on hold numbers."""
+    yield _row(headers)
+    yield "|" + "|".join(" ---: " if column >= right else " --- " for column in range(len(headers))) + "|"
+    yield from map(_row, rows)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_escaped, cells)) + " |"
+
+
+def _escaped(text: str) -> str:
+    """On one line, and nothing in it is markup."""
+    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
