@@ -11,6 +11,7 @@ import pytest
 from standin import StandIn
 
 from mfubench.report import Result, write
+from mfubench.tracking import run
 
 SETTINGS = {
     "framework": {"name": "some_trainer", "config_file": "trainer.json", "base": {"batch": "${batch_size}"}},
@@ -24,6 +25,7 @@ SETTINGS = {
     "hardware": {"name": "auto", "device": "auto", "device_name": None, "peak_flops_per_second": None},
     "tracking": {"name": "wandb", "mode": "auto", "project": "mfubench", "entity": None},
     "batch_size": 2,
+    "repeat": 3,
 }
 # Two steps of warm-up, four measured, one more recorded; of two ranks, rank 1. MFU: 2e12 / (0.25 s x 4e13) = 0.2.
 OK: dict[str, Any] = {
@@ -43,12 +45,24 @@ OK: dict[str, Any] = {
     "measurement": {
         "steps": 4,
         "warmup_steps": 2,
+        "steady_because": "the first step like the second half",
+        "settled": True,
+        "drift": 0.01,
+        "stopped_because": "sure",
+        "device_seconds": 6.0,
         "rank": 1,
         "step_time_s": 0.25,
+        "relative_half_width": 0.2,
+        "data_wait_s": 0.01,
+        "forward_to_optimizer_s": 0.2,
+        "optimizer_to_forward_s": 0.05,
+        "probe_s": None,
         "tokens_per_second_per_device": 2048.0,
         "mfu": 0.2,
         "hfu": 0.3,
-        "ci95": {"step_time_s": [0.2, 0.3], "mfu": [0.16, 0.25]},
+        "of_ceiling": 0.4,
+        "joules_per_token": None,
+        "ci95": {"step_time_s": [0.2, 0.3], "mfu": [0.16, None]},
         "positions_per_step": 512,
         "real_tokens_per_step": None,
         "peak_memory_bytes": 1_000_000,
@@ -56,7 +70,12 @@ OK: dict[str, Any] = {
     },
     "withheld": None,
     "step_times_s": {"0": [9.0] * 7, "1": [1.0, 0.5, 0.25, 0.2, 0.3, 0.25, 7.0]},
-    "warnings": [],
+    "conditions": [{"device": "cpu", "looks": 3, "foreign_share": 0.125, "stolen_share": None, "load": 2.5}],
+    "warnings": [
+        {"kind": "imprecise", "text": "the mean is only known to ±20%"},
+        {"kind": "busy_machine", "text": "others took an eighth of it"},
+        {"kind": "imprecise", "text": "said twice"},
+    ],
     "conventions": {},
     "plan": {"command": ["python", "train.py"]},
     "outcome": {"wall_s": 3.0},
@@ -102,6 +121,12 @@ def nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
                 patch.delenv(name)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_has_failed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins as a process does."""
+    monkeypatch.setattr(run, "_failed_in", set())
 
 
 @pytest.fixture

@@ -6,12 +6,17 @@ import base64
 import json
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Literal
 
 KEY = "k" * 40
 ENTITY = "someone"
 Answer = dict[str, Any]
+Failure = int | Literal["hang", "die"]  # an HTTP status; never answering; no server any more from here on
+
+
+class Died(Exception):
+    """The server has gone; who asked gets no answer."""
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Run:
 
 
 class StandIn:
-    """A running server; `address` is its WANDB_BASE_URL. Requests that end in `failing` get `failure`."""
+    """A running server; `address` is its WANDB_BASE_URL. Requests that end in `failing`, where it isn't None, meet `failure`."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
@@ -39,13 +44,16 @@ class StandIn:
         self.files: dict[str, bytes] = {}  # of artifacts
         self.requests: list[str] = []  # GraphQL operations by name, others by method and path
         self.bodies = b""
-        self.failing = ""
-        self.failure = 503  # the client goes on trying
+        self.views: dict[str, Answer] = {}  # saved, by the name that W&B knows them by
+        self.failing: str | None = None
+        self.failure: Failure = 503  # the client goes on trying
+        self._closed = Event()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def close(self) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -55,7 +63,13 @@ class StandIn:
         operation = asked["query"].replace("(", " ").replace("{", " ").split()[1] if asked else f"{method} {path}"
         self.requests.append(operation)
         self.bodies += body
-        if self.failing and operation.endswith(self.failing):
+        if self.failing is not None and operation.endswith(self.failing):
+            if self.failure == "die":
+                self.close()
+                raise Died
+            if self.failure == "hang":
+                self._closed.wait()
+                raise Died
             return self.failure, {}
         if path.startswith("/storage/"):  # as on a real server, the address itself is the permission
             self.files[path.removeprefix("/storage/")] = body
@@ -89,6 +103,14 @@ class StandIn:
             case "CreateRunFiles":
                 files = [{"name": name, "uploadUrl": f"{self.address}/storage/{name}"} for name in given["files"]]
                 return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+            case "View":
+                found = [view for name, view in self.views.items() if name == given["viewName"]]
+                return {"project": {"allViews": {"edges": [{"node": view} for view in found]}}}
+            case "UpsertView2":
+                view = {"id": f"id of {given['name']}", **given}
+                assert given.get("id") == self.views.get(given["name"], {}).get("id")  # else there were two of one name
+                self.views[given["name"]] = view
+                return {"upsertView": {"view": view, "inserted": "id" not in given}}
         return self._artifact_operation(operation, given)
 
     def _artifact_operation(self, operation: str, given: Answer) -> Answer:
@@ -183,7 +205,11 @@ def _handler(standin: StandIn) -> type[BaseHTTPRequestHandler]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, content = standin.answer(self.command, self.path, body, self.headers.get("Authorization", ""))
+            try:
+                status, content = standin.answer(self.command, self.path, body, self.headers.get("Authorization", ""))
+            except Died:
+                self.close_connection = True
+                return
             reply = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(reply)))

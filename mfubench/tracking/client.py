@@ -1,0 +1,96 @@
+"""W&B's client from its start to its end: nothing on the terminal, nothing left behind, its service gone with it.
+
+In goes where to log; out come the settings to log with. What a server costs that doesn't answer is bounded here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mfubench.config import Tracking
+
+INIT_TIMEOUT_S = 10.0  # to begin a run
+FINISH_TIMEOUT_S = 20.0  # to send its files, and again to end it
+
+
+class NotBegun(ConnectionError):
+    """W&B began no run: no server, no key, or one that is refused. Another result would fare no better."""
+
+
+def mode_of(tracking: Tracking) -> str:
+    """online | offline | disabled | auto; `auto` does what WANDB_MODE says."""
+    return tracking.mode if tracking.mode != "auto" else os.environ.get("WANDB_MODE") or "auto"
+
+
+def destination(tracking: Tracking) -> str:
+    """Where a run would be logged: online | offline | disabled. No server is asked whether it takes the user's key."""
+    mode = mode_of(tracking)
+    if mode != "auto":
+        return mode
+    try:
+        with client(mode) as settings:
+            return str(settings.mode)
+    except (Exception, SystemExit):  # of a key that can be none; `track` says so after a run
+        return "offline"
+
+
+@contextmanager
+def client(mode: str) -> Iterator[Any]:
+    """The wandb.Settings to log with in this block; `auto` in them has become online, where a user is logged in, or offline.
+
+    NotBegun where it must be online and nobody is logged in. W&B's service is started for the block and ended after it:
+    none runs beside a job.
+    """
+    import wandb
+
+    with _environment_kept():
+        settings = _settings(wandb)
+        if mode != "auto":
+            settings.mode = mode
+        try:
+            wandb.setup(settings)
+            if mode in ("auto", "online"):
+                logged_in = wandb.login(prompt=False, verify=False)  # looks up the configured host's key; asks nobody
+                if mode == "online" and not logged_in:
+                    raise NotBegun("nobody is logged in; run `wandb login` or set WANDB_API_KEY")
+                settings.mode = "online" if logged_in else "offline"
+                wandb.setup(settings)
+            yield settings
+        finally:
+            wandb.teardown()
+
+
+def _settings(wandb: Any) -> Any:
+    """Nothing on the terminal, nothing of this process or machine (arguments, git, packages, metrics) in the run."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        program="mfubench",
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        label_disable=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        init_timeout=INIT_TIMEOUT_S,
+        finish_timeout=FINISH_TIMEOUT_S,
+        finish_timeout_raises=True,
+    )
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """W&B quiet inside; the variables it sets (WANDB_SERVICE) gone outside, where the next job would inherit them."""
+    before = dict(os.environ)
+    os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # the latter: reports on W&B's client
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

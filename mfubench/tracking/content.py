@@ -1,0 +1,80 @@
+"""What W&B shows of a result: its config, its steps, its summary, its tags. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mfubench.report import Result
+
+RATES = (  # of each step
+    "step_time_s",
+    "tokens_per_second_per_device",
+    "mfu",
+    "hfu",
+    "model_tflops_per_second_per_device",
+    "hardware_tflops_per_second_per_device",
+)
+
+
+def config(result: Result) -> dict[str, Any]:
+    """What was asked, nested as in conf/, and what was found: `hardware` over what was asked of it, and under
+    `framework` the `label` that readers are shown, which names the engine, too."""
+    return {
+        **result.settings,
+        "engine": result.engine,
+        "framework": {**result.settings["framework"], "label": result.framework},
+        "hardware": {**result.settings["hardware"], **(result.hardware or {})},
+        "work": result.work,
+        "provenance": result.provenance,
+    }
+
+
+def history(result: Result) -> list[dict[str, float]]:
+    """A row per step; none unless the run is ok."""
+    return [dict(row) for row in result.history] if result.status == "ok" else []
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """Scalars only, so that each is a column in W&B: status, reason and kinds of warnings; of an ok run every figure with
+    its interval, and what each watched device was like (`device_0_power_w_mean`). What isn't known is left out.
+
+    `profiled_tflop_per_step` is what PyTorch's counter counts (hardware FLOPs), per optimizer step and device;
+    `profiled_in_situ_tflop_per_step` the same of one warm-up step, counted in the framework's own process.
+    """
+    figures: dict[str, Any] = {"status": result.status, "reason": result.reason}
+    figures["warnings"] = ", ".join(_kinds(result)) or None
+    if result.status == "ok":
+        assert result.measurement is not None and result.flops is not None
+        intervals = result.measurement["ci95"]
+        figures |= {name: figure for name, figure in result.measurement.items() if name != "ci95"}
+        figures |= {f"{name}_ci95_low": low for name, (low, _) in intervals.items()}
+        figures |= {f"{name}_ci95_high": high for name, (_, high) in intervals.items()}
+        figures["profiled_tflop_per_step"] = result.flops["hardware_flops"] / 1e12
+        figures["model_tflop_per_step"] = result.flops["model_flops"] / 1e12
+        figures["profiled_in_situ_tflop_per_step"] = result.flops.get("profiled_in_situ_tflop_per_step")
+        for index, conditions in enumerate(result.conditions):
+            seen = {name: value for name, value in conditions.items() if name != "device"}
+            figures |= dict(_scalars(f"device_{index}", seen))
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def tags(result: Result) -> list[str]:
+    """What the runs of a table are filtered by."""
+    return [result.framework, result.settings["mode"]["name"], result.status, *_kinds(result)]
+
+
+def _kinds(result: Result) -> list[str]:
+    """Of the warnings, each once, in the order of the result."""
+    return list(dict.fromkeys(warning["kind"] for warning in result.warnings))
+
+
+def _scalars(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves under a name, by their paths; a sequence is how many there are."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _scalars(f"{name}_{str(key).replace(' ', '_')}", inner)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        yield name, len(value)
+    else:
+        yield name, value
