@@ -16,9 +16,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from mfubench import __version__
+from mfubench import __version__, secrets
 from mfubench.config import ConfigError, Experiment
-from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, store_schema, to_experiment
+from mfubench.config.compose import (
+    CONFIG_NAME,
+    check_command_line,
+    flags_first,
+    in_files,
+    store_schema,
+    to_experiment,
+)
 from mfubench.config.validate import validate
 from mfubench.paths import CONF
 
@@ -29,10 +36,15 @@ CANT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 CANT_WRITE_HERE = """mfubench: {why}: {where}
   runs are written below the working folder, or where hydra.run.dir=FOLDER says (a sweep: hydra.sweep.dir=FOLDER);
   what they share, below $MFUBENCH_CACHE"""
+GO_ON = "\nto go on with this sweep, less what is ok:\n  {command}"
 
 results: list[Result] = []  # of the jobs that ran in this process
 shown: list[bool] = []  # of dry runs: whether each could be run
 refusals: list[ConfigError] = []  # Hydra would print a raised one in its own way
+
+
+class CantWrite(BaseException):
+    """Ends a sweep before more is lost; Hydra takes an Exception for the job's return value, and starts the next."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
@@ -40,21 +52,28 @@ def job(composed: Any) -> float:
     """One job: measured, written, tracked. Returns what a sweeper may maximise: tokens/s/device, NaN unless ok."""
     from rich.console import Console
 
-    from mfubench.run import dry_run, run
+    from mfubench.run import done_before, dry_run, log, run
 
-    chosen = HydraConfig.get()
-    sweep = Path(chosen.sweep.dir).name if chosen.mode == RunMode.MULTIRUN else None
+    chosen, console = HydraConfig.get(), Console(stderr=True)
+    sweep = Path(chosen.sweep.dir).absolute() if chosen.mode == RunMode.MULTIRUN else None
     experiment, folder = to_experiment(composed), Path(chosen.runtime.output_dir)
     try:
         if experiment.dry_run:
-            shown.append(dry_run(experiment, folder, sweep, Console(stderr=True)))
+            shown.append(dry_run(experiment, folder, sweep, in_files(composed), console))
             return float("nan")
-        result = run(experiment, folder, sweep, Console(stderr=True))
+        earlier = done_before(experiment, folder, sweep, console) if experiment.resume else None
+        result = earlier or run(experiment, folder, sweep, in_files(composed), console)
     except ConfigError as error:
         refusals.append(error)
         return float("nan")
+    except OSError as error:
+        if error.errno not in CANT_WRITE:
+            raise
+        raise CantWrite from error
     results.append(result)
-    if sweep is not None and result.stopped_by == "user":
+    if earlier is None:
+        log(result, experiment.tracking, console)
+    if sweep is not None and earlier is None and result.stopped_by == "user":
         raise KeyboardInterrupt
     return float(result.measurement["tokens_per_second_per_device"]) if result.measurement else float("nan")
 
@@ -74,25 +93,40 @@ def main() -> int:
         print(f"mfubench {__version__}")
         return 0
     store_schema()
-    sys.argv[1:] = flags_first(sys.argv[1:])
+    typed = flags_first(sys.argv[1:])
+    sys.argv[1:] = typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is raised in a job comes out of it as it is
+    go_on = ""
     try:
-        check_command_line(sys.argv[1:], check)
-        job()
+        sweep = check_command_line(typed, check)
+        if sweep is None:
+            job()
+        else:
+            from mfubench import resume
+
+            folder = resume.folder_of(sweep)
+            sys.argv[1:] = [*typed, resume.in_folder(folder)]  # the last one wins
+            with resume.going_on(folder):
+                go_on = GO_ON.format(command=resume.command(typed, folder))
+                job()
+                go_on = ""
     except ConfigError as error:
         refusals.append(error)
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
-        if error.errno not in CANT_WRITE:
+    except (OSError, CantWrite) as error:
+        cause = error.__cause__ if isinstance(error, CantWrite) else error
+        if not isinstance(cause, OSError) or cause.errno not in CANT_WRITE:
             raise
-        print(CANT_WRITE_HERE.format(why=error.strerror, where=error.filename), file=sys.stderr)
+        print(CANT_WRITE_HERE.format(why=cause.strerror, where=cause.filename), file=sys.stderr)
         return 1
     finally:
         if results:
             _show()
         for refusal in refusals:
-            print(refusal.screen(sys.argv[1:]), file=sys.stderr)
+            print(refusal.screen([secrets.clean(argument) for argument in typed]), file=sys.stderr)
+        if go_on and not refusals:
+            print(go_on, file=sys.stderr)
     if refusals:
         return 2
     return 0 if all(result.status == "ok" for result in results) and all(shown) else 3
@@ -101,9 +135,10 @@ def main() -> int:
 def _show() -> None:
     from rich.console import Console
 
+    from mfubench.report.published import sections
     from mfubench.report.table import show
 
-    show(results, Console())
+    show(results, Console(), sections(results))
 
 
 if __name__ == "__main__":

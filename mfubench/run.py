@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mfubench import resume, secrets
 from mfubench.caveats import caveats
 from mfubench.conclude import conclude
-from mfubench.config import ConfigError, Experiment, WrongCombination
+from mfubench.config import Experiment, Tracking, WrongCombination
 from mfubench.config.defaults import defaults
+from mfubench.device_lock import alone_on
 from mfubench.engines import NotInstalled, label
 from mfubench.evidence import Evidence, now
-from mfubench.launch import interrupted_once, write_files
+from mfubench.identity import identity
+from mfubench.launch.interrupts import interrupted_once
+from mfubench.launch.start import write_files
 from mfubench.measuring import measured
-from mfubench.plan import RECORDS
+from mfubench.plan import RECORDS, Plan
 from mfubench.planning import CANT, check_memory, expected_memory, held_against, on_this_machine, planned
 from mfubench.recounts import second_count_in_words
 from mfubench.report import Result, write
-from mfubench.report.table import in_words
+from mfubench.report.words import in_words
 from mfubench.tracking import track
 from mfubench.verdict import Verdict
 
@@ -31,40 +36,71 @@ if TYPE_CHECKING:
 REFUSALS = (*CANT, NotInstalled, WrongCombination)  # a run's verdict, before anything is started
 
 
-def run(experiment: Experiment, folder: Path, group: str | None, console: Console) -> Result:
-    """Measure the experiment in the folder; what goes wrong in the run is its result. `group`: the sweep it belongs to.
+def run(
+    experiment: Experiment, folder: Path, sweep: Path | None, composed: Mapping[str, str], console: Console
+) -> Result:
+    """Measure the experiment in the folder; what goes wrong in the run is its result. `composed`: kept in .hydra/ there.
 
     Raises ConfigError for what is wrong on any machine, except for a combination inside a sweep, which is a row of it.
     """
-    try:  # whoever makes this folder has the run folder: two runs may start in the same second
-        (folder / RECORDS).mkdir()
-    except FileExistsError as error:
-        raise _taken(folder) from error
+    mine, below, group = identity(experiment), sweep or folder, _group(sweep)
+    folder = resume.claimed(folder, experiment.resume)
+    _keep(composed, folder)
     so_far = Evidence(experiment, folder, group, started_at=now())
     with interrupted_once():
         try:
             so_far = on_this_machine(so_far)
-            so_far = planned(so_far, console)
-            check_memory(so_far)
-            so_far = held_against(so_far, console)
-            so_far = measured(so_far, console)
+            assert so_far.machine is not None
+            with alone_on(so_far.machine, experiment.parallelism.num_devices, folder, console):
+                so_far = planned(so_far, console)
+                check_memory(so_far)
+                so_far = held_against(so_far, console)
+                so_far = measured(so_far, console)
         except REFUSALS as error:
             so_far = replace(so_far, verdict=_refused(error, group))
+        finally:
+            _without_secrets(so_far.plan)
         result = conclude(so_far, list(caveats(so_far, defaults(experiment.mode.name))))
+        result = replace(result, provenance={**result.provenance, "identity": mine})
+        result = Result(**secrets.clean_tree(asdict(result)))
         write(result, folder)
-    warning = track(result, experiment.tracking, folder)
-    if warning:
-        console.print(warning, style="yellow")
+    if experiment.resume:
+        resume.supersede(mine, below, by=folder, ok=result.status == "ok")
     return result
 
 
-def dry_run(experiment: Experiment, folder: Path, group: str | None, console: Console) -> bool:
+def log(result: Result, tracking: Tracking, console: Console) -> None:
+    """Put a result that lies in its folder on W&B; where that fails, say how to do it later."""
+    warning = track(result, tracking, Path(result.provenance["folder"]))
+    if warning:
+        console.print(warning, style="yellow")
+
+
+def done_before(experiment: Experiment, folder: Path, sweep: Path | None, console: Console) -> Result | None:
+    """The ok result of this very experiment in its sweep, or in its own folder; None where it is to be run."""
+    below, mine = sweep or folder, identity(experiment)
+    if (found := resume.done(mine, below)) is None:
+        return None
+    result, lies_in = found
+    resume.supersede(mine, below, by=lies_in, ok=True)  # whoever was killed meanwhile left that undone
+    if folder != lies_in:
+        with suppress(OSError):  # it is missing, or another run's
+            folder.rmdir()  # Hydra has just made it
+    console.print(f"ok already: {result.name} in {lies_in}", style="dim", markup=False, highlight=False)
+    return result
+
+
+def dry_run(
+    experiment: Experiment, folder: Path, sweep: Path | None, composed: Mapping[str, str], console: Console
+) -> bool:
     """Show what would be run and what memory it needs; whether it could be run here. Nothing is started or downloaded.
 
     Raises ConfigError as `run` does.
     """
     if (folder / RECORDS).exists():  # its files would say what this one would run
-        raise _taken(folder)
+        raise resume.taken(folder)
+    _keep(composed, folder)
+    group = _group(sweep)
     so_far = Evidence(experiment, folder, group, started_at=now())
     try:
         so_far = planned(on_this_machine(so_far), console)
@@ -79,13 +115,22 @@ def dry_run(experiment: Experiment, folder: Path, group: str | None, console: Co
     return True
 
 
-def _taken(folder: Path) -> ConfigError:
-    return ConfigError(
-        "there is a run in this folder already",
-        given=str(folder),
-        expected="a folder of its own",
-        instead=f"hydra.run.dir={folder}-{os.getpid()}",
-    )
+def _group(sweep: Path | None) -> str | None:
+    """What the runs of one sweep have in common, and no other sweep's: its day and time."""
+    return None if sweep is None else "/".join(sweep.parts[-2:])
+
+
+def _keep(composed: Mapping[str, str], folder: Path) -> None:
+    (folder / ".hydra").mkdir(exist_ok=True)
+    for name, text in composed.items():
+        (folder / ".hydra" / name).write_text(secrets.clean(text))
+
+
+def _without_secrets(started: Plan | None) -> None:
+    """The framework may have printed its environment; from here on others read what it wrote."""
+    if started is not None:
+        for path in (started.log, *started.records.glob("*.jsonl")):
+            secrets.clean_file(path)
 
 
 def _refused(error: Exception, group: str | None) -> Verdict:

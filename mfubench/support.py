@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from mfubench.config import Experiment, Framework, Liger, Mode, Parallelism
+from mfubench.config import ConfigError, Experiment, Framework, Liger, Mode, Parallelism
 from mfubench.config.validate import LEFT_OPEN
 from mfubench.hardware import Machine
 
@@ -77,6 +77,8 @@ def check(experiment: Experiment, values: Values, defaults: Values) -> None:
     framework = experiment.framework
     for rule in framework.unsupported:
         conditions = {key: wanted for key, wanted in rule.items() if key != "because"}
+        for setting in conditions:
+            _must_be_known(setting, f"{framework.name}: `unsupported`", values)
         if all(_matches(values[key], wanted) for key, wanted in conditions.items()):
             what = ", ".join(f"{key}={_text(values[key])}" for key in conditions)
             raise Unsupported(f"{framework.name} with {what}: {rule['because']}")
@@ -148,7 +150,7 @@ def _check_liger(experiment: Experiment) -> None:
 
 def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[dict[str, Any]]:
     for setting, branches in when.items():
-        assert setting in values, f"{name}: `when` names {setting!r}, which is no setting"
+        _must_be_known(setting, f"{name}: `when`", values)
         chosen = [content for value, content in branches.items() if _text(value) == _text(values[setting])]
         if not chosen:
             known = ("; " if setting == "mode.target_modules" else ", ").join(_text(value) for value in branches)
@@ -157,6 +159,11 @@ def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[di
         nested = content.pop("when", {})
         yield content
         yield from _branches(name, nested, values)
+
+
+def _must_be_known(setting: str, where: str, values: Values) -> None:
+    if setting not in values:
+        raise ConfigError(f"{where} names what is no setting", given=setting, expected=f"one of {', '.join(values)}")
 
 
 def _decided(when: Mapping[str, Any], values: Values) -> Mapping[str, Any]:

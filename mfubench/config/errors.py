@@ -34,7 +34,7 @@ class ConfigError(ValueError):
             kept = [a for a in argv if a != typed and not ("=" in a and key_of(a) == key_of(right))]
             flag, right = ("-m ", right[3:]) if right.startswith("-m ") else ("", right)
             lines.append(f"  try       {command} {flag}{shlex.join([*kept, *shlex.split(right)])}")
-        return "\n".join(lines)
+        return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
 
 
 class WrongCombination(ConfigError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from mfubench import engines, hardware
 from mfubench.config import Framework, Hardware
 from mfubench.hardware import Machine
-from mfubench.launch import answers, run_together
+from mfubench.launch.start import answers, run_together
 from mfubench.paths import LAUNCHERS, ROOT, cache_folder
 
 # What a step's time depends on, besides the framework's own version.
