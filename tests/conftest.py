@@ -16,16 +16,18 @@ from hydra import initialize_config_dir
 from mfubench import engines, plan, workload
 from mfubench.config import Experiment
 from mfubench.config.compose import CONFIG_NAME, store_schema, to_experiment
-from mfubench.launch import write_files
+from mfubench.launch.start import write_files
 from mfubench.paths import CONF, LAUNCHERS, ROOT, cache_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's cache, nor the user's W&B settings, nor the user's own defaults."""
+    """No test reads or writes the user's cache, nor the user's W&B settings, nor the user's own defaults, nor waits for a run
+    of the user's."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
     os.environ["MFUBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["MFUBENCH_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
     os.environ["MFUBENCH_LOCAL"] = "none"
     os.environ["PYTHONPATH"] = str(ROOT)  # commands run from other folders find the checkout, installed or not
     yield

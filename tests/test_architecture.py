@@ -17,23 +17,26 @@ FRAMEWORKS = sorted(path.stem for path in (ROOT / "conf" / "framework").glob("*.
 
 # Later rooms may import earlier ones, never back. `flops`, `hardware`, `workload` stand beside each other.
 ORDER = (
-    ("paths",),
+    ("paths", "secrets"),
     ("config",),
     ("workload", "hardware", "probe"),
     ("flops", "statistics", "records"),
-    ("memory",),
+    ("parts",),
+    ("memory", "device_lock"),
     ("engines",),
     ("support",),
     ("sharding",),
     ("plan",),
-    ("extensions", "outcome"),
     ("launch",),
+    ("identity",),
     ("metrics", "recounts", "verdict", "progress"),
     ("evidence",),
     ("planning",),
     ("measuring",),
     ("report",),
-    ("tracking", "conclude", "caveats"),
+    ("resume",),
+    ("tracking", "caveats", "reference"),
+    ("conclude",),
     ("run", "doctor"),
     ("__main__",),
 )
@@ -42,6 +45,9 @@ ONLY_IN = {
     "omegaconf": ("config", "plan"),
     "subprocess": ("launch",),
     "wandb": ("tracking",),
+    "wandb_workspaces": ("tracking",),
+    "matplotlib": ("report",),
+    "jinja2": ("report",),
     "torch": ("flops", "memory", "workload", "hardware", "probe"),
     "transformers": ("flops", "memory", "workload", "hardware"),
     "datasets": ("workload",),
@@ -92,7 +98,7 @@ def test_a_package_is_imported_only_in_its_room(package: str) -> None:
     assert found <= set(ONLY_IN[package])
 
 
-@pytest.mark.parametrize("package", ["torch", "transformers", "peft", "wandb"])
+@pytest.mark.parametrize("package", ["torch", "transformers", "peft", "wandb", "wandb_workspaces", "matplotlib"])
 def test_heavy_packages_are_imported_inside_functions_only(package: str) -> None:
     at_the_top = [path for path in SOURCES if room(path) != "probe" and package in imported_at_the_top(path)]
     assert at_the_top == []
@@ -105,7 +111,7 @@ def test_no_source_of_mfubench_names_a_framework(name: str) -> None:
 
 
 def test_the_report_and_the_command_line_start_without_heavy_packages() -> None:
-    heavy = "{'torch', 'transformers', 'wandb', 'scipy', 'pandas'}"
+    heavy = "{'torch', 'transformers', 'wandb', 'wandb_workspaces', 'scipy', 'pandas', 'matplotlib'}"
     for module in ("mfubench.__main__", "mfubench.report.__main__", "mfubench.run", "mfubench.doctor.__main__"):
         program = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
         out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -14,7 +14,7 @@ import pytest
 
 from mfubench import engines
 from mfubench.config import ConfigError, Experiment, Framework
-from mfubench.launch import answers
+from mfubench.launch.start import answers
 
 OWN = {"name": "tool", "probe": ["tool", "--help"], "command": ["tool", "run"], "random_weights": "disk"}
 OPEN = {"name": "open-tool", "probe": None, "command": ["python", "run.py"], "random_weights": "device"}

@@ -217,8 +217,8 @@ def test_a_step_counted_in_the_trainers_process_warns_of_what_it_did_not_do_or_h
     done = mfubench(tmp_path, *trained_by(variant), *overrides, *PROFILED)
     assert done.returncode == 0, done.stdout + done.stderr
     (result,) = results_below(tmp_path)
-    (warning,) = [each for each in result["warnings"] if "framework's own process" in each]
-    assert words in warning
+    (warning,) = [each for each in result["warnings"] if "framework's own process" in each["text"]]
+    assert words in warning["text"]
     assert words in " ".join(done.stdout.split())
 
 

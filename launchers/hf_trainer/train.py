@@ -106,7 +106,9 @@ def main(config_file: str) -> None:
     pad = default_data_collator if data.padding == "max_length" else DataCollatorForSeq2Seq(tokenizer)
     trainer = Trainer(model=model, args=training, train_dataset=samples, data_collator=pad)
     trainer.train()
-    trainer.accelerator.end_training()  # a rank that exits with its process group open may abort
+    # A rank that exits with its process group open may abort, and so may one whose peers are still talking to it.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 def tokenized(tokenizer: PreTrainedTokenizerBase, data: DataArguments, cache: Path) -> Dataset:
