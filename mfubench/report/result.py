@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 SCHEMA_VERSION = 3
 FILE_NAME = "result.json"
+NUMBERS = re.compile(r"([0-9]+)")
 # Of the settings.
 GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "data", "liger", "measurement")
 
@@ -122,5 +124,6 @@ def find(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def _in_run_order(path: Path) -> list[tuple[int, str]]:
-    """Job 10 of a sweep comes after job 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
+    """Job 10 of a sweep comes after job 9, and 9-2, which took the place of a job 9 that wasn't ok, between them."""
+    words = [word for part in path.parts for word in NUMBERS.split(part)]
+    return [(int(word), "") if NUMBERS.fullmatch(word) else (-1, word) for word in words]

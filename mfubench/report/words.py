@@ -122,7 +122,11 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{key}.")
         else:
-            yield f"{above}{key}", "" if value is None else str(value)
+            yield f"{above}{key}", "" if value is None else _text(value)
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _liger(asked: Mapping[str, Any]) -> str:
