@@ -21,12 +21,16 @@ Kind = Literal[
     "foreign_process",
     "memory_errors",
     "busy_machine",
-    "peak_exceeded",  # a measured one
+    "ceiling_exceeded",  # the measured one, or a measured peak
     "in_situ",  # a step counted in the framework's own process was another, or none could be
     "recomputation_hidden",
     "too_small",  # the model, for the device
     "inapplicable",  # a setting that changes nothing here
 ]
+EXPLAIN_A_FAILURE = (
+    "foreign_process",
+    "memory_errors",
+)  # of the machine's: without steady steps the others say nothing
 UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared
 SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches and host time
 
@@ -43,12 +47,14 @@ def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[Caveat]:
     """What is to be said of a run; `defaults` as support.check has them."""
     measurement, outcome = evidence.measurement, evidence.outcome
     yield from _of_settings(evidence, defaults)
+    for kind, text in hardware.troubles(evidence.conditions):
+        if measurement or kind in EXPLAIN_A_FAILURE:
+            yield Caveat(kind, text)
     if measurement:
         yield from _of_steps(evidence, measurement)
         if outcome and outcome.ended == "itself" and outcome.returncode:
             how = f"the framework ended with exit status {outcome.returncode}"
             yield Caveat("ended_badly", f"{how} after all measured steps; see framework.log")
-        yield from (Caveat(kind, text) for kind, text in hardware.troubles(evidence.conditions))
         if evidence.experiment.measurement.profile_flops:
             yield from (Caveat("in_situ", text) for text in _in_situ(evidence.in_situ))
 
@@ -93,11 +99,13 @@ def _of_steps(evidence: Evidence, measurement: Measurement) -> Iterator[Caveat]:
         yield Caveat(
             "ended_by_user", f"ended by the user after {measurement.steps} steady steps of at most {wanted.steps}"
         )
-    if peak and peak.measured and measurement.hfu_causal > MEASURED_PEAK_TOLERANCE:
+    if measurement.of_ceiling is not None and measurement.of_ceiling > MEASURED_PEAK_TOLERANCE:
+        too_high = "utilisations are too high" if peak and peak.measured else "of_ceiling is too high"
         yield Caveat(
-            "peak_exceeded",
-            f"the run did {measurement.hfu_causal:.2f} times the FLOP/s of the measured peak, so the peak was measured "
-            "too low: utilisations are too high; run again on a quiet machine",
+            "ceiling_exceeded",
+            f"the run did {measurement.of_ceiling:.2f} times the FLOP/s that were measured as the most this device does, so "
+            f"that was measured too low: {too_high}; run again on a quiet machine (a GPU's ceiling is kept in the cache folder's "
+            "ceilings/: delete it there)",
         )
 
 

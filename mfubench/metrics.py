@@ -110,6 +110,7 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
     latest = max(found.values(), key=lambda each: each.start, default=_none_steady(warmup_steps))
     windows = {rank.rank: rank.step_times_s[latest.start : periods] for rank in records.ranks}
     rank = max(windows, key=lambda r: sum(windows[r]), default=0)
+    rest = steadiness(windows.get(rank, ()))  # of the steps that are measured, whichever rank was steady last
     times = summarize(windows.get(rank, ()))
     longest = sum(windows[rank])
     recorded = _of_rank(records, rank)
@@ -128,7 +129,7 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
         warmup_steps=latest.start,
         steady_because=next((each.because for each in found.values() if each.settled is False), latest.because),
         settled=None if None in told else all(told),
-        drift=found[rank].drift,
+        drift=rest.drift,
         rank=rank,
         rank_spread=(longest - min(sum(w) for w in windows.values())) / longest,
         step_time_s=times.mean,

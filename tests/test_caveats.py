@@ -14,9 +14,9 @@ from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
 from mfubench.evidence import Evidence, now
 from mfubench.flops import FlopCount
-from mfubench.hardware import Machine, Peak
+from mfubench.hardware import Ceiling, GpuConditions, Machine, Peak
 from mfubench.launch.outcome import Outcome
-from mfubench.metrics import measure
+from mfubench.metrics import measure, of_ceiling
 from mfubench.records import MicroBatch, RankRecord, Records
 from mfubench.recounts import InSitu
 from mfubench.verdict import Verdict
@@ -37,12 +37,18 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
     """The caveats of a steady run on a GPU, with what is changed."""
 
     def of(
-        *overrides: str, times: tuple[float, ...] = (1.0, 1.001, 1.0, 1.001), peak: Peak = SHEET, **changes: object
+        *overrides: str,
+        times: tuple[float, ...] = (1.0, 1.001, 1.0, 1.001),
+        peak: Peak = SHEET,
+        ceiling_here: Ceiling | None = None,
+        **changes: object,
     ) -> list[str]:
         experiment = compose(*overrides)
         records = Records((record_of(list(times)),))
         evidence = Evidence(experiment, Path("run"), None, now(), flops=replace(FLOPS, parameters=8_000_000_000))
         measurement = measure(records, lambda *_: FLOPS, peak, 0, len(times))
+        ceiling = Ceiling(peak.flops_per_second, peak.source) if peak.measured else ceiling_here
+        measurement = replace(measurement, of_ceiling=of_ceiling(measurement, peak, ceiling))
         ok = replace(evidence, records=records, measurement=measurement, peak=peak, machine=GPU, verdict=Verdict("ok"))
         found = list(caveats(replace(ok, **changes), defaults(experiment.mode.name)))  # type: ignore[arg-type]
         assert all(each.kind in get_args(Kind) for each in found)
@@ -80,7 +86,18 @@ def test_a_step_time_that_drifts_is_not_steady(said: Callable[..., list[str]]) -
 
 def test_beating_a_measured_peak_is_said(said: Callable[..., list[str]]) -> None:
     (caveat,) = said(peak=Peak(0.9e12, "fp32", "measured", measured=True))
-    assert "1.11 times the FLOP/s of the measured peak" in caveat
+    assert "1.11 times the FLOP/s that were measured" in caveat and "utilisations are too high" in caveat
+    (caveat,) = said(ceiling_here=Ceiling(0.9e12, "measured"))
+    assert "of_ceiling is too high" in caveat
+
+
+def test_what_the_machine_did_explains_a_run_that_failed(said: Callable[..., list[str]]) -> None:
+    quiet = GpuConditions("GPU-1", 0, None, None, None, None, None, None, None, None, (), 0, 0, 0, ())
+    hot, dying = replace(quiet, throttled={"hardware thermal slowdown": 0.9}), replace(quiet, xids=(79,))
+    (caveat,) = said(conditions=(hot, dying), measurement=None, verdict=Verdict("failed", "it died"))
+    assert "Xid 79" in caveat
+    assert len(said(conditions=(hot, dying))) == 2
+    assert said(conditions=(quiet,)) == []
 
 
 def test_a_setting_of_another_mode_changes_nothing(said: Callable[..., list[str]]) -> None:

@@ -57,6 +57,12 @@ def test_all_steps_recorded_and_something_else_done_is_inconsistent() -> None:
     assert (given.status, given.reason) == ("inconsistent", "world size: asked 2, seen 1")
 
 
+def test_ctrl_c_stands_in_the_verdict_whatever_else_is_wrong() -> None:
+    """A sweep ends at it."""
+    given = judge(ended("interrupted", -15), True, 35, PLANNED, DIFFERENCE)
+    assert (given.status, given.stopped_by) == ("inconsistent", "user")
+
+
 RULE = Rule(warmup=5, least=10, most=30, precision=None)
 
 
@@ -85,7 +91,10 @@ def test_a_run_needs_what_its_rule_calls_enough_on_every_rank() -> None:
     assert wanted(stopped, recorded(40), 2, RULE) == Wanted(35, "steps")  # a rank is missing: never enough
     assert wanted(stopped, recorded(40), 1, replace(RULE, seconds=12.0)) == Wanted(17, "time")
     assert wanted(stopped, recorded(40), 1, replace(RULE, seconds=3.0)) == Wanted(15, "time")  # not before the least
-    assert wanted(stopped, recorded(36), 1, replace(RULE, precision=0.01)) == Wanted(20, "sure")  # looks at 10 and 15
+    sure = replace(
+        RULE, most=200, precision=0.01
+    )  # it looks at 10, 15, 22, 34, 51, 76, 114, and stops at no fewer than 100
+    assert wanted(stopped, recorded(150), 1, sure) == Wanted(119, "sure")
 
 
 def test_a_failure_gives_its_last_words() -> None:

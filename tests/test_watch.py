@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -380,8 +381,7 @@ def test_a_quiet_machine_has_no_troubles() -> None:
 def test_what_disturbs_a_gpu_is_a_trouble(changes: dict[str, Any], kind: str, words: str) -> None:
     ((found, sentence),) = troubles((replace(QUIET_GPU, **changes),))
     assert found == kind and sentence.startswith(("the GPU", "the driver"))
-    with pytest.raises(AssertionError, match=words):
-        raise AssertionError(sentence)
+    assert re.search(words, sentence)
 
 
 @pytest.mark.parametrize(

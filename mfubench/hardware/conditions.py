@@ -97,7 +97,7 @@ def _clocks(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
         heat = "" if gpu.temperature_c_max is None else f", at up to {gpu.temperature_c_max:.0f} °C"
         yield (
             "throttled",
-            f"{name} lowered its clocks in {shares[reason]:.0%} of the looks at the steady steps ({reason}){heat}: "
+            f"{name} lowered its clocks in {shares[reason]:.0%} of the looks ({reason}){heat}: "
             "the figures are of a device that couldn't run as it should; see to its cooling and its power supply",
         )
     limit, default = gpu.power_limit_w, gpu.power_limit_default_w
@@ -143,12 +143,12 @@ def _busy(cpu: CpuConditions) -> Iterator[tuple[Trouble, str]]:
     if cpu.foreign_share is not None and cpu.foreign_share > BUSY:
         yield (
             "busy_machine",
-            f"other processes took {cpu.foreign_share:.0%} of the {cpu.cores} core(s) during the steady steps: "
+            f"other processes took {cpu.foreign_share:.0%} of the {cpu.cores} core(s) meanwhile: "
             "step times are longer and more spread than on a quiet machine",
         )
     if cpu.stolen_share is not None and cpu.stolen_share > BUSY:
         yield (
             "busy_machine",
-            f"other virtual machines took {cpu.stolen_share:.0%} of the {cpu.cores} core(s) during the steady steps: "
+            f"other virtual machines took {cpu.stolen_share:.0%} of the {cpu.cores} core(s) meanwhile: "
             "step times are longer and more spread than on a machine of one's own",
         )

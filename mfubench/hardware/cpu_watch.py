@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ class _Look:
     """One reading; seconds are of processor time, counted from some time in the past."""
 
     at_s: float
-    busy_s: float  # all that the cores did
-    stolen_s: float
+    busy_s: float | None  # all that the cores did
+    stolen_s: float | None
     own_s: float
     threads: int
     load: float
@@ -42,7 +43,7 @@ class CpuWatch:
         busy, stolen = core_seconds(STAT.read_text(), self._cores)
         own, threads = own_seconds_and_threads()
         self._looks.append(
-            _Look(time.perf_counter(), busy, stolen, own, threads, os.getloadavg()[0], _frequency_mhz()),
+            _Look(time.perf_counter(), busy, stolen, own, threads, os.getloadavg()[0], _frequency_mhz(self._cores)),
         )
 
     def conditions(self, window: Window | None) -> tuple[CpuConditions]:
@@ -53,7 +54,7 @@ class CpuWatch:
         begin, end = window or (times[0], times[-1])
         possible = (end - begin) * len(self._cores)
 
-        def share(counter: list[float]) -> float | None:
+        def share(counter: Sequence[float | None]) -> float | None:
             grown = gained(times, counter, window) if len(seen) >= LEAST_LOOKS else None
             return None if grown is None else min(grown / possible, 1.0)  # whole ticks may add up to a little more
 
@@ -75,12 +76,13 @@ class CpuWatch:
         )
 
 
-def core_seconds(stat: str, cores: frozenset[int]) -> tuple[float, float]:
-    """Seconds that these cores were busy since the machine started, and that other virtual machines took from them.
+def core_seconds(stat: str, cores: frozenset[int]) -> tuple[float | None, float | None]:
+    """Seconds that these cores were busy since the machine started, and that other virtual machines took from them; None
+    where the table has other cores, or has never counted, as in some containers.
 
     `stat`: the text of /proc/stat, whose columns are user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
     """
-    busy = stolen = 0
+    busy = stolen = found = 0
     names = {f"cpu{core}" for core in cores}
     for line in stat.splitlines():
         name, *columns = line.split()
@@ -88,6 +90,9 @@ def core_seconds(stat: str, cores: frozenset[int]) -> tuple[float, float]:
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, columns[:8])
             busy += user + nice + system + irq + softirq
             stolen += steal
+            found += 1
+    if found < len(names) or not busy:
+        return None, None
     return busy / TICKS_PER_SECOND, stolen / TICKS_PER_SECOND
 
 
@@ -109,12 +114,12 @@ def own_seconds_and_threads() -> tuple[float, int]:
     return seconds, threads
 
 
-def _frequency_mhz() -> float | None:
-    """What the cores run at, their mean; None where the kernel doesn't tell, as in some virtual machines."""
+def _frequency_mhz(cores: frozenset[int]) -> float | None:
+    """What these cores run at, their mean; None where the kernel doesn't tell, as in some virtual machines."""
     import psutil
 
     try:
-        frequency = psutil.cpu_freq()
+        each = psutil.cpu_freq(percpu=True)
     except (NotImplementedError, OSError):
         return None
-    return (frequency.current or None) if frequency else None
+    return mean([frequency.current or None for core, frequency in enumerate(each) if core in cores])

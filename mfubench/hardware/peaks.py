@@ -86,14 +86,14 @@ def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int,
         if machine.device == "cpu":
             return Ceiling(*cpu_rate(dtype, num_ranks, threads_per_rank, run_together))
         return Ceiling(*gpu_rate(machine, dtype, num_ranks, run_together, cache_folder() / "ceilings"))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError) as error:  # the program failed, or what it left can't be read
         raise Unavailable(
             f"the largest matmul rate of {machine.device_name} in {dtype} could not be measured: {_last_line(error)}; "
             "hardware.measure_ceiling=false goes without it"
         ) from error
 
 
-def _last_line(error: RuntimeError) -> str:
+def _last_line(error: Exception) -> str:
     """What a program ended with: the rest is where."""
     return str(error).strip().splitlines()[-1]
 

@@ -62,7 +62,10 @@ def gpu_rate(
     sizes = [str(size) for size in SIZES]
     commands = [[sys.executable, str(SEARCH), uuid, dtype, str(SEARCH_S), *sizes] for uuid in missing]
     for uuid, printed in zip(missing, run_together(commands, {}, TIMEOUT_S) if commands else (), strict=True):
-        _keep(files[uuid], {**json.loads(printed), "uuid": uuid, "dtype": dtype, "driver": machine.driver})
+        _keep(
+            files[uuid],
+            {**json.loads(printed.splitlines()[-1]), "uuid": uuid, "dtype": dtype, "driver": machine.driver},
+        )
     found = [json.loads(file.read_text()) for file in files.values()]
     how = (
         f"measured {'now' if missing else 'before'}: the largest {dtype} matmul rate, mean of {len(found)} GPU(s) (GPU 0: "

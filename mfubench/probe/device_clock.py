@@ -6,6 +6,7 @@ only after it has happened: the device is never waited for. Not yet run on CUDA.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Optional, Tuple
@@ -14,6 +15,7 @@ import torch
 
 # A step, seconds from the boundary before to its own, and how many of these to the optimizer's start; None: not marked.
 Period = Tuple[int, float, Optional[float]]
+PATIENCE_S = 10.0
 
 
 @dataclass
@@ -51,9 +53,13 @@ class DeviceClock:
         return found
 
     def awaited(self) -> list[Period]:
-        """As `resolved`, for all boundaries so far. Waits for the device: only for when training is over."""
-        if self._boundaries:
-            self._boundaries[-1].event.synchronize()
+        """As `resolved`, for all boundaries so far. Waits for the device, a while: only for when training is over.
+
+        A device that stands still, in a collective whose peer died, must not keep its process from ending.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while self._boundaries and not self._boundaries[-1].event.query() and time.monotonic() < deadline:
+            time.sleep(0.01)
         return self.resolved()
 
 

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 from torch import nn
 
+from .batches import BatchQueue, token_shape
 from .current_step import CurrentStep
+from .device_clock import DeviceClock, capturing
 from .first_step import FirstStep, four_bit_state, size
 from .import_hook import after_import
+from .roots import Roots
 
 if TYPE_CHECKING:
     from .observer import Observer
@@ -37,8 +40,9 @@ def watch_module_calls(observer: Observer) -> None:
 
     def leave_uncompiled(dynamo: ModuleType) -> None:
         # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
-        methods = [*vars(type(observer)).values(), *vars(FirstStep).values(), *vars(CurrentStep).values()]
-        for function in (call, size, four_bit_state, *methods, *map(inspect.unwrap, methods)):
+        kinds = (type(observer), FirstStep, CurrentStep, Roots, DeviceClock, BatchQueue)
+        methods = [method for kind in kinds for method in vars(kind).values()]
+        for function in (call, size, four_bit_state, capturing, token_shape, *methods, *map(inspect.unwrap, methods)):
             if isinstance(function, FunctionType):
                 dynamo.skip_code(function.__code__)
 

@@ -49,10 +49,12 @@ def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
     start = warmup + _first_like_the_second_half(rest)
     steady = rest[start - warmup :]
     if start - warmup >= len(rest) // 2:
-        return Steadiness(start, False, None, None, f"its first half is unlike its second to the end (step {start})")
+        return Steadiness(
+            start, False, None, None, f"its first half is unlike its second to the end (step {start + 1})"
+        )
     drift, uncertain = _drift(steady)
     settled = abs(drift) <= max(uncertain, LEAST_DRIFT)
-    found = f"steady from step {start}: the first that is like the second half of the series"
+    found = f"steady from step {start + 1}: the first that is like the second half of the series"
     moves = f"; it drifts by {drift:+.1%} from there to the end"
     return Steadiness(start, settled, drift, abs(drift) + uncertain, found if settled else found + moves)
 

@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import median
 from typing import Literal
 
 from mfubench.statistics.intervals import effective_size, half_width
-from mfubench.statistics.steadiness import steadiness
+from mfubench.statistics.steadiness import MAD_TO_STD, steadiness
 
 INTERNAL = 0.98
 GROWTH = 1.5
+# A step many times as slow as the others, a log line or a collection of garbage, must have had the chance to come, and where
+# it has come, come often enough for its share of the mean to be known.
+FAR = 6.0  # robust standard deviations above the median
+TO_SEE_NONE = 100  # steps
+TO_KNOW_THEM = 10  # slow steps
 DRIFT = 4.0  # of the precision: a line through steps whose mean is that sure is about 3.5 times as unsure
 
 
@@ -79,17 +85,25 @@ def sure_after(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
         end = rule.warmup + size
         if end > recorded:
             return None
-        now = all(_sure(times[:end], rule, rule.precision) for times in series)
-        if now and before:
+        start = max(steadiness(times[:end], rule.warmup).start for times in series)
+        now = all(_sure(times[start:end], rule, rule.precision) for times in series)
+        if now and before and all(_slow_steps_known(times[start:end]) for times in series):
             return end
         before = now
     return None
 
 
-def _sure(times: Sequence[float], rule: Rule, precision: float) -> bool:
-    found = steadiness(times, rule.warmup)
-    steady = times[found.start :]
+def _sure(steady: Sequence[float], rule: Rule, precision: float) -> bool:
+    found = steadiness(steady)
     if not found.settled or found.drift_at_most is None or effective_size(steady) < rule.least:
         return False
     wide = half_width(steady, INTERNAL) / (sum(steady) / len(steady))
     return wide <= precision and found.drift_at_most <= DRIFT * precision
+
+
+def _slow_steps_known(steady: Sequence[float]) -> bool:
+    """Whether slow steps are frequent enough to have been seen, or so rare that they would be seen after some 100 steps."""
+    middle = median(steady)
+    spread = MAD_TO_STD * median(abs(time - middle) for time in steady)
+    slow = sum(time - middle > FAR * spread for time in steady)
+    return slow >= TO_KNOW_THEM if slow else len(steady) >= TO_SEE_NONE
