@@ -6,6 +6,7 @@ import functools
 from dataclasses import asdict
 
 import pytest
+import yaml
 
 from mfubench.config import Experiment
 from mfubench.config.compose import check_command_line, store_schema
@@ -105,6 +106,19 @@ def test_one_side_and_mode_alone_can_be_repeated() -> None:
     assert [(job.framework.name, job.mode.name, job.repeat) for job in found] == [
         ("llmforge", "lora", i) for i in range(3)
     ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_goes_through_its_repeats_outermost(name: str) -> None:
+    sweeper = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["hydra"]["sweeper"]
+    assert next(iter(sweeper["params"].items())) == ("repeat", 0)
+
+
+def test_repeats_of_the_published_study_stand_beside_each_other_in_time() -> None:
+    once = list(by_side())
+    found = jobs(PUBLISHED, "repeat=range(3)")
+    assert [job.repeat for job in found] == [0] * len(once) + [1] * len(once) + [2] * len(once)
+    assert [(job.framework.name, job.mode.name) for job in found] == 3 * once
 
 
 def test_its_rehearsal_asks_nothing_of_a_cpu_that_only_a_gpu_has() -> None:

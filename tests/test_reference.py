@@ -21,24 +21,26 @@ from mfubench.statistics import summarize
 
 COMMAND = "python -m mfubench -m batch_size=1,2 gradient_checkpointing=reentrant measurement=quick"
 PEAK = 312e12
-WARMUP, STEPS = 3, 8
-SERIES = [0.9, 0.3, 0.21, *(0.1 + 0.001 * k for k in range(STEPS))]
+WARMUP, STEPS = 2, 8  # of measurement=quick
+SERIES = [0.9, 0.3, *(0.1 + 0.001 * k for k in range(STEPS))]
 CHANGES: dict[str, tuple[str, Any, str]] = {
     "step time": ("measurement.step_time_s", 0.1, "step_time_s is 0.1; worked out anew it is 0.1035"),
     "mfu": ("measurement.mfu", 0.5, "mfu is 0.5; worked out anew"),
     "hfu": ("measurement.hfu_causal", 0.001, "hfu_causal is 0.001; worked out anew"),
     "interval": ("measurement.ci95.step_time_s", [0.10, 0.11], "the interval of step_time_s is 0.1 to 0.11"),
+    "interval of a rate": ("measurement.ci95.mfu", [0.0, 1.0], "the interval of mfu is 0.0 to 1.0"),
+    "reason of its end": ("measurement.stopped_because", "user", "it has 10 steps and says that user ended it"),
     "spread": ("measurement.step_time_s_std", 0.0, "step_time_s_std is 0.0"),
     "flops": ("flops.model_flops", 10**12, "flops.model_flops is 1000000000000; counted anew from the settings"),
     "parameters": ("flops.trainable_parameters", 1, "flops.trainable_parameters is 1"),
     "positions": ("measurement.positions_per_step", 1024, "positions_per_step is 1024; the settings make it 512"),
     "peak": ("hardware.peak_flops_per_second", 156e12, "conf/hardware has 312000000000000.0"),
     "device": ("hardware.device_name", "NVIDIA H100 80GB HBM3", "belongs into h100-sxm/, not a100/"),
-    "series": ("step_times_s.0", SERIES[:9], "fewer than the steps measured"),
+    "series": ("step_times_s.0", SERIES[:9], "it has 9 steps and says that steps ended it"),
     "history": ("history", [], "its history has other step times"),
     "ranks": ("step_times_s.1", SERIES, "2 ranks have step times; asked for were 1"),
     "shapes": ("measurement.sequence_length_min", 17, "one shape of micro-batch"),
-    "warm-up": ("settings.measurement.warmup_steps", 5, "8 steps after 3 of warm-up"),
+    "warm-up": ("settings.measurement.warmup_steps", 5, "it has 10 steps and says that steps ended it"),
     "settings": ("settings.measurement.typo", 1, "measurement.typo missing or unknown"),
     "commit": ("provenance.commit", "abc-dirty", "without local changes"),
     "status": ("status", "inconsistent", "its status is inconsistent"),
@@ -52,30 +54,36 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
 def good(compose: Callable[..., Experiment]) -> Callable[..., Result]:
     """A result of the command above, its figures worked out here by the standard library."""
 
-    def made(batch_size: int) -> Result:
+    def made(batch_size: int, *, series: list[float] = SERIES, warmup: int = WARMUP, because: str = "steps") -> Result:
+        """`warmup`: what the figures leave out, to be of the rest of the series."""
         experiment = compose("gradient_checkpointing=reentrant", f"batch_size={batch_size}", "measurement=quick")
-        flops, window = step_flops(experiment), SERIES[WARMUP:]
+        flops, window = step_flops(experiment), series[warmup:]
         mean, interval = statistics.fmean(window), summarize(window)
         positions = 256 * batch_size
-        amounts = {
+        rates = {
+            "tokens_per_second_per_device": positions / mean,
+            "model_tflops_per_second_per_device": flops.model_flops / mean / 1e12,
+            "hardware_tflops_per_second_per_device": flops.hardware_flops / mean / 1e12,
+        } | {
             name.replace("model_flops", "mfu").replace("hardware_flops", "hfu"): count / PEAK / mean
             for name, count in asdict(flops).items()
             if "flops" in name
         }
+        ends = [interval.ci95_low, interval.ci95_high]
         measurement = {
-            "steps": STEPS,
-            "warmup_steps": WARMUP,
+            "steps": len(window),
+            "warmup_steps": warmup,
+            "stopped_because": because,
             "rank": 0,
             "step_time_s": mean,
             "step_time_s_median": statistics.median(window),
             "step_time_s_std": statistics.stdev(window),
-            "step_time_s_min": 0.1,
-            "step_time_s_max": window[-1],
+            "step_time_s_min": min(window),
+            "step_time_s_max": max(window),
             "relative_half_width": interval.ci95_high / mean - 1,
-            "ci95": {"step_time_s": [interval.ci95_low, interval.ci95_high]},
-            "tokens_per_second_per_device": positions / mean,
-            "model_tflops_per_second_per_device": flops.model_flops / mean / 1e12,
-            "hardware_tflops_per_second_per_device": flops.hardware_flops / mean / 1e12,
+            # All steps do the same work, so that a rate's ends are the work over the time's.
+            "ci95": {"step_time_s": ends}
+            | {name: [rate * mean / end for end in ends[::-1]] for name, rate in rates.items()},
             "positions_per_step": positions,
             "sequence_length_min": 256,
             "sequence_length_max": 256,
@@ -83,7 +91,7 @@ def good(compose: Callable[..., Experiment]) -> Callable[..., Result]:
             "padding_fraction": 0.0,
             "joules_per_token": None,
             "of_ceiling": None,
-        } | amounts
+        } | rates
         return Result(
             name=f"run-{batch_size}",
             framework="hf_trainer",
@@ -108,8 +116,8 @@ def good(compose: Callable[..., Experiment]) -> Callable[..., Result]:
             differences=[],
             measurement=measurement,
             withheld=None,
-            step_times_s={"0": SERIES},
-            history=[{"step_time_s": t, "warmup": int(i < WARMUP)} for i, t in enumerate(SERIES)],
+            step_times_s={"0": series},
+            history=[{"step_time_s": t, "warmup": int(i < warmup)} for i, t in enumerate(series)],
             conditions=[],
             warnings=[],
             conventions={},
@@ -158,6 +166,46 @@ def test_a_figure_that_was_changed_by_hand_is_found(folder: Path, name: str) -> 
     assert any(said in problem and "2/result.json" in problem for problem in found), found
 
 
+def test_a_window_that_was_chosen_by_hand_is_found(good: Callable[..., Result], folder: Path) -> None:
+    write(good(2, warmup=4), folder / "2")
+    (problem,) = submission(folder).problems
+    assert "are of 6 steps after 4 of warm-up; its settings and its series make them 8 after 2" in problem
+
+
+def test_a_run_that_its_user_ended_counts_to_its_end_and_not_before_the_least(
+    good: Callable[..., Result], folder: Path
+) -> None:
+    write(good(2, series=SERIES[:8], because="user"), folder / "2")
+    assert submission(folder).problems == ()
+    write(good(2, series=SERIES[:5], because="user"), folder / "2")  # 3 of the least 4
+    (problem,) = submission(folder).problems
+    assert "it has 5 steps and says that user ended it" in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("liger.rope", False, "liger.rope=False"),
+        ("mode.rank", 4, "mode.rank=4"),
+        ("framework.native", {"optim": "sgd"}, "framework.native.optim=sgd"),
+    ],
+)
+def test_a_setting_inside_a_group_that_the_command_does_not_ask_for_is_found(
+    folder: Path, key: str, value: object, said: str
+) -> None:
+    changed(folder / "2" / "result.json", f"settings.{key}", value)
+    assert any(
+        "that the command doesn't ask for" in problem and said in problem for problem in submission(folder).problems
+    )
+
+
+@pytest.mark.parametrize("key", ["settings.parallelism", "settings.framework", "settings.batch_size", "step_times_s.0"])
+@pytest.mark.parametrize("value", [{}, "word", None])
+def test_a_file_edited_to_nonsense_is_a_problem_and_no_crash(folder: Path, key: str, value: object) -> None:
+    changed(folder / "2" / "result.json", key, value)
+    assert any("2/result.json" in problem for problem in submission(folder).problems)
+
+
 def test_what_is_wrong_is_said_and_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "1" / "result.json").write_text("{")
     assert main([str(folder)]) == 1
@@ -203,6 +251,12 @@ def test_a_run_that_is_handed_in_twice_is_found(good: Callable[..., Result], fol
 def test_an_empty_folder_has_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert "no command.txt" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_has_nothing_to_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder / "gone")]) == 1
+    printed = capsys.readouterr()
+    assert "gone: no command.txt" in printed.err and printed.out == ""
 
 
 def test_the_readme_gets_a_table_of_every_study_and_keeps_the_rest(folder: Path) -> None:

@@ -14,9 +14,10 @@ from mfubench.config import Experiment
 from mfubench.config.refusals import GROUPS
 from mfubench.flops import FlopCount, step_flops
 from mfubench.hardware.catalogue import known_peaks
+from mfubench.measuring import rule_of
 from mfubench.metrics import AMOUNTS
 from mfubench.report import Result
-from mfubench.statistics import summarize
+from mfubench.statistics import enough_after, ratio_interval, steadiness, summarize
 
 TOLERANCE = 1e-6  # as a fraction: the same arithmetic, done again
 ROWS = ("ok", "out_of_memory", "unsupported")  # a batch that doesn't fit is a result of its study; a crash is not
@@ -72,19 +73,29 @@ def _peak(result: Result) -> Iterator[str]:
 
 
 def _series(result: Result, experiment: Experiment) -> Iterator[str]:
-    """The steady steps: as many as stated, of the rank with the longest window, told as the history tells them."""
-    stated, asked = result.measurement or {}, experiment.measurement
-    first, steps, rank = stated["warmup_steps"], stated["steps"], str(stated["rank"])
-    least = min(asked.minimum_steps, asked.steps)
-    if first < asked.warmup_steps or steps < min(least, 2):
-        yield f"{steps} steps after {first} of warm-up; asked for were {least} or more after {asked.warmup_steps}"
+    """The steady steps: those that the settings and the series make so, of the rank with the longest window, told as the
+    history tells them."""
+    stated, rule = result.measurement or {}, rule_of(experiment.measurement)
     if len(result.step_times_s) != experiment.parallelism.num_devices:
         yield f"{len(result.step_times_s)} ranks have step times; asked for were {experiment.parallelism.num_devices}"
-    windows = {name: series[first : first + steps] for name, series in result.step_times_s.items()}
-    short = [name for name, window in windows.items() if len(window) < steps]
-    if rank not in windows or short:
-        yield f"the step times of rank {rank}, or of {', '.join(short) or 'others'}, are fewer than the steps measured"
+    series, rank = list(result.step_times_s.values()), str(stated["rank"])
+    if rank not in result.step_times_s:
+        yield f"rank {rank}, whose its figures are, has no step times"
         return
+    recorded = min(map(len, series))
+    # A user may end a run at any step after the least; the rest end where the rule says.
+    periods, because = enough_after(series, rule) or (recorded, "user")
+    if periods < rule.warmup + rule.least or stated["stopped_because"] != because:
+        yield f"it has {recorded} steps and says that {stated['stopped_because']} ended it, which its settings don't make so"
+        return
+    first = max(steadiness(times[:periods], rule.warmup).start for times in series)
+    if (stated["warmup_steps"], stated["steps"]) != (first, periods - first):
+        yield (
+            f"its figures are of {stated['steps']} steps after {stated['warmup_steps']} of warm-up; its settings and its "
+            f"series make them {periods - first} after {first}"
+        )
+        return
+    windows = {name: times[first:periods] for name, times in result.step_times_s.items()}
     longest = max(sum(window) for window in windows.values())
     if not _close(sum(windows[rank]), longest):
         yield f"its figures are of rank {rank}, whose steps took {sum(windows[rank]):.6g} s; another's took {longest:.6g} s"
@@ -127,6 +138,15 @@ def _recomputed(result: Result, stated: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(window)} measured steps have no mean and spread"
         return
     times = summarize(window)
+    amounts = {
+        "tokens_per_second_per_device": stated["positions_per_step"],
+        "model_tflops_per_second_per_device": flops.get("model_flops", math.nan) / 1e12,
+        "hardware_tflops_per_second_per_device": flops.get("hardware_flops", math.nan) / 1e12,
+        "mfu": flops.get("model_flops", math.nan) / peak,
+        "mfu_causal": flops.get("model_flops_causal", math.nan) / peak,
+        "hfu": flops.get("hardware_flops", math.nan) / peak,
+        "hfu_causal": flops.get("hardware_flops_causal", math.nan) / peak,
+    }
     right = {
         "step_time_s": times.mean,
         "step_time_s_median": times.median,
@@ -134,20 +154,17 @@ def _recomputed(result: Result, stated: Mapping[str, Any]) -> Iterator[str]:
         "step_time_s_min": times.minimum,
         "step_time_s_max": times.maximum,
         "relative_half_width": (times.ci95_high - times.mean) / times.mean,
-        "tokens_per_second_per_device": stated["positions_per_step"] / times.mean,
-        "model_tflops_per_second_per_device": flops.get("model_flops", math.nan) / 1e12 / times.mean,
-        "hardware_tflops_per_second_per_device": flops.get("hardware_flops", math.nan) / 1e12 / times.mean,
-        "mfu": flops.get("model_flops", math.nan) / (times.mean * peak),
-        "mfu_causal": flops.get("model_flops_causal", math.nan) / (times.mean * peak),
-        "hfu": flops.get("hardware_flops", math.nan) / (times.mean * peak),
-        "hfu_causal": flops.get("hardware_flops_causal", math.nan) / (times.mean * peak),
-    }
+    } | {name: amount / times.mean for name, amount in amounts.items()}
     for name, figure in right.items():
         if not _close(stated.get(name), figure):
             yield f"{name} is {stated.get(name)}; worked out anew it is {figure:.8g}"
-    low, high = stated["ci95"]["step_time_s"]
-    if not (_close(low, times.ci95_low) and _close(high, times.ci95_high)):
-        yield f"the interval of step_time_s is {low} to {high}; worked out anew {times.ci95_low:.8g} to {times.ci95_high:.8g}"
+    intervals: dict[str, tuple[float, float | None]] = {"step_time_s": (times.ci95_low, times.ci95_high)}
+    # Every step is of one shape, and so is its work.
+    intervals |= {name: ratio_interval([amount] * times.n, window) for name, amount in amounts.items()}
+    for name, ends in intervals.items():
+        told = stated["ci95"][name]
+        if not all(said == end if end is None else _close(said, end) for said, end in zip(told, ends, strict=True)):
+            yield f"the interval of {name} is {told[0]} to {told[1]}; worked out anew {ends[0]} to {ends[1]}"
     if right["hfu_causal"] > 1 and not (result.hardware or {}).get("peak_measured"):
         yield f"hfu_causal is {right['hfu_causal']:.3f}: more FLOP/s than the chip can do"
 

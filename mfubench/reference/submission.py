@@ -17,7 +17,8 @@ from mfubench.config.compose import check_command_line, flags_first, store_schem
 from mfubench.config.errors import COMMAND
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.reference.figures import problems
-from mfubench.report.gather import gather
+from mfubench.report.flat import leaves
+from mfubench.report.gather import ODD, gather
 from mfubench.report.result import Result, UnreadableResult, find, read
 
 COMMAND_FILE = "command.txt"
@@ -40,7 +41,9 @@ class Submission:
 
 
 def submissions(root: Path) -> Iterator[Submission]:
-    """Each folder at or below `root` that has a command or results, in the order of their names."""
+    """Each folder at or below `root` that has a command or results, in the order of their names; none where it isn't there."""
+    if not root.is_dir():
+        return
     commands = {path.parent for path in root.rglob(COMMAND_FILE)}
     alone = {path.parent for path in find([root]) if not commands & {path.parent, *path.parents}}
     for folder in sorted(commands | alone):
@@ -50,22 +53,21 @@ def submissions(root: Path) -> Iterator[Submission]:
 def submission(folder: Path) -> Submission:
     """What lies in the folder, checked."""
     found: list[str] = []
-    results: list[Result] = []
-    paths = list(find([folder]))
-    for path in paths:
+    runs: list[dict[str, Any]] = []
+    for path in find([folder]):
         try:
             result = read(path)
             found += [f"{path}: {problem}" for problem in _sound(result, folder)]
-            results.append(result)
+            runs.append(_asked(result.settings))
         except UnreadableResult as error:
             found.append(str(error))
-        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        except ODD as error:
             found.append(f"{path} is not a result of mfubench: {type(error).__name__}: {error}")
     readable = gather([folder])
     found += [complaint for complaint in (*readable.complaints, *readable.copies) if complaint not in found]
     file = folder / COMMAND_FILE
-    command = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    found += [f"{file}: {problem}" for problem in _wrong_command(command, results)]
+    command = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    found += [f"{file}: {problem}" for problem in _wrong_command(command, runs)]
     return Submission(folder, command, readable.results, tuple(found))
 
 
@@ -79,8 +81,8 @@ def _sound(result: Result, folder: Path) -> Iterator[str]:
     yield from problems(result)
 
 
-def _wrong_command(command: str, results: list[Result]) -> Iterator[str]:
-    """Where the command is none, or makes other runs than those that are there."""
+def _wrong_command(command: str, here: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Where the command is none, or makes other runs than those that are there, by their settings."""
     if not command.startswith(COMMAND) or "\n" in command:
         yield f"it must hold the one command that made the results, such as {COMMAND} experiment=batch-size"
         return
@@ -91,10 +93,10 @@ def _wrong_command(command: str, results: list[Result]) -> Iterator[str]:
     except (ConfigError, ValueError) as error:
         yield f"the command is refused: {error}"
         return
-    jobs = [_choices(json.loads(json.dumps(asdict(job)))) for job in asked]
-    here = [_choices(result.settings) for result in results]
-    keys = dict.fromkeys(key for run in (*jobs, *here) for key in run)
-    varying = [key for key in keys if len({repr(run.get(key)) for run in (*jobs, *here)}) > 1]
+    jobs = [_asked(json.loads(json.dumps(asdict(job)))) for job in asked]
+    flat = [dict(leaves(run)) for run in (*jobs, *here)]
+    keys = dict.fromkeys(key for run in flat for key in run)
+    varying = [key for key in keys if len({repr(run.get(key)) for run in flat}) > 1]
     lacking = [_in_words(job, varying) for job in jobs if job not in here]
     strange = [_in_words(run, varying) for run in here if run not in jobs]
     if lacking:
@@ -105,14 +107,12 @@ def _wrong_command(command: str, results: list[Result]) -> Iterator[str]:
         yield f"there are {len(here)} results of the {len(jobs)} run(s) that the command asks for"
 
 
-def _choices(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells the runs of a sweep apart: settings, the options of groups, native keys. What stands in an option's file may
-    have changed since."""
-    found = {key: value for key, value in settings.items() if key not in OF_THE_MACHINE}
-    named = {key: value["name"] for key, value in found.items() if isinstance(value, dict) and "name" in value}
-    framework = {key: settings["framework"][key] for key in ("native", "engine")}
-    return found | named | framework | {"num_devices": settings["parallelism"]["num_devices"]}
+def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for, whichever machine was to do it. The rest of a framework's settings is how mfubench runs it."""
+    framework = {key: settings["framework"][key] for key in ("name", "native", "engine")}
+    return {key: value for key, value in settings.items() if key not in OF_THE_MACHINE} | {"framework": framework}
 
 
-def _in_words(choices: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return " ".join(f"{key}={choices.get(key)}" for key in keys) or "the settings of all"
+def _in_words(run: Mapping[str, Any], keys: Sequence[str]) -> str:
+    own = dict(leaves(run))
+    return " ".join(f"{key}={own.get(key)}" for key in keys) or "the settings of all"

@@ -8,6 +8,8 @@ both sides. 1: the output can't be written.
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +23,6 @@ from mfubench.report.against import section as section_of_changes
 from mfubench.report.flat import records
 from mfubench.report.gather import Gathered, gather
 from mfubench.report.result import Result
-from mfubench.report.section import Section
 from mfubench.report.table import show
 
 FORMATS = ("table", "csv", "json", "markdown", "html")
@@ -44,12 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"mfubench.report: no setting is in both {given.against} and the new results", file=sys.stderr)
             return 2
         ok = not (found.complaints or old.complaints or regressions(compared))
+    text = _text(found, compared, given)
     try:
-        _put(found, compared, given)
+        _put(text, given.output)
     except OSError as error:
-        if error.filename is None:  # not the file that was asked for
-            raise
-        print(f"mfubench.report: can't write {given.output}: {error.strerror}", file=sys.stderr)
+        print(f"mfubench.report: can't write {given.output or 'standard output'}: {error.strerror}", file=sys.stderr)
+        if given.output is None:  # or Python would try once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0 if ok else 3
 
@@ -99,35 +101,48 @@ def _gathered(folders: Sequence[Path], shown: Callable[[Result], object] | None 
     return found
 
 
-def _put(found: Gathered, compared: Sequence[Change] | None, given: argparse.Namespace) -> None:
-    """The report where it is wanted, in the form that is asked for."""
-    parts = [] if compared is None else [section_of_changes(compared, given.tolerance)]
-    if given.format not in FOR_PROGRAMS:
-        from mfubench.report.published import sections  # which needs the configuration's types
+def _text(found: Gathered, compared: Sequence[Change] | None, given: argparse.Namespace) -> str:
+    """The report in the form that is asked for."""
+    if given.format in FOR_PROGRAMS:
+        rows = records(found.results) if compared is None else records_of_changes(compared)
+        return to_csv.text(rows) if given.format == "csv" else to_json.text(rows)
+    from mfubench.report.published import sections  # which needs the configuration's types
 
-        parts = [*sections(found.results), *parts]
-    if given.output is None:
-        if given.format == "table":
-            show(found.results, Console(), parts)
-        else:
-            sys.stdout.write(_text(found, compared, parts, given.format))
-        return
-    with open(given.output, "w", encoding="utf-8") as file:
-        if given.format == "table":
-            show(found.results, Console(file=file, width=FILE_WIDTH), parts)
-        else:
-            file.write(_text(found, compared, parts, given.format))
-
-
-def _text(found: Gathered, compared: Sequence[Change] | None, parts: Sequence[Section], form: str) -> str:
-    if form == "markdown":
+    parts = sections(found.results)
+    if compared is not None:
+        parts += (section_of_changes(compared, given.tolerance),)
+    if given.format == "markdown":
         return to_markdown.text(found.results, parts)
-    if form == "html":
+    if given.format == "html":
         from mfubench.report.html import page  # plots, which no other form needs
 
         return page(found.results, [*found.complaints, *found.copies], parts)
-    rows = records(found.results) if compared is None else records_of_changes(compared)
-    return to_csv.text(rows) if form == "csv" else to_json.text(rows)
+    terminal, shown = Console(), io.StringIO()
+    if given.output is None:
+        console = Console(file=shown, width=terminal.width, force_terminal=terminal.is_terminal)
+    else:
+        console = Console(file=shown, width=FILE_WIDTH)
+    show(found.results, console, parts)
+    return shown.getvalue()
+
+
+def _put(text: str, output: Path | None) -> None:
+    """The report where it is wanted; in a file whole, or what was there before stays. OSError."""
+    if output is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    output = output.resolve()
+    if output.exists() and not output.is_file():  # a device; of a folder the error tells
+        output.write_text(text, encoding="utf-8")
+        return
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, output)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mfubench.report.result import Result
 from mfubench.report.section import Section
 from mfubench.report.words import describe
 
-MAY_DIFFER = ("device", "peak", "recipe", "versions", "mfubench")
+MAY_DIFFER = ("device", "peak", "recipe", "versions", "mfubench", "measurement")
 MAY_DIFFER_DETAILS = "measurement."
 
 Words = Sequence[Mapping[str, str]]
@@ -34,7 +34,7 @@ class Change:
     new: Pooled | None
     comparison: Comparison | None  # step time now / then; None unless both have figures
     verdict: str
-    regression: bool  # slower by more than the tolerance, for sure, or not ok any more
+    regression: bool  # slower by more than the tolerance, for sure; or it was ok and isn't, or isn't there any more
     differences: str  # what else differs between then and now; empty: nothing known
 
 
@@ -42,7 +42,7 @@ def changes(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> l
     """What became of every setting of either side, those of the new one first.
 
     A regression is a step time whose ratio to the old one has its whole 95 % interval above 1 + `tolerance`, or a setting
-    that was ok and isn't any more.
+    that was ok and isn't any more, or isn't there any more.
     """
     words = describe([*old, *new])
     sides = words[: len(old)], words[len(old) :]
@@ -74,7 +74,7 @@ def section(found: Sequence[Change], tolerance: float) -> Section:
     single = any(change.comparison and change.comparison.ratio.basis == "single" for change in measured)
     paragraphs = [
         f"{bad} of {len(found)} settings got worse: slower by more than {tolerance:.1%}, the whole 95 % interval beyond it, "
-        "or not ok any more.",
+        "not ok any more, or ok in the old results and not in the new ones at all.",
         *([SINGLE] if single else []),
         *_asides(found),
     ]
@@ -129,7 +129,7 @@ def _values(side: Pooled | None, key: str, words: Mapping[int, Mapping[str, str]
 def _change(name: str, old: Pooled | None, new: Pooled | None, tolerance: float, told: Sequence[str]) -> Change:
     if old is None or new is None:
         where = "new" if old is None else "old"
-        return Change(name, old, new, None, f"only in the {where} results", False, "")
+        return Change(name, old, new, None, f"only in the {where} results", bool(old and old.ok), "")
     comparison = compare(old, new, in_pairs=False) if old.ok and new.ok else None
     worse = (old.status == "ok" and new.status != "ok") or (bool(old.ok) and not new.ok)
     beyond = comparison is not None and comparison.ratio.resolved and comparison.ratio.low > 1 + tolerance

@@ -11,7 +11,7 @@ Scalar = str | int | float | bool | None
 NATIVE = "native"
 # Of the settings: how mfubench runs a framework, where results are logged, and what was asked of the hardware (what was
 # found stands under `hardware.`).
-NOT_SAID = ("tracking", "dry_run", "hardware")
+NOT_SAID = ("tracking", "resume", "dry_run", "hardware")
 COUNTED = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal", "parameters")
 SEEN = ("model", "trainable_parameters", "world_size", "recomputation", "linear_dtype", "compiled")
 
@@ -40,14 +40,14 @@ def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
     )
     for key, value in result.settings.items():
         if key == "framework":
-            yield from _leaves(f"{key}.{NATIVE}", value.get(NATIVE) or {})
+            yield from leaves({NATIVE: value.get(NATIVE) or {}}, f"{key}.")
         elif key not in NOT_SAID:
-            yield from _leaves(key, value)
-    yield from _leaves("hardware", result.hardware or {})
+            yield from leaves({key: value})
+    yield from leaves({"hardware": result.hardware or {}})
     measured = dict(result.measurement or {})
     intervals = measured.pop("ci95", {})
     for key, value in measured.items():
-        yield from _leaves(key, value)
+        yield from leaves({key: value})
         if key in intervals:
             yield f"{key}_ci95_low", intervals[key][0]
             yield f"{key}_ci95_high", intervals[key][1]
@@ -58,12 +58,20 @@ def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
     yield "folder", result.provenance.get("folder")
 
 
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, Scalar]]:
-    """The scalars below a path, by dotted names; a list is one cell, its items behind commas."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(f"{path}.{key}", inner)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        yield path, ", ".join(map(str, value))
-    else:
-        yield path, value
+def at(tree: Mapping[str, Any], path: str) -> Any:
+    """What stands at a dotted path. KeyError."""
+    value: Any = tree
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Scalar]]:
+    """The scalars of a tree by their dotted names; a list is one of them, its items behind commas."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{key}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            yield f"{above}{key}", ", ".join(map(str, value))
+        else:
+            yield f"{above}{key}", value

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mfubench.report.flat import records
 from mfubench.report.overview import overview
+from mfubench.report.pooling import pool
+from mfubench.report.ratios import compare
 from mfubench.report.result import FILE_NAME, Result, UnreadableResult, find, read
+
+# Numbers that a report reads: of every run with figures; of those that know them.
+FIGURES = (
+    "steps",
+    "warmup_steps",
+    "step_time_s",
+    "tokens_per_second_per_device",
+    "model_tflops_per_second_per_device",
+    "mfu",
+    "mfu_causal",
+    "hfu",
+    "hfu_causal",
+)
+MAY_LACK = (
+    "positions_per_step",
+    "padding_fraction",
+    "peak_memory_bytes",
+    "data_wait_s",
+    "forward_to_optimizer_s",
+    "optimizer_to_forward_s",
+    "joules_per_token",
+    "of_ceiling",
+)
+OF_HARDWARE = ("peak_flops_per_second", "ceiling_flops_per_second", "memory_bytes")
+# What reading raises where the shape is a result's and what is in it isn't: somebody's hand, or another program.
+ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -57,20 +86,45 @@ def _sound(path: Path, shown: Callable[[Result], object] | None) -> Result:
     """The result in a file, if a report can be made of it; else UnreadableResult."""
     try:
         result = read(path)
-        if result.measurement is not None:
-            low, high = result.measurement["ci95"]["step_time_s"]
-            if result.status != "ok" or not result.measurement["step_time_s"] > 0 or not low <= high:
-                raise ValueError("figures of a run that is not ok, or that can't be")
+        _readable(result)
         overview([result])
         records([result])
         if shown is not None:
             shown(result)
     except UnreadableResult:
         raise
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
-        # The shape is a result's and what is in it isn't: somebody's hand, or another program.
+    except ODD as error:
         raise UnreadableResult(f"{path} is not a result of mfubench: {type(error).__name__}: {error}") from error
     return result
+
+
+def _readable(result: Result) -> None:
+    """ValueError, or what reading raises, where what a report of several runs reads is not there or no number."""
+    _numbers({key: result.settings[key] for key in ("repeat", "batch_size")}, ("repeat", "batch_size"))
+    _numbers(result.hardware or {}, (), OF_HARDWARE)
+    measured = result.measurement
+    if measured is None:
+        return
+    _numbers(measured, FIGURES, MAY_LACK)
+    for low, high in measured["ci95"].values():
+        _numbers({"low": low, "high": high}, (), ("low", "high"))
+    for row in result.history:
+        _numbers(row, ("step_time_s", "warmup"))
+    for series in result.step_times_s.values():
+        _numbers(dict(enumerate(series)), range(len(series)))
+    low, high = measured["ci95"]["step_time_s"]
+    if result.status != "ok" or not measured["step_time_s"] > 0 or not low <= high:
+        raise ValueError("figures of a run that is not ok, or that can't be")
+    (alone,) = pool([result])
+    compare(alone, alone)
+
+
+def _numbers(values: Mapping[Any, Any], needed: Iterable[Any], may_lack: Iterable[Any] = ()) -> None:
+    """ValueError for the first that is no number; those that may be lacking may be None, too."""
+    for name, value in [*((name, values[name]) for name in needed), *((name, values.get(name)) for name in may_lack)]:
+        lacks = value is None and name in may_lack
+        if not lacks and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{name} is {value!r}, which is no number")
 
 
 def _run(result: Result) -> str:

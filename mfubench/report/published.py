@@ -7,10 +7,10 @@ against this project's own counts of the published settings, by closed form: whi
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from mfubench.report.figures import percent, seconds, with_interval
+from mfubench.report.flat import at
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.progress_bar import readings
 from mfubench.report.result import Result
@@ -42,14 +42,14 @@ def sections(results: Sequence[Result]) -> tuple[Section, ...]:
 def deviations(study: Study, row: Row, pooled: Pooled) -> list[str]:
     """The settings in which the runs here are not the published ones."""
     settings = pooled.results[0].settings
-    asked = {key: (_at(settings, key), wanted) for key, wanted in {**study.settings, **row.settings}.items()}
+    asked = {key: (at(settings, key), wanted) for key, wanted in {**study.settings, **row.settings}.items()}
     return [f"{key} {_text(seen)} for {_text(wanted)}" for key, (seen, wanted) in asked.items() if seen != wanted]
 
 
 def _nearest(study: Study, row: Row, pooled: Sequence[Pooled]) -> Pooled | None:
     """The runs that repeat the row; of several settings, the one with the fewest deviations."""
     wanted = {**study.of, **row.of}
-    found = [each for each in pooled if all(_at(each.results[0].settings, k) == v for k, v in wanted.items())]
+    found = [each for each in pooled if all(at(each.results[0].settings, k) == v for k, v in wanted.items())]
     return min(found, key=lambda each: len(deviations(study, row, each)), default=None)
 
 
@@ -121,16 +121,16 @@ def _step_times(here: Sequence[tuple[Row, Pooled]]) -> Section:
         if step_time is None:
             rows.append([*_who(row, run), seconds(row.step_time_s), run.status, MISSING, MISSING, MISSING])
             continue
-        last = statistics.fmean(shown[-1] for shown in _bars(run))
-        steady = [reading for shown in _bars(run) for reading in shown]
+        bars = [shown for shown in _bars(run) if shown]
+        last, steady = [shown[-1] for shown in bars], [reading for shown in bars for reading in shown]
         rows.append(
             [
                 *_who(row, run),
                 seconds(row.step_time_s),
                 with_interval(step_time, seconds(step_time.mean)),
-                seconds(last),
-                f"{last / step_time.mean - 1:+.1%}",
-                f"{seconds(min(steady))} to {seconds(max(steady))}",
+                seconds(statistics.fmean(last)) if last else MISSING,
+                f"{statistics.fmean(last) / step_time.mean - 1:+.1%}" if last else MISSING,
+                f"{seconds(min(steady))} to {seconds(max(steady))}" if steady else MISSING,
             ]
         )
     return Section(
@@ -146,7 +146,7 @@ def _step_times(here: Sequence[tuple[Row, Pooled]]) -> Section:
 
 
 def _bars(run: Pooled) -> Iterator[list[float]]:
-    """By run, what the bar of its first rank read in the measured steps."""
+    """By run, what the bar of its first rank read in the measured steps; nothing where they were over before it was drawn."""
     for result in run.ok:
         measured = result.measurement or {}
         shown = readings(result.step_times_s["0"][: measured["warmup_steps"] + measured["steps"]])
@@ -202,13 +202,6 @@ def _who(row: Row, run: Pooled) -> list[str]:
     """The published name, and the measured one where that says more."""
     measured = run.results[0].framework
     return [row.name if "(" not in measured else f"{row.name}; here {measured}", row.of["mode.name"]]
-
-
-def _at(settings: Mapping[str, Any], path: str) -> Any:
-    value: Any = settings
-    for key in path.split("."):
-        value = value[key]
-    return value
 
 
 def _text(value: object) -> str:

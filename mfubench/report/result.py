@@ -18,6 +18,8 @@ GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing",
 
 # What the report reads without looking: list: of mappings; None: or null.
 SHAPES: dict[str, tuple[type | None, ...]] = {
+    **dict.fromkeys(("name", "framework", "status", "started_at"), (str,)),
+    **dict.fromkeys(("engine", "reason", "stopped_by", "group"), (str, None)),
     "settings": (dict,),
     "provenance": (dict,),
     "conventions": (dict,),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mfubench.report.flat import at, leaves
 from mfubench.report.result import Result
 
 LEFT_OPEN = ("checkpointing", "attention", "liger", "compile", "optimizer")  # by comparison=defaults
@@ -21,6 +22,7 @@ DETAILS = {
     "measurement": "measurement.",
 }
 NATIVE = "native."
+COMMIT = 9  # of its letters
 ALREADY_NAMED = ("name", "rank", "num_devices", "padding", "architecture")
 NO_RECIPE = ("name", "native", "engine")  # the rest of a framework's settings is how mfubench runs it
 # Packages whose version may change what a step takes, besides the framework's own.
@@ -48,10 +50,10 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
         in_words(result.settings, result.framework, (result.hardware or {}).get("precision")) for result in results
     ]
     for path, prefix in DETAILS.items():
-        leaves = [dict(_leaves(_at(result.settings, path))) for result in results]
+        details = [_details(result.settings, path) for result in results]
         options = [result.settings[path.partition(".")[0]]["name"] for result in results]
-        for key in dict.fromkeys(key for each in leaves for key in each):
-            cells = [each.get(key, "") for each in leaves]
+        for key in dict.fromkeys(key for each in details for key in each):
+            cells = [each.get(key, "") for each in details]
             if prefix == NATIVE or _differ(options, cells):
                 _add(found, prefix + key, cells)
     frameworks = [result.framework for result in results]
@@ -61,7 +63,7 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
         ("peak", devices, [_peak(result) for result in results]),
         ("recipe", frameworks, [_recipe(result) for result in results]),
         ("versions", frameworks, _versions(results)),
-        ("mfubench", [""] * len(results), [result.provenance.get("mfubench") for result in results]),
+        ("mfubench", [""] * len(results), [_mfubench(result) for result in results]),
     ):
         if _differ(alike, known):
             _add(found, key, [cell or "" for cell in known])
@@ -89,6 +91,7 @@ def in_words(asked: Mapping[str, Any], framework: str, precision: str | None) ->
         "padding": asked["data"]["padding"] if asked["data"]["name"] != "synthetic" else "",
         "compile": "on" if asked["torch_compile"] else "off",
         "optimizer": asked["optimizer"],
+        "measurement": asked["measurement"]["name"],
         "seed": str(asked["seed"]),
     } | left_open
 
@@ -109,24 +112,10 @@ def _differ(alike: Sequence[str | None], cells: Sequence[str | None]) -> bool:
     return len(known) > len({one for one, _ in known})
 
 
-def _at(settings: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    for key in path.split("."):
-        settings = settings[key]
-    return settings
-
-
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if not above and key in ALREADY_NAMED:
-            continue
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", "" if value is None else _text(value)
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _details(asked: Mapping[str, Any], path: str) -> dict[str, str]:
+    """The keys of a group, but for those that have columns of their own."""
+    tree = {key: value for key, value in at(asked, path).items() if key not in ALREADY_NAMED}
+    return {key: "" if value is None else str(value) for key, value in leaves(tree)}
 
 
 def _liger(asked: Mapping[str, Any]) -> str:
@@ -141,6 +130,13 @@ def _peak(result: Result) -> str | None:
     if not hardware or not hardware["peak_flops_per_second"] or hardware["peak_measured"]:
         return None
     return f"{hardware['peak_flops_per_second'] / 1e12:.4g} TFLOP/s"
+
+
+def _mfubench(result: Result) -> str | None:
+    """Its version, and its commit where that is known."""
+    commit, _, changed = str(result.provenance.get("commit") or "").partition("-")
+    version = result.provenance.get("mfubench")
+    return version and " ".join(filter(None, (version, commit[:COMMIT], changed)))
 
 
 def _recipe(result: Result) -> str:

@@ -86,13 +86,14 @@ def _save_workspaces(name: str, logged: Mapping[Path, tuple[Result, Logged]]) ->
     places: dict[tuple[str, str], dict[str, str]] = {}
     for result, run in logged.values():
         places.setdefault((run.entity or "", run.project), {})[run.run_id] = result.framework
+    missing = False
     for (entity, project), frameworks in places.items():
         try:
             print(f"workspace {name!r}: {save(name, entity, project, frameworks)}")
         except (Exception, SystemExit) as error:
             print(f"workspace {name!r} not saved in {entity}/{project}: {why(error)}")
-            return False
-    return bool(places)
+            missing = True
+    return bool(places) and not missing
 
 
 def _name(folders: Sequence[Path]) -> str:

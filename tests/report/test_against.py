@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable
@@ -76,6 +77,23 @@ def test_what_is_on_one_side_only_is_said(result: Made) -> None:
         ("batch 4", "only in the new results"),
         ("batch 1", "only in the old results"),
     ]
+
+
+def test_what_was_ok_and_is_no_more_there_fails_the_gate(
+    repeats: Repeats, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [*repeats(seconds=[0.2, 0.2]), *repeats("batch_size=4", seconds=[0.3, 0.3])]
+    old, new = written(both, tmp_path / "old"), written(both[:2], tmp_path / "new")
+    assert main([str(new), "--against", str(old)]) == 3
+    assert "only in the old results ✗" in capsys.readouterr().out
+    assert main([str(old), "--against", str(new)]) == 0
+    gone = [dataclasses.replace(run, status="failed", reason="it broke", measurement=None) for run in both[2:]]
+    assert not regressions(changes([*both[:2], *gone], both[:2], 0.02))
+
+
+def test_another_length_by_name_is_no_other_setting_either(result: Made) -> None:
+    (change,) = changes([result()], [result("measurement=quick")], 0.02)
+    assert "measurement default and quick" in change.differences
 
 
 def test_another_device_version_or_length_is_no_other_setting_and_is_said(result: Made) -> None:

@@ -30,6 +30,11 @@ def test_every_run_is_one_record_with_the_same_columns(result: Made, repeats: Re
     assert (found[2]["status"], found[2]["reason"], found[2]["mfu"]) == ("failed", "exit status 1", None)
 
 
+def test_what_says_nothing_of_a_measurement_is_no_column(result: Made) -> None:
+    (found,) = records([result("resume=true")])
+    assert not {"resume", "dry_run"} & found.keys() and not any(key.startswith("tracking") for key in found)
+
+
 def test_a_native_key_is_a_column_and_the_recipe_of_a_framework_is_none(result: Made) -> None:
     (found,) = records([result("+framework.native.optim=adafactor")])
     assert found["framework.native.optim"] == "adafactor"

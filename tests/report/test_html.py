@@ -16,7 +16,11 @@ from html_results import FRAMEWORKS, HOSTILE, Lab, forty, over_batch_size, spoil
 from mfubench.config import Experiment
 from mfubench.report import Result
 from mfubench.report.html import page
-from mfubench.report.html.lines import POINTS, thinned
+from mfubench.report.html.bars import Bar, Group
+from mfubench.report.html.bars import bars as drawn_bars
+from mfubench.report.html.details import details
+from mfubench.report.html.drawing import SERIES, style
+from mfubench.report.html.lines import BOTTOM, HEIGHT, POINTS, Line, Series, panel, thinned, throughput
 from mfubench.report.html.repeating import command
 from mfubench.report.html.units import axis, flops_per_second, percent, seconds, with_interval
 from mfubench.report.section import Section
@@ -181,6 +185,22 @@ def test_numbers_are_put_into_words_with_their_units() -> None:
     assert axis([0, 0.5, 1, 1.5], seconds) == ["0", "500 ms", "1", "1.5 s"]
 
 
+def test_the_shade_ends_where_the_first_repeat_is_steady() -> None:
+    runs = [Series([9.0] * 3 + [1.0, 1.1] * 5, 3), Series([9.0] * 6 + [1.0, 1.1] * 4, 6)]
+    with style():
+        drawn = str(panel(runs, "name", "description"))
+    # From 52 to 256 pixels are 14 steps; the shade goes to the middle between the third and the fourth.
+    assert f'class="warmup"><path d="M 52 8 L {52 + 204 * 2.5 / 13:.1f} 8 ' in drawn
+
+
+def test_an_interval_that_reaches_below_zero_is_drawn_from_zero() -> None:
+    with style():
+        of_bars = str(drawn_bars([Group("a", [Bar([(1.0, SERIES[0])], "1", (-0.5, 2.0))])], "name", "description", str))
+        of_points = str(throughput([Line("a", {1: (10.0, -5.0, 25.0)}, {})], "name", "description"))
+    assert re.search(r'class="interval"><path d="M 0 ', of_bars)
+    assert re.search(rf'class="interval"><path d="M \S+ {HEIGHT - BOTTOM} ', of_points)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -194,6 +214,7 @@ def test_numbers_are_put_into_words_with_their_units() -> None:
             "repeat=3",
         ),
         ("model=qwen3-8b", "model.architecture.num_hidden_layers=2", "+framework.native.optim='a b$c'", "seed=-1"),
+        ("+framework.native.a={b: 3, c: {d: [x, 1]}}", "+framework.native.e=null", "+framework.native.f=[{g: 'h i'}]"),
         ("parallelism=zero3", "parallelism.num_devices=8", "gradient_accumulation_steps=4", "measurement=thorough"),
         ("liger_kernel=true", "liger.rope=false", "hardware=h100-sxm", "hardware.peak_flops_per_second=1e15"),
         ("measurement.relative_precision=null", "measurement.seconds=12.5", "data=jsonl", "data.path='/a b/c.jsonl'"),
@@ -207,3 +228,16 @@ def test_the_command_that_repeats_a_run_asks_for_the_same(
     assert (python, dash_m, module) == ("python", "-m", "mfubench")
     assert asdict(compose(*words)) == asked
     assert len(words) <= len(overrides) + 2
+
+
+def test_the_command_that_repeats_a_run_says_nothing_of_where_and_how_it_was_started(
+    compose: Callable[..., Experiment],
+) -> None:
+    asked = asdict(compose("resume=true", "dry_run=true", "tracking=none"))
+    assert command(asked) == command(asdict(compose()))
+
+
+def test_meanings_that_differ_between_results_are_all_said(result: Callable[..., Result]) -> None:
+    one, other = result(conventions={"mfu": "this", "hfu": "both"}), result(conventions={"mfu": "that", "hfu": "both"})
+    found = details([one, other], ["a", "b"]).conventions
+    assert found == {"mfu": "this · in other results: that", "hfu": "both"}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_folder_without_results_is_said(tmp_path: Path, where: str) -> None:
     assert done.stderr.startswith("mfubench.report: ") and "Traceback" not in done.stderr
 
 
-BROKEN: dict[str, Callable[[dict[str, object]], object]] = {
+BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "torn": lambda good: json.dumps(good)[:500],
     "of another program": lambda good: '{"result": 42}',
     "not even JSON": lambda good: "\x00\xff",
@@ -57,6 +58,18 @@ BROKEN: dict[str, Callable[[dict[str, object]], object]] = {
     "with settings of another shape": lambda good: json.dumps(good | {"settings": []}),
     "with warnings of another shape": lambda good: json.dumps(good | {"warnings": ["old ones"]}),
     "with a history of another shape": lambda good: json.dumps(good | {"history": [1, 2]}),
+    "with figures left out": lambda good: json.dumps(good | {"measurement": {**good["measurement"], "mfu": None}}),
+    "with rates left out": lambda good: json.dumps(
+        good | {"measurement": {k: v for k, v in good["measurement"].items() if k != "tokens_per_second_per_device"}}
+    ),
+    "with a word for a figure not all have": lambda good: json.dumps(
+        good | {"measurement": good["measurement"] | {"of_ceiling": "high"}}
+    ),
+    "with a history without step times": lambda good: json.dumps(good | {"history": [{"step": 1, "warmup": 0}]}),
+    "with a number for a date": lambda good: json.dumps(good | {"started_at": 5}),
+    "with a list for a status": lambda good: json.dumps(good | {"status": ["ok"]}),
+    "with work that says little": lambda good: json.dumps(good | {"work": {"model": "Llama"}}),
+    "with a word for its repeat": lambda good: json.dumps(good | {"settings": good["settings"] | {"repeat": "first"}}),
     "with a figure that is none": lambda good: json.dumps(good).replace('"step_time_s": 0.2', '"step_time_s": NaN'),
     "too deep": lambda good: "[" * 100_000,
 }
@@ -64,7 +77,7 @@ BROKEN: dict[str, Callable[[dict[str, object]], object]] = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_file_that_is_no_result_is_said_and_the_rest_still_reported(
-    folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = folder / "1" / "result.json"
     path.write_text(str(BROKEN[kind](json.loads(path.read_text()))))
@@ -72,6 +85,7 @@ def test_a_file_that_is_no_result_is_said_and_the_rest_still_reported(
     printed = capsys.readouterr()
     assert printed.out.count("200 ms") == 1
     assert str(path) in printed.err and printed.err.count("mfubench.report: ") == 1
+    assert main([str(folder), "--format", "html", "--output", str(tmp_path / "page.html")]) == 3
 
 
 def test_a_file_that_no_page_can_be_made_of_is_said_and_the_page_made_of_the_rest(
@@ -140,6 +154,36 @@ def test_the_report_is_written_where_it_is_wanted(
 def test_an_output_that_can_not_be_written_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "--output", str(folder)]) == 1
     assert capsys.readouterr().err.startswith("mfubench.report: can't write")
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_full_disk_is_said(folder: Path, form: str) -> None:
+    done = report(folder, "--format", form, "--output", "/dev/full")
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith("mfubench.report: can't write /dev/full: No space left") and "\n" not in done.stderr[:-1]
+    )
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mfubench.report", str(folder), "--format", form]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "mfubench.report: can't write standard output: No space left on device\n"
+
+
+def test_a_report_that_can_not_be_finished_leaves_the_old_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reports").mkdir()
+    old = tmp_path / "reports" / "table"
+    old.write_text("the old one")
+
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert main([str(folder), "--output", str(old)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert old.read_text() == "the old one" and list(old.parent.iterdir()) == [old]
 
 
 def test_a_tolerance_that_is_no_fraction_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,15 @@ def test_rows_that_differ_in_anything_show_in_what(result: Made, text_of: Text, 
     assert heading not in text_of([result("mode=lora"), result("mode=full", "model=qwen3-8b")], width=200)
 
 
+def test_lengths_of_measurement_and_commits_are_settings_of_their_own(result: Made, text_of: Text) -> None:
+    assert "measurement default" in text_of([result()], width=400)
+    lengths = text_of([result(f"measurement={name}") for name in ("quick", "default", "thorough")], width=400)
+    assert lengths.count("200 ms") == 3 and "thorough" in lengths
+    of = [{**result().provenance, "mfubench": "0.1.0", "commit": commit} for commit in ("a" * 40, "b" * 40 + "-dirty")]
+    commits = text_of([result(provenance=each) for each in of], width=400)
+    assert commits.count("200 ms") == 2 and "0.1.0 aaaaaaaaa" in commits and "0.1.0 bbbbbbbbb dirty" in commits
+
+
 def test_a_native_key_of_the_users_is_never_hidden_behind_the_setting_it_replaces(result: Made, text_of: Text) -> None:
     assert "native.optim adafactor" in text_of([result("+framework.native.optim=adafactor")], width=400)
 

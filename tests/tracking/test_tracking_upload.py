@@ -12,6 +12,7 @@ from standin import KEY, StandIn
 
 from mfubench.tracking import track
 from mfubench.tracking.__main__ import main
+from mfubench.tracking.workspace import save
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1")  # wandb-workspaces' own
 
@@ -163,6 +164,28 @@ def test_a_workspace_that_cannot_be_saved_is_a_failure_that_leaves_the_runs(
     assert main([str(tmp_path), "--workspace", "--name", "study"]) == 1
     assert "workspace 'study' not saved in someone/mfubench: " in capsys.readouterr().out
     assert len(server.runs) == 1
+
+
+def test_a_workspace_that_cannot_be_saved_keeps_no_other_project_from_its_own(
+    run_folder: Made,
+    tmp_path: Path,
+    server: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result, _ = run_folder(tmp_path / "0")
+    theirs = {"name": "wandb", "mode": "auto", "project": "theirs", "entity": None}
+    run_folder(tmp_path / "1", settings={**result.settings, "tracking": theirs})
+
+    def refused(name: str, entity: str, project: str, frameworks: Any) -> str:
+        if project != "theirs":
+            raise ValueError("no such project")
+        return save(name, entity, project, frameworks)
+
+    monkeypatch.setattr("mfubench.tracking.__main__.save", refused)
+    assert main([str(tmp_path), "--workspace", "--name", "study"]) == 1
+    printed = capsys.readouterr().out
+    assert "workspace 'study' not saved in someone/mfubench: " in printed and len(server.views) == 1
 
 
 @pytest.mark.parametrize(

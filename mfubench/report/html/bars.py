@@ -79,7 +79,7 @@ def _draw(picture: Picture, group: Group, top: float, scale: float) -> None:
             end += length
         if bar.interval:
             low, high = bar.interval
-            ends = [low * scale, (end if high is None else high) * scale]
+            ends = [max(low, 0) * scale, (end if high is None else high) * scale]
             picture.line(ends, [y + BAR / 2] * 2, INK, 1.2, kind="interval")
         picture.text(_end(bar) * scale + 5, y + BAR - 2.5, bar.text, 11, kind="value")
         y += BAR

@@ -61,7 +61,7 @@ def utilisation(rows: Sequence[Row]) -> Chart | None:
 
     return _chart(
         "How much of the peak is used",
-        "Shares of the device's peak FLOP/s. The thin line over a bar's end is its 95 % interval.",
+        "Shares of the device's peak FLOP/s. The thin line over a bar's end is its 95 % interval; ± is in points.",
         rows,
         of,
         percent,

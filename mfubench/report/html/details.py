@@ -69,8 +69,17 @@ def details(results: Sequence[Result], names: Sequence[str]) -> Details:
             )
             for name, result, own in zip(names, results, tables, strict=True)
         ],
-        {name: meaning for result in results for name, meaning in _flat(result.conventions).items()},
+        _conventions(results),
     )
+
+
+def _conventions(results: Sequence[Result]) -> Table:
+    """What each figure means; every meaning, where results of several versions don't agree."""
+    meanings: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, meaning in _flat(result.conventions).items():
+            meanings.setdefault(name, {})[meaning] = None
+    return {name: " · in other results: ".join(found) for name, found in meanings.items()}
 
 
 def _conditions(devices: Sequence[Mapping[str, Any]]) -> Table:

@@ -37,7 +37,7 @@ class Line:
 
 
 def panel(runs: Sequence[Series], name: str, description: str) -> Markup:
-    """The step times of the repeats of one setting over each other; their warm-ups are shaded, and may leave the panel."""
+    """The step times of the repeats of one setting over each other. What is warm-up in all is shaded, and may leave the panel."""
     picture = Picture(PANEL_WIDTH, PANEL_HEIGHT)
     left, right, top, bottom = 52, PANEL_WIDTH - 4, 8, PANEL_HEIGHT - 18
     windows = [run.times[run.warmup :] for run in runs]
@@ -54,7 +54,7 @@ def panel(runs: Sequence[Series], name: str, description: str) -> Markup:
     def y(time: float) -> float:
         return bottom - (bottom - top) * (time - low) / (high - low)
 
-    warm = x(max(run.warmup for run in runs) + 0.5)
+    warm = x(min(run.warmup for run in runs) + 0.5)
     picture.box(left, top, warm - left, bottom - top, SHADE, kind="warmup")
     for value in (low + spare, mean, high - spare):
         picture.line([left, right], [y(value)] * 2, QUIET if value == mean else LINE)
@@ -111,7 +111,7 @@ def throughput(lines: Sequence[Line], name: str, description: str) -> Markup:
         xs, ys = [across[size] for size in sizes], [y(line.points[size][0]) for size in sizes]
         picture.line(xs, ys, colour, 1.6, "line", marker=marker, markersize=6)
         for size, (_, low, high) in line.points.items():
-            picture.line([across[size]] * 2, [y(low), y(high)], INK, 1.2, "interval")
+            picture.line([across[size]] * 2, [y(max(low, 0)), y(high)], INK, 1.2, "interval")
         for size in line.failed:
             row = base + BAND * (failing.index(line) + 0.6)
             picture.line([across[size]], [row], colour, kind="absent", marker="x", markersize=7, markeredgewidth=2.2)

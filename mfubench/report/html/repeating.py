@@ -12,7 +12,7 @@ from typing import Any
 from mfubench.paths import CONF
 
 GROUPS = ("model", "mode", "parallelism", "gradient_checkpointing", "data", "hardware", "measurement")
-NOT_ASKED = ("framework", "tracking", "dry_run")  # said otherwise, or no part of what was measured
+NOT_ASKED = ("framework", "tracking", "resume", "dry_run")  # said otherwise, or no part of what was measured
 FILE = re.compile(r"[\w-]+(/[\w.-]+)?", re.ASCII)
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 
@@ -23,7 +23,7 @@ def command(settings: Mapping[str, Any]) -> str:
     asked = [f"framework={framework['name']}"]
     if framework.get("engine"):
         asked.append(f"framework.engine={_value(framework['engine'])}")
-    asked += [f"++framework.native.{key}={_value(value)}" for key, value in framework.get("native", {}).items()]
+    asked += _native(framework.get("native", {}), "++framework.native.")
     defaults = _file("config")
     chosen = {
         name: option for line in defaults.get("defaults", ()) if isinstance(line, dict) for name, option in line.items()
@@ -36,6 +36,14 @@ def command(settings: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in settings.items() if key not in (*GROUPS, *NOT_ASKED)}
     asked += _leaves(rest, defaults, "")
     return " ".join(map(shlex.quote, ("python", "-m", "mfubench", *asked)))
+
+
+def _native(keys: Mapping[str, Any], above: str) -> Iterator[str]:
+    for key, value in keys.items():
+        if isinstance(value, Mapping) and value:
+            yield from _native(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}={_value(value)}"
 
 
 def _leaves(asked: Mapping[str, Any], said: Mapping[str, Any], above: str) -> Iterator[str]:
@@ -52,6 +60,10 @@ def _value(value: object) -> str:
     """In the words of an override: strings that could be read otherwise in quotes."""
     if isinstance(value, str) and PLAIN.fullmatch(value) and value not in ("null", "true", "false"):
         return value
+    if isinstance(value, list):
+        return f"[{','.join(map(_value, value))}]"
+    if isinstance(value, Mapping):  # Hydra takes no quotes around a key
+        return f"{{{','.join(f'{key}: {_value(inner)}' for key, inner in value.items())}}}"
     return json.dumps(value, ensure_ascii=False)
 
 
