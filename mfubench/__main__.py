@@ -44,7 +44,8 @@ refusals: list[ConfigError] = []  # Hydra would print a raised one in its own wa
 
 
 class CantWrite(BaseException):
-    """Ends a sweep before more is lost; Hydra takes an Exception for the job's return value, and starts the next."""
+    """Nothing can be written in this folder. Ends a sweep before more is lost; Hydra takes an Exception for the job's return
+    value, and starts the next."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
@@ -52,6 +53,7 @@ def job(composed: Any) -> float:
     """One job: measured, written, tracked. Returns what a sweeper may maximise: tokens/s/device, NaN unless ok."""
     from rich.console import Console
 
+    from mfubench.launch.interrupts import interrupted_once
     from mfubench.run import done_before, dry_run, log, run
 
     chosen, console = HydraConfig.get(), Console(stderr=True)
@@ -62,15 +64,16 @@ def job(composed: Any) -> float:
             shown.append(dry_run(experiment, folder, sweep, in_files(composed), console))
             return float("nan")
         earlier = done_before(experiment, folder, sweep, console) if experiment.resume else None
-        result = earlier or run(experiment, folder, sweep, in_files(composed), console)
+        with interrupted_once():  # a Ctrl-C that comes too late for the run is raised here: its result is in the table
+            result = earlier or run(experiment, folder, sweep, in_files(composed), console)
+            results.append(result)
     except ConfigError as error:
         refusals.append(error)
         return float("nan")
     except OSError as error:
         if error.errno not in CANT_WRITE:
             raise
-        raise CantWrite from error
-    results.append(result)
+        raise CantWrite(folder) from error
     if earlier is None:
         log(result, experiment.tracking, console)
     if sweep is not None and earlier is None and result.stopped_by == "user":
@@ -96,7 +99,7 @@ def main() -> int:
     typed = flags_first(sys.argv[1:])
     sys.argv[1:] = typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is raised in a job comes out of it as it is
-    go_on = ""
+    go_on, folder = "", Path.cwd()
     try:
         sweep = check_command_line(typed, check)
         if sweep is None:
@@ -115,10 +118,10 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, CantWrite) as error:
-        cause = error.__cause__ if isinstance(error, CantWrite) else error
+        cause, folder = (error.__cause__, error.args[0]) if isinstance(error, CantWrite) else (error, folder)
         if not isinstance(cause, OSError) or cause.errno not in CANT_WRITE:
             raise
-        print(CANT_WRITE_HERE.format(why=cause.strerror, where=cause.filename), file=sys.stderr)
+        print(CANT_WRITE_HERE.format(why=cause.strerror, where=cause.filename or folder), file=sys.stderr)
         return 1
     finally:
         if results:

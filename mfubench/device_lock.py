@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -53,10 +53,10 @@ def _held(device: str, folder: Path, console: Console) -> Iterator[None]:
             waiting = f"waiting for {device}: {holder} has it (Ctrl-C ends the waiting)"
             console.print(waiting, style="yellow", markup=False, highlight=False, soft_wrap=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate()
-        json.dump({"pid": os.getpid(), "folder": str(folder), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}, file)
-        file.flush()
+        note = {"pid": os.getpid(), "folder": str(folder), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+        with suppress(OSError):  # the disk is full: the lock holds without a note
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(note).encode(), 0)
         yield
 
 

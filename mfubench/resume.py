@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from glob import glob
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,26 @@ from mfubench.config.errors import COMMAND, key_of
 from mfubench.plan import RECORDS
 from mfubench.report.result import FILE_NAME, Result, UnreadableResult, find, read
 
+LOG = "framework.log"
 SUPERSEDED = "superseded.json"
 PLAIN = re.compile(r"[\w/.+-]+", re.ASCII)  # what Hydra reads as it stands
 
 
-def done(mine: Mapping[str, Any], below: Path) -> tuple[Result, Path] | None:
-    """The ok result of this identity below the folder, and where it lies."""
+def places(folder: Path, sweep: Path | None) -> tuple[Path, ...]:
+    """Where runs of the same settings may lie: in the sweep; for a single run in its folder, and in those that it was given
+    where another one had that already."""
+    return (sweep,) if sweep else tuple(takewhile(Path.exists, _one_after_another(folder)))
+
+
+def done(mine: Mapping[str, Any], below: tuple[Path, ...]) -> tuple[Result, Path] | None:
+    """The ok result of this identity below the folders, and where it lies."""
     for earlier in _earlier(below):
         if earlier.status == "ok" and earlier.identity == mine:
             return read(earlier.path), earlier.path.parent
     return None
 
 
-def supersede(mine: Mapping[str, Any], below: Path, by: Path, ok: bool) -> None:
+def supersede(mine: Mapping[str, Any], below: tuple[Path, ...], by: Path, ok: bool) -> None:
     """The result in the folder `by` takes the place of all of the same settings that lay below before this process began.
 
     One that isn't ok takes no ok one's place.
@@ -55,7 +62,7 @@ def claimed(folder: Path, resuming: bool) -> Path:
 
     Where a run has it already, one that is resumed takes the next: FOLDER-2, FOLDER-3, ...; else ConfigError.
     """
-    for candidate in chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in count(2))):
+    for candidate in _one_after_another(folder):
         candidate.mkdir(parents=True, exist_ok=True)
         try:
             (candidate / RECORDS).mkdir()
@@ -64,7 +71,7 @@ def claimed(folder: Path, resuming: bool) -> Path:
             if not resuming:
                 raise taken(folder) from error
             if not (candidate / FILE_NAME).exists():  # it was killed before it could do that itself
-                secrets.clean_file(candidate / "framework.log")
+                secrets.clean_output(candidate / LOG, candidate / RECORDS)
     raise AssertionError("numbers don't end")
 
 
@@ -102,12 +109,13 @@ def going_on(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is the lock, so that nothing lies about
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                "another mfubench goes on with this sweep", given=str(folder), expected="a sweep that nobody runs"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise ConfigError(
-            "another mfubench goes on with this sweep", given=str(folder), expected="a sweep that nobody runs"
-        ) from error
     finally:
         os.close(descriptor)
 
@@ -132,11 +140,16 @@ class _Earlier:
     identity: Mapping[str, Any] | None  # None: of an mfubench that didn't tell it
 
 
+def _one_after_another(folder: Path) -> Iterator[Path]:
+    """FOLDER, FOLDER-2, FOLDER-3, ..."""
+    return chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in count(2)))
+
+
 @cache
-def _earlier(below: Path) -> tuple[_Earlier, ...]:
-    """The results below the folder; one that can't be read is none."""
+def _earlier(below: tuple[Path, ...]) -> tuple[_Earlier, ...]:
+    """The results below the folders; one that can't be read is none."""
     found = []
-    for path in find([below]):
+    for path in find(below):
         try:
             result = read(path)
         except UnreadableResult:

@@ -22,7 +22,7 @@ from mfubench.identity import identity
 from mfubench.launch.interrupts import interrupted_once
 from mfubench.launch.start import write_files
 from mfubench.measuring import measured
-from mfubench.plan import RECORDS, Plan
+from mfubench.plan import RECORDS
 from mfubench.planning import CANT, check_memory, expected_memory, held_against, on_this_machine, planned
 from mfubench.recounts import second_count_in_words
 from mfubench.report import Result, write
@@ -43,7 +43,7 @@ def run(
 
     Raises ConfigError for what is wrong on any machine, except for a combination inside a sweep, which is a row of it.
     """
-    mine, below, group = identity(experiment), sweep or folder, _group(sweep)
+    mine, below, group = identity(experiment), resume.places(folder, sweep), _group(sweep)
     folder = resume.claimed(folder, experiment.resume)
     _keep(composed, folder)
     so_far = Evidence(experiment, folder, group, started_at=now())
@@ -59,7 +59,8 @@ def run(
         except REFUSALS as error:
             so_far = replace(so_far, verdict=_refused(error, group))
         finally:
-            _without_secrets(so_far.plan)
+            if so_far.plan is not None:  # from here on others read what the framework wrote
+                secrets.clean_output(so_far.plan.log, so_far.plan.records)
         result = conclude(so_far, list(caveats(so_far, defaults(experiment.mode.name))))
         result = replace(result, provenance={**result.provenance, "identity": mine})
         result = Result(**secrets.clean_tree(asdict(result)))
@@ -78,7 +79,7 @@ def log(result: Result, tracking: Tracking, console: Console) -> None:
 
 def done_before(experiment: Experiment, folder: Path, sweep: Path | None, console: Console) -> Result | None:
     """The ok result of this very experiment in its sweep, or in its own folder; None where it is to be run."""
-    below, mine = sweep or folder, identity(experiment)
+    below, mine = resume.places(folder, sweep), identity(experiment)
     if (found := resume.done(mine, below)) is None:
         return None
     result, lies_in = found
@@ -124,13 +125,6 @@ def _keep(composed: Mapping[str, str], folder: Path) -> None:
     (folder / ".hydra").mkdir(exist_ok=True)
     for name, text in composed.items():
         (folder / ".hydra" / name).write_text(secrets.clean(text))
-
-
-def _without_secrets(started: Plan | None) -> None:
-    """The framework may have printed its environment; from here on others read what it wrote."""
-    if started is not None:
-        for path in (started.log, *started.records.glob("*.jsonl")):
-            secrets.clean_file(path)
 
 
 def _refused(error: Exception, group: str | None) -> Verdict:

@@ -11,7 +11,6 @@ import mmap
 import os
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -22,6 +21,7 @@ SECRET_SETTING = re.compile(
     r"(^|_)(api_?key|secret(_key)?|password|(access|api|auth|hf|hub|wandb)_token)$|^token$", re.I
 )
 LEAST = 8  # characters
+NOTHING = "(?!)"  # matches nowhere
 INSTEAD = "***"
 T = TypeVar("T", str, bytes)
 
@@ -42,19 +42,13 @@ def found_in(text: str) -> str | None:
 
 def clean(text: str) -> str:
     """The text with every secret replaced."""
-    secrets = in_environment()
-    return _any_of(tuple(secrets)).sub(INSTEAD, text) if secrets else text
+    return str(clean_tree(text))
 
 
 def clean_tree(tree: Any) -> Any:
     """What JSON can hold, with every secret in its texts, and in its keys, replaced."""
-    if isinstance(tree, str):
-        return clean(tree)
-    if isinstance(tree, Mapping):
-        return {clean_tree(key): clean_tree(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [clean_tree(value) for value in tree]
-    return tree
+    secrets = in_environment()
+    return _without(re.compile("|".join(map(re.escape, _longest_first(secrets))) or NOTHING), tree)
 
 
 def clean_file(path: Path) -> None:
@@ -69,15 +63,26 @@ def clean_file(path: Path) -> None:
             content[found.start() : found.end()] = b"*" * len(found[0])
 
 
+def clean_output(log: Path, records: Path) -> None:
+    """Clean what a run's framework wrote: it may have printed its environment."""
+    for path in (log, *records.glob("*.jsonl")):
+        clean_file(path)
+
+
 def looks_secret(setting: str, value: object) -> bool:
     """Whether a setting, by its name, takes a secret, and has one: not null, not a switch, nothing that is filled in later."""
     says_something = isinstance(value, str) and value.strip() != "" and "${" not in value
     return says_something and SECRET_SETTING.search(setting.rpartition(".")[2]) is not None
 
 
-@cache
-def _any_of(secrets: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, _longest_first(secrets))))
+def _without(secrets: re.Pattern[str], tree: Any) -> Any:
+    if isinstance(tree, str):
+        return secrets.sub(INSTEAD, tree)
+    if isinstance(tree, Mapping):
+        return {_without(secrets, key): _without(secrets, value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without(secrets, value) for value in tree]
+    return tree
 
 
 def _longest_first(secrets: Iterable[T]) -> list[T]:

@@ -65,15 +65,14 @@ def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule) -> Wa
 
 def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences: Sequence[Difference]) -> Verdict:
     """The verdict on a run that recorded that many step periods of those wanted; `seen`: whether it recorded anything."""
+    by = {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended)
     if recorded >= wanted:
-        if differences:
-            return Verdict("inconsistent", _in_words(differences))
-        return Verdict("ok", None, {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended))
+        return Verdict("inconsistent", _in_words(differences), by) if differences else Verdict("ok", None, by)
     so_far = f"{recorded} of {wanted} step periods recorded"
     if outcome.ended == "not_installed":
         return Verdict("not_installed", "; ".join(outcome.log_tail))
     if outcome.ended == "interrupted":
-        return Verdict("interrupted", f"ended by the user, {so_far}", "user")
+        return Verdict("interrupted", f"ended by the user, {so_far}", by)
     if outcome.out_of_memory:
         return Verdict(
             "out_of_memory", f"the {outcome.out_of_memory}'s memory was full, {so_far}; {_last_words(outcome)}"
@@ -84,6 +83,8 @@ def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences:
         return Verdict("stalled", f"{outcome.why}, {so_far}; measurement.stall_s allows more")
     if outcome.ended == "disk_full":
         return Verdict("failed", f"{outcome.why}, {so_far}")
+    if outcome.ended == "itself" and outcome.returncode is None:
+        return Verdict("failed", f"it couldn't be started: {outcome.last_words}")
     if outcome.returncode != 0:
         return Verdict("failed", f"exit status {outcome.returncode}{_who(outcome)}, {so_far}; {_last_words(outcome)}")
     if not seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def start(then: str) -> subprocess.Popen[str]:
     """Another process that takes the CPU's lock, prints `mine`, and goes on with `then`."""
     program = HOLDER.format(tests=str(Path(__file__).parent), then=then)
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def says(process: subprocess.Popen[str]) -> str:
@@ -57,12 +59,14 @@ def hears(process: subprocess.Popen[str]) -> str:
 
 
 def test_the_second_waits_says_for_whom_and_goes_on_when_the_first_is_done() -> None:
-    first = start("time.sleep(4)")
+    first = start("sys.stdin.readline()")
     assert says(first) == "mine"
     second = start("pass")
     waiting = hears(second)
     assert waiting.startswith(f"waiting for cpu: process {first.pid}, since ") and "/some/run" in waiting
     assert "Ctrl-C" in waiting
+    assert first.stdin is not None
+    first.stdin.close()
     assert says(first) == "done"
     assert (says(second), says(second)) == ("mine", "done")
     assert (first.wait(60), second.wait(60)) == (0, 0)
@@ -139,19 +143,31 @@ def test_a_place_where_nothing_can_be_locked_is_said_and_the_run_goes_on(
     assert "can't be locked" in output.getvalue()
 
 
-@pytest.mark.parametrize("launcher", ["JoblibLauncher", "LocalLauncher", "RayLauncher"])
-def test_launchers_that_run_jobs_side_by_side_are_refused(launcher: str, compose_sweep: Callable[..., object]) -> None:
+def test_a_lock_holds_where_no_note_can_be_written(tmp_path: Path) -> None:
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # as on a full disk
+    try:
+        with alone_on(CPU, 1, tmp_path, Console(file=StringIO())):
+            second = start("pass")
+            waiting = hears(second)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert waiting.startswith("waiting for cpu: another mfubench has it")
+    assert second.wait(60) == 0
+
+
+@pytest.mark.parametrize("launcher", ["JoblibLauncher", "LocalLauncher", "RayLauncher", "SlurmLauncher"])
+def test_launchers_that_run_jobs_side_by_side_or_elsewhere_are_refused(
+    launcher: str, compose_sweep: Callable[..., object]
+) -> None:
     from mfubench.config import ConfigError
 
     with pytest.raises(ConfigError, match="side by side") as caught:
         compose_sweep(launcher)
     assert caught.value.instead == "hydra/launcher=basic"
+    assert "started inside the job" in caught.value.expected
     argv = ["-m", "hydra/launcher=other", "batch_size=1,2"]
     assert caught.value.screen(argv).endswith("python -m mfubench -m batch_size=1,2 hydra/launcher=basic")
-
-
-def test_a_launcher_that_gives_each_job_its_own_devices_is_fine(compose_sweep: Callable[..., object]) -> None:
-    assert compose_sweep("SlurmLauncher") is not None
 
 
 @pytest.fixture

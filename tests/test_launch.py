@@ -21,6 +21,7 @@ from mfubench.launch import log, supervision
 from mfubench.launch import start as launch
 from mfubench.launch.outcome import Ending
 from mfubench.plan import Plan
+from mfubench.verdict import judge
 
 STOPPED = Ending("stopped")
 
@@ -97,6 +98,14 @@ def test_a_program_that_is_not_there_is_not_installed(tmp_path: Path) -> None:
     outcome = launch.launch(plan, never)
     assert (outcome.ended, outcome.returncode) == ("not_installed", None)
     assert "/nowhere/bin/python" in outcome.log_tail[0]
+
+
+def test_a_program_that_the_kernel_refuses_to_start_has_failed_and_is_not_missing(tmp_path: Path) -> None:
+    outcome = launch.launch(replace(plan_of(tmp_path, ""), command=(sys.executable, "x" * 2**20)), never)
+    assert (outcome.ended, outcome.returncode) == ("itself", None)
+    given = judge(outcome, False, 0, 1, ())
+    assert given.status == "failed"
+    assert given.reason is not None and given.reason.startswith("it couldn't be started: [Errno 7]")
 
 
 STUBBORN = """

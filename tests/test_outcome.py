@@ -51,6 +51,9 @@ def after(log: str, returncode: int | None = 1, ended: How = "itself", oom_kills
         ("RuntimeError: Triton Error [CUDA]: out of memory", "device"),
         ("node:7:9 [0] NCCL WARN Cuda failure 2 'out of memory'", "device"),
         ("node:7:9 [0] NCCL WARN Cuda failure 'out of memory'", "device"),
+        ("node:7:9 [0] NCCL WARN Failed to CUDA calloc 4194304 bytes", "device"),
+        ("node:7:9 [0] NCCL WARN Failed to CUDA malloc 4194304 bytes", "device"),
+        ("node:7:9 [0] NCCL WARN Failed to CUDA host alloc 4194304 bytes", "host"),
         ("Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp", "device"),
         (
             "RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
@@ -105,6 +108,16 @@ def test_a_rank_that_died_of_a_signal_comes_before_those_that_lost_it() -> None:
     lost = "[rank0]: RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242"
     outcome = after(f"{lost}\n{report(one(0, 1), one(1, -9, 'SIGKILL'))}")
     assert (outcome.failed_rank, outcome.signal) == (1, "SIGKILL")
+
+
+def test_the_rank_whose_memory_was_full_comes_before_all_others() -> None:
+    """The others lose it: one dies of its watchdog, one speaks last."""
+    words = "[rank2]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+    later = "[rank1]: ValueError: and then this"
+    for ranks in ((one(1, 1), one(2, 1)), (one(0, -6, "SIGABRT"), one(2, 1))):
+        outcome = after(f"{words}\n{later}\n{report(*ranks)}")
+        assert (outcome.out_of_memory, outcome.last_words) == ("device", words)
+        assert (outcome.failed_rank, outcome.signal) == (2, None)
 
 
 def test_what_the_launcher_ended_is_not_what_failed() -> None:

@@ -126,6 +126,8 @@ def test_a_sweep_in_the_folder_of_another_is_refused_unless_it_goes_on_with_it(t
 
 
 def test_two_at_once_do_not_go_on_with_one_sweep(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), resume.going_on(tmp_path / "sweep"):
+        raise BlockingIOError  # of the sweep itself: it is not taken for another's lock
     with resume.going_on(tmp_path / "sweep"):
         done = mfubench_in(tmp_path, "-m", "repeat=0,1", "hydra.sweep.dir=sweep", "resume=true")
     assert done.returncode == 2
@@ -155,6 +157,29 @@ def test_ctrl_c_in_a_sweep_prints_the_table_so_far_and_a_command_that_goes_on(
     assert done.returncode == 0, done.stdout + done.stderr
     assert repeats(tmp_path) == [0, 1, 2]
     assert {path.parent.parent for path in below(tmp_path)} == {tmp_path / "a folder, with (odd) = names"}
+
+
+def test_ctrl_c_while_a_run_that_has_enough_is_ended_keeps_it_in_the_table(
+    tmp_path: Path, quickly: Callable[[Path], tuple[str, ...]]
+) -> None:
+    """Its trainer doesn't hear SIGTERM."""
+    *small, replayed = quickly(tmp_path / "no flaw")
+    heard, deaf = tmp_path / "heard", tmp_path / "deaf.py"
+    deaf.write_text(f"""
+import pathlib, runpy, signal
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(heard)!r}).touch())
+runpy.run_path({str(TRAINERS / "replayed.py")!r}, run_name="__main__")
+""")
+    argv = ["-m", *small, replayed.replace(str(TRAINERS / "replayed.py"), str(deaf)), "repeat=0,1"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([*COMMAND, *argv], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+    wait_until(heard.exists)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert repeats(tmp_path) == [0]
+    assert "tokens/s" in output
+    assert "resume=true" in errors.splitlines()[-1]
 
 
 def test_killed_at_random_moments_a_sweep_ends_with_the_results_of_an_undisturbed_one(
@@ -192,6 +217,9 @@ def test_one_run_is_resumed_in_its_folder(tmp_path: Path, quickly: Callable[[Pat
     assert again.returncode == 0, again.stderr
     assert [path.parent.name for path in below(tmp_path)] == ["run-2"]
     assert (tmp_path / "run" / "superseded.json").exists()
+    done = mfubench_in(tmp_path, *argv)
+    assert done.returncode == 0 and "ok already" in done.stderr, done.stderr
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"run", "run-2"}
 
 
 def test_the_identity_is_what_is_measured_with_what(
@@ -201,9 +229,9 @@ def test_the_identity_is_what_is_measured_with_what(
     assert mine == json.loads(json.dumps(mine))
     same = compose("+framework.native.b=2", "+framework.native.a=1", "tracking=none", "dry_run=true", "resume=true")
     assert identity(same) == mine
-    for other in ("batch_size=4", "repeat=1", "framework.timeout=1", "+framework.native.a=1.0", "mode=lora"):
-        if other != "framework.timeout=1":
-            assert identity(compose(other))["settings"] != mine["settings"]
+    natives = ("+framework.native.a=1", "+framework.native.b=2")
+    for other in ("batch_size=4", "repeat=1", "framework.native.a=1.0", "mode=lora"):
+        assert identity(compose(*natives, other))["settings"] != mine["settings"]
     monkeypatch.setattr(mfubench, "__version__", "another")
     assert identity(same)["settings"] == mine["settings"]
     assert identity(same) != mine

@@ -9,13 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from mfubench import secrets
+from mfubench import resume, secrets
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import check_command_line, store_schema
 from mfubench.report import Result, write
@@ -139,6 +140,16 @@ def test_a_run_writes_no_secret_into_any_file(tmp_path: Path) -> None:
     assert "s3cr3t" not in done.stdout + done.stderr
 
 
+def test_what_a_killed_run_left_is_cleaned_by_the_one_that_goes_on(tmp_path: Path) -> None:
+    killed = tmp_path / "run"
+    (killed / "records").mkdir(parents=True)
+    left = (killed / "framework.log", killed / "records" / "rank0.jsonl")
+    for path in left:
+        path.write_text(f"a {SECRET}")
+    assert resume.claimed(killed, resuming=True) == tmp_path / "run-2"
+    assert all("s3cr3t" not in path.read_text() for path in left)
+
+
 def test_a_secret_that_the_framework_would_be_given_in_a_file_is_refused(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "mfubench", "+framework.native.note=${oc.env:SOME_HUB_TOKEN}"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
@@ -195,6 +206,13 @@ def test_a_result_that_cannot_be_written_is_not_there_and_leaves_the_old_one(
         assert done.stderr.rstrip().endswith(
             f"python -m mfubench -m repeat=0,1 resume=true hydra.sweep.dir={disk}/sweep"
         )
+
+        for each in ([f"hydra.run.dir={disk}/run"], ["-m", "repeat=0,1", f"hydra.sweep.dir={disk}/more"]):
+            with open(disk / "filler", "ab") as filler, suppress(OSError):
+                filler.write(bytes(2**20))  # what writes to a file that it has opened isn't told the file's name
+            done = subprocess.run([*command[:3], *each], cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 1, done.stdout + done.stderr
+            assert f"No space left on device: {each[-1].partition('=')[2]}" in done.stderr
     finally:
         subprocess.run(["umount", disk], check=True)
 

@@ -31,7 +31,7 @@ from mfubench.config.validate import validate
 from mfubench.paths import CONF
 
 FILLED_IN = re.compile(r"\$\{[^}]*\}")
-ONE_AT_A_TIME = ("BasicLauncher", "SlurmLauncher")  # the latter: each job on devices that are its own
+ONE_AT_A_TIME = "BasicLauncher"
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,14 @@ def _jobs(base: DictConfig, overrides: Sequence[Override], sweeping: bool) -> It
 
 
 def _sweep(base: DictConfig, overrides: Sequence[Override]) -> Sweep:
-    """ConfigError for a launcher that would run jobs side by side, whose timings would be each other's."""
+    """ConfigError for a launcher that would run jobs side by side, whose timings would be each other's, or in processes whose
+    results never come back to this one."""
     launcher = str(base.hydra.launcher._target_).rpartition(".")[2]
-    if launcher not in ONE_AT_A_TIME:
+    if launcher != ONE_AT_A_TIME:
         raise ConfigError(
-            f"{launcher} starts jobs side by side, and each would slow the others down",
+            f"{launcher} starts jobs side by side or elsewhere, and a sweep runs one after the other in its own process",
             given=f"hydra/launcher={base.hydra.runtime.choices['hydra/launcher']}",
-            expected="one job at a time on a machine: basic; or submitit_slurm, which gives each job its own devices",
+            expected="basic; on a cluster, mfubench started inside the job",
             instead="hydra/launcher=basic",
         )
     folder: Any = OmegaConf.to_container(base.hydra.sweep, resolve=False)

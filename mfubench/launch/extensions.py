@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from mfubench.launch import processes
 from mfubench.paths import cache_folder
 
 VARIABLE = "TORCH_EXTENSIONS_DIR"  # torch.utils.cpp_extension's
@@ -30,13 +31,14 @@ def environment(program: str) -> dict[str, str]:
 
 def release(since_s: float | None = None) -> None:
     """Remove locks that were made after `since_s` (time of day, s): by a run that has ended. Without it, those that are too
-    old to be held by anyone."""
+    old to be held by anyone. One that a living process has open is another run's, and stays."""
     if VARIABLE in os.environ:
         return
     for lock in _folder().rglob(LOCK):
         try:
             made = lock.stat().st_mtime
-            if made < time.time() - COMPILED_WITHIN_S if since_s is None else made >= since_s:
+            left = made < time.time() - COMPILED_WITHIN_S if since_s is None else made >= since_s
+            if left and not processes.have_open(lock):
                 lock.unlink()
         except FileNotFoundError:
             continue  # its holder was done

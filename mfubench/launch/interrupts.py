@@ -11,21 +11,24 @@ from contextlib import contextmanager
 
 ENDING = 0  # among the signals: the run is being ended
 _signals: list[int] = []  # that came since the outermost `interrupted_once` began
+_inside = False  # one of them
 
 
 @contextmanager
 def interrupted_once() -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP end the run, once: from then on, and while the run is being ended, they are only counted,
     so that what it recorded is still written. One that nobody has acted on by the end is raised then."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _interrupt:
+    global _inside
+    if threading.current_thread() is not threading.main_thread() or _inside:
         yield  # signals come to the main thread only; or this is inside another one
         return
     _signals.clear()
     heard = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, _interrupt) for s in heard}  # what nohup has silenced stays so
+    _inside, before = True, {s: signal.signal(s, _interrupt) for s in heard}  # what nohup has silenced stays so
     try:
         yield
     finally:
+        _inside = False
         for signum, handler in before.items():
             signal.signal(signum, handler)
     if _signals[:1] == [ENDING] and len(_signals) > 1:

@@ -16,11 +16,13 @@ OUT_OF_MEMORY = {
         r"(CUDA|HIP) out of memory|(?<!ray\.exceptions)\.OutOfMemoryError"
         r"|(CUDA|HIP|CUDA driver|Triton) [Ee]rror[^:]*: out of memory|Cuda failure( \d+)? '?out of memory"
         r"|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
+        r"|Failed to CUDA (alloc|calloc|malloc)\b"  # NCCL
         r"|Error out of memory at line"  # bitsandbytes
     ),
     "host": re.compile(
         r"DefaultCPUAllocator: (can't allocate|not enough) memory|\bMemoryError\b|\bstd::bad_alloc\b"
         r"|(\[Errno 12\]|OSError:|fork:) ?Cannot allocate memory|Unable to allocate .* for an array"
+        r"|Failed to CUDA host (alloc|calloc|malloc)\b"
         r"|ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory"
     ),
 }
@@ -83,24 +85,29 @@ def told(outcome: Outcome, oom_kills: int = 0) -> Outcome:
     """The outcome with what its log and its exit status say of why. `oom_kills`: processes, of the whole machine, that the
     kernel killed for want of memory meanwhile."""
     lines = outcome.log_tail
-    words, failures = _words(lines), list(_failures(lines))
-    rank, by = _first_failure(failures, words)
+    full, evidence = _full(lines)
+    words = evidence or _words(lines)
+    rank, by = _first_failure(list(_failures(lines)), words, is_why=evidence is not None)
     if by is None and outcome.ended == "itself":
         by = _signal_of(outcome.returncode)
     by_sigkill = by == "SIGKILL" or SIGKILLED.search("\n".join(lines)) is not None
     killed = outcome.ended == "itself" and by_sigkill and oom_kills > 0
-    full: Literal["device", "host"] | None = "host" if killed else None
-    for where in ("device", "host"):
-        if full is None and (said := [line for line in lines if OUT_OF_MEMORY[where].search(line)]):
-            full, words = where, said[-1]
     return replace(
         outcome,
-        out_of_memory=full,
+        out_of_memory="host" if killed else full,
         killed_for_memory=killed,
         last_words=words,
         failed_rank=rank,
         signal=by,
     )
+
+
+def _full(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None, str | None]:
+    """Whose memory was full, and the last line that says so."""
+    for where in ("device", "host"):
+        if said := [line for line in lines if OUT_OF_MEMORY[where].search(line)]:
+            return where, said[-1]
+    return None, None
 
 
 def _words(lines: Sequence[str]) -> str | None:
@@ -119,15 +126,21 @@ def _failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
         yield from ((int(found["rank"]), int(found["code"])) for found in REPORT.finditer(part))
 
 
-def _first_failure(failures: Sequence[tuple[int, int]], words: str | None) -> tuple[int | None, str | None]:
+def _first_failure(
+    failures: Sequence[tuple[int, int]], words: str | None, is_why: bool
+) -> tuple[int | None, str | None]:
     """The rank that began it, and its signal. Of ranks that fail within a second torchrun takes any for the first: one that
-    died of a signal comes before those that lost it; SIGTERM is what torchrun itself ends the rest with."""
+    died of a signal comes before those that lost it; SIGTERM is what torchrun itself ends the rest with. `is_why`: the words
+    leave no doubt, and whose they are began it."""
+    said = LAST_WORDS.search(words or "")
+    speaker = int(said["rank"]) if said and said["rank"] else None
     signalled = [(rank, name) for rank, code in failures if (name := _signal_of(code)) not in (None, "SIGTERM")]
+    if is_why and speaker is not None:
+        return speaker, dict(signalled).get(speaker)
     if signalled:
         return signalled[0]
-    said = LAST_WORDS.search(words or "")
-    if said and said["rank"]:
-        return int(said["rank"]), None
+    if speaker is not None:
+        return speaker, None
     return next(((rank, None) for rank, code in failures if code > 0), (None, None))
 
 

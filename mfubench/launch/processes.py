@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -45,6 +46,15 @@ def carriers(tag: str) -> list[psutil.Process]:
             if process.environ().get(RUN_TAG) == tag:
                 found.add(process)
     return _alive(_with_descendants(found) - {psutil.Process()})
+
+
+def have_open(path: Path) -> bool:
+    """Whether any process has the file open, as far as we may see."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it is gone, or another user's
+            if any(file.path == str(path) for file in process.open_files()):
+                return True
+    return False
 
 
 def resident_bytes(members: Iterable[psutil.Process]) -> int:

@@ -7,6 +7,7 @@ it leaves behind (guard.py).
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import os
 import re
@@ -15,17 +16,19 @@ import sys
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import psutil
 
 from mfubench.launch import extensions, interrupts, log, processes, supervision
-from mfubench.launch.outcome import Ending, Outcome, told
+from mfubench.launch.outcome import Ending, How, Outcome, told
 from mfubench.paths import PACKAGE, PROBE_SITE
 from mfubench.plan import Plan
 
 GRACE_S = 10.0
+NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # it is not there, or can't be executed
 ANSWER_WITHIN_S = 60.0  # a command line that imports torch takes some ten seconds
 # A child would attach to our W&B service, and its settings are not the run's; a framework must not track beside us.
 NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
@@ -41,15 +44,17 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
     write_files(plan)
     extensions.release()
     processes.adopt_orphans()
-    tag, strangers = _guarded()[0], processes.children()
+    (tag, guard), strangers = _guarded(), processes.children()
+    _tell(guard, plan)
     process, ending, watch = None, Ending("interrupted"), supervision.Watch(plan, strangers)
     started, began_s, kills_before = time.monotonic(), time.time(), _killed_for_memory()
     with open(plan.log, "ab") as output, interrupts.interrupted_once():  # appending: see log.keep_short
         try:
             try:
                 process = _start(plan, tag, output)
-            except OSError as error:  # not there, or no program
-                return Outcome("not_installed", None, 0.0, (str(error),))
+            except OSError as error:
+                how: How = "not_installed" if error.errno in NO_PROGRAM else "itself"
+                return told(Outcome(how, None, 0.0, (str(error),)))
             ending = watch.until_the_end(process.wait, look, started + plan.timeout_s)
         except KeyboardInterrupt:
             pass
@@ -85,6 +90,7 @@ def answers(command: tuple[str, ...]) -> bool:
     try:
         done = subprocess.run(
             command,
+            env={**os.environ, processes.RUN_TAG: _guarded()[0]},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -145,7 +151,7 @@ def _guarded() -> tuple[str, subprocess.Popen[bytes]]:
     tag = uuid.uuid4().hex
     guard = subprocess.Popen(
         (sys.executable, "-m", "mfubench.launch.guard", tag, f"{time.time():.0f}"),
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        env={**os.environ, "PYTHONPATH": _in_front(str(PACKAGE.parent), os.environ.get("PYTHONPATH"))},
         cwd="/",
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -154,6 +160,13 @@ def _guarded() -> tuple[str, subprocess.Popen[bytes]]:
     )
     atexit.register(_dismiss, guard)
     return tag, guard
+
+
+def _tell(guard: subprocess.Popen[bytes], plan: Plan) -> None:
+    """What it is to clean of secrets should mfubench be killed in this run."""
+    assert guard.stdin is not None
+    with suppress(BrokenPipeError):  # it has been killed itself
+        os.write(guard.stdin.fileno(), b"".join(os.fsencode(path) + b"\0" for path in (plan.log, plan.records)))
 
 
 def _dismiss(guard: subprocess.Popen[bytes]) -> None:
@@ -191,16 +204,24 @@ def _end(process: subprocess.Popen[bytes] | None, strangers: Collection[psutil.P
 
 
 def _killed_for_memory() -> int:
-    """How many processes the kernel has killed for want of memory since it started."""
-    counted = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    """How many processes the kernel has killed for want of memory since it started; 0 where it doesn't tell."""
+    try:
+        counted = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:  # not shown here
+        return 0
     return int(counted[1]) if counted else 0
+
+
+def _in_front(*places: str | None) -> str:
+    """A search path of those that there are."""
+    return os.pathsep.join(filter(None, places))
 
 
 def _environment(plan: Plan, tag: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
 
     def in_front(first: str, variable: str) -> str:
-        return os.pathsep.join(filter(None, (first, plan.environment.get(variable), inherited.get(variable))))
+        return _in_front(first, plan.environment.get(variable), inherited.get(variable))
 
     ours = {
         # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -56,7 +57,7 @@ ALONE = (
         "out_of_memory",
         "^the host's memory was full, 0 of 6 .*the kernel killed it: it held 0.[01] GiB",
     ),
-    Fault("deaf_and_daemonised", "stalled", "^no step ended for [5-9] s: rank0 after 3, 3 of 6"),
+    Fault("deaf_and_daemonised", "stalled", r"^no step ended for \d+ s: rank0 after 3, 3 of 6"),
     Fault("leader_dies_first", "failed", "^exit status 1, 0 of 6 .*the launcher is lost"),
     Fault("flood", "failed", "^exit status 1, 0 of 6 .*KeyError: that is all"),
     Fault("nothing", "no_records", "ended well, and no training step"),
@@ -68,7 +69,7 @@ OF_RANKS = (
     Fault(
         "rank_raises", "failed", r"^exit status 1 \(rank 1 failed\), [23] of 6 .*\[rank1\]: ValueError: a bad sample"
     ),
-    Fault("collective_hangs", "stalled", r"^no step ended for [5-9] s: rank0 after \d, rank1 after \d, [34] of 6"),
+    Fault("collective_hangs", "stalled", r"^no step ended for \d+ s: rank0 after \d, rank1 after \d, [34] of 6"),
 )
 
 
@@ -78,6 +79,7 @@ class Injected:
 
     fault: Fault
     result: dict[str, Any] | None  # None: there is none, or it is not whole
+    left: Sequence[str]  # command lines of processes that worked in its folder when it had a result
 
     @property
     def wrong(self) -> list[str]:
@@ -85,7 +87,7 @@ class Injected:
         if self.result is None:
             return ["no whole result"]
         reason, outcome = self.result["reason"] or "", self.result["outcome"]
-        found = []
+        found = [f"it left {process}" for process in self.left]
         if self.result["status"] != self.fault.status:
             found.append(f"{self.result['status']}: {reason}")
         elif not re.search(self.fault.words, reason):
@@ -100,7 +102,7 @@ class Sweep:
     """What a sweep over faults came to."""
 
     injected: Sequence[Injected]
-    left: Sequence[str]  # command lines of processes that live on
+    left: Sequence[str]  # command lines of processes that live on after all of it; they are killed
     returncode: int
     errors: str
 
@@ -113,16 +115,28 @@ def inject(faults: Sequence[Fault], folder: Path, times: int = 1, *, ranks: int 
     with memory_group(mark) as group:
         environment = marked(folder, mark) | {"FAULTS_MEMORY_GROUP": str(group)}
         argv = [sys.executable, "-m", "mfubench", "-m", *COMMON, *several, *swept, "hydra.sweep.dir=sweep"]
-        done = subprocess.run(
-            argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600 * times
-        )
+        folders = [folder / "sweep" / str(number) for number in range(times * len(faults))]
+        left_of: dict[Path, list[str]] = {}
+        with open(folder / "errors", "w+") as errors:
+            process = subprocess.Popen(argv, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+            deadline = time.monotonic() + 600 * times
+            while process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+                for run in folders:
+                    if run not in left_of and (run / "result.json").exists():
+                        left_of[run] = command_lines(alive(run))
+            errors.seek(0)
+            said = errors.read()
         left = alive(folder, mark)
+        lines = command_lines(left)
+        for each in left:
+            each.kill()
     injected = [
-        Injected(fault, _whole(folder / "sweep" / str(turn * len(faults) + number) / "result.json"))
-        for turn in range(times)
-        for number, fault in enumerate(faults)
+        Injected(faults[number % len(faults)], _whole(run / "result.json"), left_of.get(run, ()))
+        for number, run in enumerate(folders)
     ]
-    return Sweep(injected, left, done.returncode, done.stderr)
+    return Sweep(injected, lines, process.returncode, said)
 
 
 def marked(folder: Path, mark: str) -> dict[str, str]:
@@ -130,15 +144,25 @@ def marked(folder: Path, mark: str) -> dict[str, str]:
     return {**os.environ, MARK: mark, "MFUBENCH_LOCKS": str(folder / "locks")}
 
 
-def alive(folder: Path, mark: str) -> list[str]:
-    """Command lines of processes that carry the mark or work below the folder."""
+def alive(folder: Path, mark: str | None = None) -> list[psutil.Process]:
+    """Processes that work below the folder or carry the mark."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             below = Path(process.cwd()).is_relative_to(folder)
-            if (below or process.environ().get(MARK) == mark) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(f"{process.pid}: {' '.join(process.cmdline())}")
+            ours = below or (mark is not None and process.environ().get(MARK) == mark)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return found
+
+
+def command_lines(found: Sequence[psutil.Process]) -> list[str]:
+    """What the processes are, in words."""
+    lines = []
+    for process in found:
+        with suppress(psutil.Error):  # it is gone
+            lines.append(f"{process.pid}: {' '.join(process.cmdline())}")
+    return lines
 
 
 def can_limit_memory() -> bool:

@@ -14,10 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrix import COMMON, alive, marked
+from matrix import COMMON, alive, command_lines, marked
 
 from mfubench.report.result import UnreadableResult, read
 
+SECRET = {"FAULTS_TOKEN": "n0t-to-be-read"}
 STARTS_WITHIN_S = 240
 CLEANED_UP_WITHIN_S = 60
 # It takes standard input for its controlling terminal, and becomes what stands behind it.
@@ -50,6 +51,7 @@ class End:
     left: list[str]  # command lines of processes
     seconds: float  # until nobody was left
     status: str | None  # of the result; None: there is none. "torn" if it isn't whole
+    tell_a_secret: list[str]  # files of the run
 
 
 def die(death: Death, folder: Path) -> End:
@@ -64,7 +66,13 @@ def die(death: Death, folder: Path) -> End:
         while (left := alive(folder, mark)) and time.monotonic() - ends < CLEANED_UP_WITHIN_S:
             process.poll()  # a dead one that nobody waits for stays listed
             time.sleep(0.1)
-        return End(left, time.monotonic() - ends, _status(folder / "run" / "result.json"))
+        seconds, (secret,) = time.monotonic() - ends, SECRET.values()
+        files = [path for path in (folder / "run").rglob("*") if path.is_file()]
+        telling = [str(path) for path in files if secret in path.read_text(errors="replace")]
+        end = End(command_lines(left), seconds, _status(folder / "run" / "result.json"), telling)
+        for each in left:
+            each.kill()
+        return end
 
 
 @contextmanager
@@ -74,7 +82,7 @@ def started(folder: Path, mark: str) -> Iterator[tuple[subprocess.Popen[bytes], 
     process = subprocess.Popen(
         (sys.executable, "-c", IN_A_TERMINAL, *COMMAND),
         cwd=folder,
-        env=marked(folder, mark),
+        env=marked(folder, mark) | SECRET,
         stdin=inside,
         stdout=inside,
         stderr=inside,

@@ -66,5 +66,5 @@ def test_a_flood_leaves_a_log_that_a_disk_can_bear(alone: Sweep) -> None:
 def test_a_failure_after_all_steps_is_noted_beside_the_figures(alone: Sweep) -> None:
     result = of(alone, "after_all_steps").result
     assert result is not None and result["measurement"]
-    if result["outcome"]["ended"] == "itself":  # else it was stopped before it came to that
-        assert "exit status 7" in " ".join(warning["text"] for warning in result["warnings"])
+    said = "exit status 7" in " ".join(warning["text"] for warning in result["warnings"])
+    assert said == (result["outcome"]["ended"] == "itself")  # else it was stopped before it came to that

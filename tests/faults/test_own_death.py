@@ -13,3 +13,5 @@ def test_nobody_survives_mfubench_and_the_result_is_whole_or_absent(tmp_path: Pa
     end = die(death, tmp_path)
     assert end.left == []
     assert end.status == death.status
+    assert end.tell_a_secret == []
+    assert "FAULTS_TOKEN" in (tmp_path / "run" / "framework.log").read_text()  # its environment is there

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 STEPS_BEFORE = 3
-FOR_EVER_S = 600
+FOR_EVER_S = 86_400
 SLEEPER = ("-c", f"import time; time.sleep({FOR_EVER_S})")
 OOM_GROUP = "FAULTS_MEMORY_GROUP"  # a cgroup with a limit
 RANK = int(os.environ.get("RANK", "0"))
@@ -85,7 +85,8 @@ def deaf_and_daemonised() -> None:
 
 
 def hangs_beside_a_daemon() -> None:
-    """It says in its folder that it hangs."""
+    """It prints its environment, and says in its folder that it hangs."""
+    print(dict(os.environ), flush=True)
     become_deaf_beside_a_daemon(dict(os.environ))
     train(STEPS_BEFORE + 1)
     Path("hangs").touch()
@@ -135,9 +136,14 @@ def rank_crashes() -> None:
 
 
 def rank_raises() -> None:
-    """One rank has an exception of its own."""
+    """One rank has an exception of its own. It ends at once: gloo's threads may turn a slow end into an abort."""
     train(100, leaves_after=STEPS_BEFORE)
-    raise ValueError("a bad sample on this rank")
+    try:
+        raise ValueError("a bad sample on this rank")
+    except ValueError:
+        sys.excepthook(*sys.exc_info())  # as PyTorch has it, with the rank in front
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def collective_hangs() -> None:
