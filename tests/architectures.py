@@ -27,3 +27,13 @@ PARAMETERS = {
 def architecture_of(model: str) -> dict[str, Any]:
     """In the words of transformers' config.json."""
     return yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text(encoding="utf-8"))["architecture"]
+
+
+# A smaller model than the default, as overrides: for tests that are about the path of a run, not about its figures.
+SMALLER = (
+    "model.architecture.hidden_size=96",
+    "model.architecture.intermediate_size=192",
+    "model.architecture.num_hidden_layers=2",
+    "model.architecture.vocab_size=8192",
+    "sequence_length=64",
+)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from architectures import SMALLER
 
 import mfubench
 from mfubench import resume
@@ -27,11 +28,7 @@ from mfubench.identity import identity
 TRAINERS = Path(__file__).parent / "trainers"
 SMALL = (
     "measurement=quick",
-    "model.architecture.hidden_size=96",
-    "model.architecture.intermediate_size=192",
-    "model.architecture.num_hidden_layers=2",
-    "model.architecture.vocab_size=8192",
-    "sequence_length=64",
+    *SMALLER,
     "hardware.peak_flops_per_second=1e12",
     "tracking=none",
 )

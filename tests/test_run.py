@@ -13,15 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
+from architectures import SMALLER
 
 # A smaller model than the default, and few steps: these tests are about the path, not about the figures.
 SMALL = (
     "measurement=quick",
-    "model.architecture.hidden_size=96",
-    "model.architecture.intermediate_size=192",
-    "model.architecture.num_hidden_layers=2",
-    "model.architecture.vocab_size=8192",
-    "sequence_length=64",
+    *SMALLER,
 )
 PROFILED = ("measurement.profile_flops=true", "measurement.warmup_steps=3")
 COMMAND = [sys.executable, "-m", "mfubench"]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfubench.hardware.conditions import CpuConditions
-from mfubench.hardware.samples import Window, gained, inside, mean
+from mfubench.hardware.samples import LEAST_LOOKS, Window, gained, inside, mean
 
-LEAST_LOOKS = 2
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STAT = Path("/proc/stat")
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mfubench.hardware.conditions import POWER_CAP, SLOWDOWNS, GpuConditions
-from mfubench.hardware.samples import Window, gained, inside, mean
+from mfubench.hardware.samples import LEAST_LOOKS, Window, gained, inside, mean
 
-LEAST_LOOKS = 2
 # NVML's bits for clocks below the highest; the others (idle, the applications' own setting, display) slow no kernel.
 THROTTLES = dict(zip((0x4, 0x8, 0x40, 0x20, 0x80), (POWER_CAP, *SLOWDOWNS), strict=True))
 EVENTS_PER_LOOK = 16  # at most: the rest waits for the next look

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
+LEAST_LOOKS = 2  # in a window, to say anything of it
 Window = tuple[float, float]  # begin and end, in seconds of the monotonic clock (time.perf_counter, on Linux)
 
 
