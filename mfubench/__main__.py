@@ -16,21 +16,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from mfubench import __version__, secrets
+from mfubench import __version__
 from mfubench.config import ConfigError, Experiment
-from mfubench.config.compose import (
-    CONFIG_NAME,
-    check_command_line,
-    flags_first,
-    in_files,
-    store_schema,
-    to_experiment,
-)
+from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, in_files, store_schema, to_experiment
 from mfubench.config.validate import validate
-from mfubench.paths import CONF
+from mfubench.files import secrets
+from mfubench.files.paths import CONF
 
 if TYPE_CHECKING:
-    from mfubench.report import Result
+    from mfubench.result import Result
 
 CANT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 CANT_WRITE_HERE = """mfubench: {why}: {where}
@@ -105,7 +99,7 @@ def main() -> int:
         if sweep is None:
             job()
         else:
-            from mfubench import resume
+            from mfubench.result import resume
 
             folder = resume.folder_of(sweep)
             sys.argv[1:] = [*typed, resume.in_folder(folder)]  # the last one wins
@@ -138,7 +132,7 @@ def main() -> int:
 def _show() -> None:
     from rich.console import Console
 
-    from mfubench.report.published import sections
+    from mfubench.report.published.tables import sections
     from mfubench.report.table import show
 
     show(results, Console(), sections(results))

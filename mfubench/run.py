@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mfubench import resume, secrets
-from mfubench.caveats import caveats
-from mfubench.conclude import conclude
 from mfubench.config import Experiment, Tracking, WrongCombination
 from mfubench.config.defaults import defaults
-from mfubench.device_lock import alone_on
-from mfubench.engines import NotInstalled, label
-from mfubench.evidence import Evidence, now
-from mfubench.identity import identity
+from mfubench.files import secrets
+from mfubench.flops.crosscheck import second_count_in_words
+from mfubench.hardware.lock import alone_on
 from mfubench.launch.interrupts import interrupted_once
 from mfubench.launch.start import write_files
-from mfubench.measuring import measured
-from mfubench.plan import RECORDS
-from mfubench.planning import CANT, check_memory, expected_memory, held_against, on_this_machine, planned
-from mfubench.recounts import second_count_in_words
-from mfubench.report import Result, write
-from mfubench.report.words import in_words
+from mfubench.measure.evidence import Evidence, now
+from mfubench.measure.observe import measured
+from mfubench.measure.run_warnings import caveats
+from mfubench.measure.status import Verdict
+from mfubench.plan.engines import NotInstalled, label
+from mfubench.plan.native import RECORDS
+from mfubench.plan.prepare import CANT, check_memory, expected_memory, held_against, on_this_machine, planned
+from mfubench.report.settings import in_words
+from mfubench.result import Result, resume, write
+from mfubench.result.build import conclude
+from mfubench.result.identity import identity
 from mfubench.tracking import track
-from mfubench.verdict import Verdict
 
 if TYPE_CHECKING:
-    from mfubench.memory import ExpectedMemory
+    from mfubench.flops.memory import ExpectedMemory
 
 REFUSALS = (*CANT, NotInstalled, WrongCombination)  # a run's verdict, before anything is started
 
@@ -135,7 +135,7 @@ def _refused(error: Exception, group: str | None) -> Verdict:
 
 
 def _show(so_far: Evidence) -> None:
-    from mfubench.report.preview import preview
+    from mfubench.plan.preview import preview
 
     assert so_far.plan is not None and so_far.machine is not None and so_far.flops is not None
     write_files(so_far.plan)

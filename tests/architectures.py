@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from mfubench.paths import CONF
+from mfubench.files.paths import CONF
 
 # As published for each.
 PARAMETERS = {

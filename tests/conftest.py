@@ -13,11 +13,13 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from mfubench import engines, plan, workload
+from mfubench import workload
 from mfubench.config import Experiment
 from mfubench.config.compose import CONFIG_NAME, store_schema, to_experiment
+from mfubench.files.paths import CONF, LAUNCHERS, ROOT, cache_folder
 from mfubench.launch.start import write_files
-from mfubench.paths import CONF, LAUNCHERS, ROOT, cache_folder
+from mfubench.plan import engines
+from mfubench.plan.native import Place, Plan, make_plan, num_samples
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,7 +55,7 @@ def compose() -> Callable[..., Experiment]:
 
 
 @pytest.fixture(scope="session")
-def planned() -> Callable[..., plan.Plan]:
+def planned() -> Callable[..., Plan]:
     """An experiment and a run folder in; its plan out, the workload made and the plan's files written."""
 
     def make(
@@ -63,20 +65,20 @@ def planned() -> Callable[..., plan.Plan]:
         precision: str = "fp32",
         device: str = "cpu",
         weights_on_disk: bool = False,
-    ) -> plan.Plan:
+    ) -> Plan:
         framework, engine = engines.choose(experiment.framework, lambda _: False)
         prepared = workload.prepare(
             experiment.model,
             experiment.data,
             sequence_length=experiment.sequence_length,
-            num_samples=plan.num_samples(experiment),
+            num_samples=num_samples(experiment),
             seed=experiment.seed,
             weights_on_disk=weights_on_disk,
             dtype="float32",
             folder=cache_folder(),
         )
-        place = plan.Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1, engine)
-        made = plan.make(replace(experiment, framework=framework), prepared, place)
+        place = Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1, engine)
+        made = make_plan(replace(experiment, framework=framework), prepared, place)
         write_files(made)
         return made
 

@@ -15,29 +15,19 @@ PACKAGE = ROOT / "mfubench"
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))
 FRAMEWORKS = sorted(path.stem for path in (ROOT / "conf" / "framework").glob("*.yaml"))
 
-# Later rooms may import earlier ones, never back. `flops`, `hardware`, `workload` stand beside each other.
+# Later rooms may import earlier ones, never back; rooms of one line stand beside each other.
 ORDER = (
-    ("paths", "secrets"),
+    ("files",),
     ("config",),
-    ("workload", "hardware", "probe"),
-    ("flops", "statistics", "records"),
-    ("parts",),
-    ("memory", "device_lock"),
-    ("engines",),
-    ("support",),
-    ("sharding",),
+    ("workload", "hardware", "probe", "records"),
+    ("flops",),
     ("plan",),
     ("launch",),
-    ("identity",),
-    ("metrics", "recounts", "verdict", "progress"),
-    ("evidence",),
-    ("planning",),
-    ("measuring",),
+    ("measure",),
+    ("result",),
     ("report",),
-    ("resume",),
-    ("tracking", "caveats", "reference"),
-    ("conclude",),
-    ("run", "doctor"),
+    ("tracking",),
+    ("run", "doctor", "reference"),
     ("__main__",),
 )
 ONLY_IN = {
@@ -48,8 +38,8 @@ ONLY_IN = {
     "wandb_workspaces": ("tracking",),
     "matplotlib": ("report",),
     "jinja2": ("report",),
-    "torch": ("flops", "memory", "workload", "hardware", "probe"),
-    "transformers": ("flops", "memory", "workload", "hardware"),
+    "torch": ("flops", "workload", "hardware", "probe"),
+    "transformers": ("flops", "workload", "hardware"),
     "datasets": ("workload",),
     "huggingface_hub": ("workload",),
     "peft": ("flops",),

@@ -25,10 +25,10 @@ from yaml import YAMLError
 
 from mfubench.config import schema
 from mfubench.config.errors import ConfigError, WrongCombination
+from mfubench.config.hydra_errors import CONFIG_NAME, GROUPS, no_additions, no_such_option, not_yaml, rejected
 from mfubench.config.overrides import no_secret_in, parse, read
-from mfubench.config.refusals import CONFIG_NAME, GROUPS, no_additions, no_such_option, not_yaml, rejected
 from mfubench.config.validate import validate
-from mfubench.paths import CONF
+from mfubench.files.paths import CONF
 
 FILLED_IN = re.compile(r"\$\{[^}]*\}")
 ONE_AT_A_TIME = "BasicLauncher"

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mfubench.config.schema import Mode
-from mfubench.paths import CONF
+from mfubench.files.paths import CONF
 
 
 def defaults(mode: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mfubench import secrets
 from mfubench.config.errors import ConfigError
-from mfubench.config.refusals import FREE_FORM, GROUPS
+from mfubench.config.hydra_errors import FREE_FORM, GROUPS
+from mfubench.files import secrets
 
 WITHOUT_OPTIONS = ("liger",)  # typed like a group, and all its values stand in config.yaml
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mfubench.config import ConfigError
 from mfubench.doctor.findings import as_json, examine
-from mfubench.doctor.page import show
+from mfubench.doctor.findings_table import show
 
 COMMAND = "python -m mfubench.doctor"
 

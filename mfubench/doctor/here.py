@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 
-from mfubench import engines, hardware
+from mfubench import hardware
 from mfubench.config import Framework, Hardware
+from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.hardware import Machine
 from mfubench.launch.start import answers, run_together
-from mfubench.paths import LAUNCHERS, ROOT, cache_folder
+from mfubench.plan import engines
 
 # What a step's time depends on, besides the framework's own version.
 READY, MISSING, CHANGED = "ready", "not installed", "out of date"

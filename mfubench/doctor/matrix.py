@@ -13,13 +13,14 @@ from functools import cache
 from itertools import zip_longest
 from typing import Any
 
-from mfubench import hardware, support
+from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, Liger
 from mfubench.config.compose import compose_one
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import ATTENTIONS, PRECISIONS, validate
+from mfubench.files.paths import CONF
 from mfubench.hardware import Machine
-from mfubench.paths import CONF
+from mfubench.plan import support
 
 GROUPS = ("framework", "mode", "parallelism", "gradient_checkpointing", "data")
 ANY_FILE = "data.path=FILE"  # data=jsonl doesn't compose without one

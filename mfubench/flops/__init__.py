@@ -5,11 +5,10 @@ Importing this imports neither torch nor transformers; counting does.
 
 from __future__ import annotations
 
-from mfubench.flops.cache import cached_profile
-from mfubench.flops.closed_form import ClosedForm, apart
+from mfubench.flops.analytic import ClosedForm, apart
 from mfubench.flops.count import count, profile
-from mfubench.flops.shapes import FlopCount, Profile
-from mfubench.flops.step import profile_of, second_count, step_flops
+from mfubench.flops.profile import FlopCount, Profile
+from mfubench.flops.step import cached_profile, profile_of, second_count, step_flops
 
 __all__ = [
     "ClosedForm",

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import compose_one
+from mfubench.flops.analytic import TOLERANCE, apart
+from mfubench.flops.analytic_model import not_written_down
 from mfubench.flops.breakdown import by_module, by_operator, by_phase, hardware_flops
-from mfubench.flops.closed_form import TOLERANCE, apart
 from mfubench.flops.conventions import figures
-from mfubench.flops.decoder import not_written_down
-from mfubench.flops.page import TOTALS, Counted, share, show
+from mfubench.flops.flop_table import TOTALS, Counted, share, show
 from mfubench.flops.step import profile_of, second_count, step_flops
 
 COMMAND = "python -m mfubench.flops"

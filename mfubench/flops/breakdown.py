@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mfubench.flops.attention import kernel_flops
-from mfubench.flops.shapes import OF_HEAD, Profile, product_flops
+from mfubench.flops.profile import OF_HEAD, Profile, product_flops
 
 Place = tuple[str, str, str]  # phase, operator, module group
 FORWARD, BACKWARD, RECOMPUTATION = PHASES = ("forward", "backward", "recomputation")

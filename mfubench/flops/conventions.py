@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mfubench.flops.shapes import FlopCount, Profile
+from mfubench.flops.profile import FlopCount, Profile
 
 FILE = Path(__file__).with_name("conventions.yaml")
 SIZES = {  # of an architecture

@@ -10,7 +10,7 @@ import re
 from functools import cache
 
 from mfubench.config import Hardware
-from mfubench.paths import CONF
+from mfubench.files.paths import CONF
 
 # Words that don't change what the tensor cores can do. PCIe is none of them: an H100 has another peak there.
 BRANDS = {"nvidia", "geforce", "tesla", "amd", "instinct"}

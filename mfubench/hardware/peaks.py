@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mfubench.config import Hardware
+from mfubench.files.paths import cache_folder
 from mfubench.hardware.catalogue import known_peaks, nearest_options
 from mfubench.hardware.machine import Machine, Unavailable
-from mfubench.hardware.rates import RunTogether, cpu_rate, gpu_rate
-from mfubench.paths import cache_folder
+from mfubench.hardware.matmul_rates import RunTogether, cpu_rate, gpu_rate
 
 
 class UnknownPeak(ValueError):

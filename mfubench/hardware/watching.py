@@ -5,9 +5,9 @@ Both run in mfubench's own process, in the rhythm in which it looks at the recor
 
 from __future__ import annotations
 
-from mfubench.hardware.cpu_watch import CpuWatch
-from mfubench.hardware.gpu_watch import GpuWatch
 from mfubench.hardware.machine import Machine
+from mfubench.hardware.monitor_cpu import CpuWatch
+from mfubench.hardware.monitor_gpu import GpuWatch
 
 
 def watch(machine: Machine, num_devices: int) -> GpuWatch | CpuWatch:

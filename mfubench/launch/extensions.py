@@ -12,8 +12,8 @@ import os
 import time
 from pathlib import Path
 
+from mfubench.files.paths import cache_folder
 from mfubench.launch import processes
-from mfubench.paths import cache_folder
 
 VARIABLE = "TORCH_EXTENSIONS_DIR"  # torch.utils.cpp_extension's
 LOCK = "lock"

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from mfubench import secrets
+from mfubench.files import secrets
 from mfubench.launch import extensions, processes
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from typing import IO
 
 import psutil
 
-from mfubench.launch import extensions, interrupts, log, processes, supervision
+from mfubench.files.paths import PACKAGE, PROBE_SITE
+from mfubench.launch import extensions, interrupts, processes, supervision
 from mfubench.launch.outcome import Ending, How, Outcome, told
-from mfubench.paths import PACKAGE, PROBE_SITE
-from mfubench.plan import Plan
+from mfubench.plan.native import Plan
 
 GRACE_S = 10.0
 NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # it is not there, or can't be executed
@@ -48,7 +48,7 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
     _tell(guard, plan)
     process, ending, watch = None, Ending("interrupted"), supervision.Watch(plan, strangers)
     started, began_s, kills_before = time.monotonic(), time.time(), _killed_for_memory()
-    with open(plan.log, "ab") as output, interrupts.interrupted_once():  # appending: see log.keep_short
+    with open(plan.log, "ab") as output, interrupts.interrupted_once():  # appending: see supervision.keep_short
         try:
             try:
                 process = _start(plan, tag, output)
@@ -63,12 +63,12 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
             left = _end(process, strangers)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
-    left_out = watch.left_out + log.keep_short(plan.log)
+    left_out = watch.left_out + supervision.keep_short(plan.log)
     outcome = Outcome(
         ended=ending.how,
         returncode=process.returncode if process else None,
         wall_s=time.monotonic() - started,
-        log_tail=log.tail(plan.log),
+        log_tail=supervision.tail(plan.log),
         why=ending.why,
         memory=watch.memory,
         log_bytes_left_out=left_out,

@@ -9,15 +9,15 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from mfubench.launch import log, processes
+from mfubench.launch import processes
 from mfubench.launch.outcome import Ending, Memory
-from mfubench.plan import Plan
+from mfubench.plan.native import Plan
 
 LOOK_EVERY_S = 1.0
 MIB = 2**20
@@ -52,7 +52,7 @@ class Watch:
             if not waiter.is_alive():
                 return Ending("itself")
             self._look_at_memory()
-            self.left_out += log.keep_short(self.plan.log)
+            self.left_out += keep_short(self.plan.log)
             if shutil.disk_usage(self.plan.folder).free < NEARLY_FULL_BYTES:
                 return Ending("disk_full", f"less than {NEARLY_FULL_BYTES // MIB} MiB were left on the disk")
             ending = look()
@@ -66,3 +66,64 @@ class Watch:
         resident = processes.resident_bytes(processes.family(self.strangers))
         before = self.memory or Memory(available, resident)
         self.memory = Memory(min(before.host_available_bytes_min, available), max(before.resident_bytes_max, resident))
+
+
+TIMES_THE_SLOWEST = 20.0
+AT_LEAST_S = 120.0
+
+
+@dataclass
+class Stall:
+    """Looks at a run; `allowed_s` seconds without a new step are no stall yet. None: 20 times the slowest, at least 120."""
+
+    allowed_s: float | None
+    _steps: int = 0
+    _since_s: float = 0.0
+
+    def look(self, ranks: Mapping[str, Sequence[float]], now_s: float) -> str | None:
+        """Where it stands, if no rank has ended a step for too long. `ranks`: the step times in s of each."""
+        steps = sum(map(len, ranks.values()))
+        if steps != self._steps:
+            self._steps, self._since_s = steps, now_s
+        if not steps:
+            return None
+        slowest = max(max(times, default=0.0) for times in ranks.values())
+        allowed = max(AT_LEAST_S, TIMES_THE_SLOWEST * slowest) if self.allowed_s is None else self.allowed_s
+        still = now_s - self._since_s
+        if still <= allowed:
+            return None
+        stood = ", ".join(f"{rank} after {len(times)}" for rank, times in ranks.items())
+        return f"no step ended for {still:.0f} s: {stood}"
+
+
+MOST_BYTES = 64 * 2**20
+KEPT_BYTES = 4 * 2**20  # of the beginning and of the end each, where it became longer
+LEFT_OUT = b"\n[mfubench: %d bytes of output are left out here]\n"
+TAIL_LINES = 200  # behind a rank's last words a launcher prints its own report, some eight lines a rank
+TAIL_BYTES = 64 * 1024
+
+
+def keep_short(log: Path) -> int:
+    """Leave out the middle of a file that has become too long; the bytes left out now.
+
+    The framework goes on writing to it meanwhile: always at the end, since the file was opened for appending.
+    """
+    size = log.stat().st_size
+    if size <= MOST_BYTES:
+        return 0
+    left_out = size - 2 * KEPT_BYTES
+    with open(log, "r+b") as file:
+        file.seek(-KEPT_BYTES, 2)
+        end = file.read(KEPT_BYTES)
+        file.truncate(KEPT_BYTES)
+    with open(log, "ab") as file:
+        file.write(LEFT_OUT % left_out + end)
+    return left_out
+
+
+def tail(log: Path) -> tuple[str, ...]:
+    """The last lines, without empty ones."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return tuple(line.rstrip() for line in lines if line.strip())[-TAIL_LINES:]

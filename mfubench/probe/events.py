@@ -7,7 +7,7 @@
 | forward | every training forward | t, w, root, step, shape [batch, sequence], real, trained, ids (or null), device, before |
 | step | every optimizer step | t, w, step, peak_memory_bytes, memory_kind, device |
 | device | at exit, CUDA only | t, w, device |
-| work | once per root, after its first optimizer step | what `work` describes |
+| work | once per root, after its first optimizer step | what `describe` finds |
 | flops | once per root, after its second optimizer step, where asked | root, step, compiled, flops, by_operator, uncounted |
 | probe_error | the probe turned itself off | error, pid |
 

@@ -1,4 +1,4 @@
-"""What the root does during its first optimizer step. In: calls inside it. Out: facts for `work`.
+"""What the root does during its first optimizer step. In: calls inside it. Out: facts for `describe`.
 
 Looked at closely once, because it costs more per module call than the steps that are timed should carry.
 """

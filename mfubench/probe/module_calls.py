@@ -16,7 +16,7 @@ from .current_step import CurrentStep
 from .device_clock import DeviceClock, capturing
 from .first_step import FirstStep, four_bit_state, size
 from .import_hook import after_import
-from .roots import Roots
+from .root_module import Roots
 
 if TYPE_CHECKING:
     from .observer import Observer

@@ -19,17 +19,17 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from . import work
+from . import describe
 from .batches import INPUT_NAMES, BatchQueue, Shape, token_shape, watch_loaders
 from .current_step import CurrentStep
 from .device_clock import DeviceClock, capturing
 from .events import Writer
 from .first_step import FirstStep
 from .module_calls import cost_of_an_inner_call_ns, watch_module_calls
-from .roots import Roots
+from .root_module import Roots
 
 if TYPE_CHECKING:
-    from .in_situ import StepCount
+    from .counted_step import StepCount
 
 Answer = TypeVar("Answer")
 
@@ -192,14 +192,14 @@ class Observer:
         if self.details is not None:
             self.details.in_training_forward = True
         if second and self._profile_flops:
-            from .in_situ import StepCount  # here: it needs more of torch than most runs do
+            from .counted_step import StepCount  # here: it needs more of torch than most runs do
 
             self._count = StepCount(module)
         return True
 
     def _end_details(self, root: nn.Module) -> None:
         assert self.details is not None
-        self._writer.write("work", {"root": self._roots.number(root), **work.describe(root, self.details)})
+        self._writer.write("work", {"root": self._roots.number(root), **describe.describe(root, self.details)})
         self.details = None
         self._step.unclocked_ns = round(self._inner_calls * cost_of_an_inner_call_ns(self))
 
@@ -222,7 +222,7 @@ class Observer:
             self._count = None
         self.details = None
         if self._roots.replace(module):
-            names = [type(link).__name__ for link in work.chain(module)]
+            names = [type(link).__name__ for link in describe.chain(module)]
             number = self._roots.number(module)
             self._writer.write("root", {"root": number, "class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)

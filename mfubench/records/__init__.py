@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from mfubench.records.asked import Asked, Difference
-from mfubench.records.follow import Follower, RankProgress
+from mfubench.records.expected import Asked, Difference
 from mfubench.records.invariants import differences
-from mfubench.records.reading import MicroBatch, RankRecord, Records, StepFlops, read
+from mfubench.records.reading import Follower, MicroBatch, RankProgress, RankRecord, Records, StepFlops, read
 
 __all__ = [
     "Asked",

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from mfubench.records.asked import Asked, Difference
+from mfubench.records.expected import Asked, Difference
 from mfubench.records.reading import RankRecord, Records
-from mfubench.records.work import work_differences
+from mfubench.records.work_check import work_differences
 
 # The time of day is read just after the monotonic clock, and may be slewed by some 0.05 %. A machine that slept, or a
 # clock that was set, shows as much more.

@@ -20,10 +20,10 @@ from mfubench.report import to_csv, to_json, to_markdown
 from mfubench.report.against import Change, changes, regressions
 from mfubench.report.against import records as records_of_changes
 from mfubench.report.against import section as section_of_changes
-from mfubench.report.flat import records
 from mfubench.report.gather import Gathered, gather
-from mfubench.report.result import Result
 from mfubench.report.table import show
+from mfubench.result.flat import records
+from mfubench.result.result_file import Result
 
 FORMATS = ("table", "csv", "json", "markdown", "html")
 FOR_PROGRAMS = ("csv", "json")
@@ -106,7 +106,7 @@ def _text(found: Gathered, compared: Sequence[Change] | None, given: argparse.Na
     if given.format in FOR_PROGRAMS:
         rows = records(found.results) if compared is None else records_of_changes(compared)
         return to_csv.text(rows) if given.format == "csv" else to_json.text(rows)
-    from mfubench.report.published import sections  # which needs the configuration's types
+    from mfubench.report.published.tables import sections  # which needs the configuration's types
 
     parts = sections(found.results)
     if compared is not None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mfubench.report.figures import seconds
-from mfubench.report.flat import Scalar
-from mfubench.report.overview import SINGLE, labels
+from mfubench.report.cells import seconds
+from mfubench.report.overview import SINGLE, Section, labels
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.ratios import Comparison, amount, compare
-from mfubench.report.result import Result
-from mfubench.report.section import Section
-from mfubench.report.words import describe
+from mfubench.report.settings import describe
+from mfubench.result.flat import Scalar
+from mfubench.result.result_file import Result
 
 MAY_DIFFER = ("device", "peak", "recipe", "versions", "mfubench", "measurement")
 MAY_DIFFER_DETAILS = "measurement."

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfubench.report.flat import records
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pool
 from mfubench.report.ratios import compare
-from mfubench.report.result import FILE_NAME, Result, UnreadableResult, find, read
+from mfubench.result.flat import records
+from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find, read
 
 # Numbers that a report reads: of every run with figures; of those that know them.
 FIGURES = (

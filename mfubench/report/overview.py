@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mfubench.report.figures import HEADINGS, figures_in_words
+from mfubench.report.cells import HEADINGS, figures_in_words
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.ratios import TASK, Comparison, comparisons, fastest, sentence
-from mfubench.report.result import Result
-from mfubench.report.words import one_line
+from mfubench.report.settings import one_line
+from mfubench.result.result_file import Result
 
 LEGEND = (
     "MFU: the FLOPs that training needs (no recomputation, attention over the full square) / (step time × peak). "
@@ -197,3 +197,16 @@ def _devices(results: Sequence[Result]) -> Iterator[str]:
 def _range(values: Sequence[float]) -> str:
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"
     return low if low == high else f"{low}–{high}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, paragraphs of plain text (nothing in them is markup), and a table under them.
+
+    Every row has a cell per header; no headers: no table.
+    """
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    headers: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()

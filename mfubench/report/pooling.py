@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mfubench.report.result import Result
-from mfubench.report.words import describe
-from mfubench.statistics.intervals import student
+from mfubench.measure.intervals import student
+from mfubench.report.settings import describe
+from mfubench.result.result_file import Result
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mfubench.measure.ratio import Ratio, paired, single, unpaired
 from mfubench.report.pooling import Pooled, pairs
-from mfubench.report.result import Result
-from mfubench.report.work import WorkDifference, work_differences
-from mfubench.statistics.comparing import Ratio, paired, single, unpaired
+from mfubench.report.work_differences import WorkDifference, work_differences
+from mfubench.result.result_file import Result
 
 TASK = ("model", "mode", "batch", "sequence", "accumulation", "data", "padding", "device")
 TASK_DETAILS = ("model.", "architecture.", "data.")

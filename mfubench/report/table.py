@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mfubench.report.figures import HEADINGS
-from mfubench.report.overview import Overview, Row, overview
-from mfubench.report.result import Result
-from mfubench.report.section import Section
+from mfubench.report.cells import HEADINGS
+from mfubench.report.overview import Overview, Row, Section, overview
+from mfubench.result.result_file import Result
 
 UNBOUNDED = 1000  # columns
 

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from mfubench.report.flat import Scalar
+from mfubench.result.flat import Scalar
 
 FORMULAS = (
     "=",

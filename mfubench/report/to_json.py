@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from mfubench.report.flat import Scalar
+from mfubench.result.flat import Scalar
 
 
 def text(records: Sequence[Mapping[str, Scalar]]) -> str:

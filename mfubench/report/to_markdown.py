@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from mfubench.report.overview import overview
-from mfubench.report.result import Result
-from mfubench.report.section import Section
+from mfubench.report.overview import Section, overview
+from mfubench.result.result_file import Result
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&@])")  # @: would tell somebody of that name
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mfubench.config import Tracking
-from mfubench.report import Result, UnreadableResult, find, read
-from mfubench.report.result import FILE_NAME
+from mfubench.result import Result, UnreadableResult, find, read
+from mfubench.result.result_file import FILE_NAME
 from mfubench.tracking.client import NotBegun
-from mfubench.tracking.run import Logged, log, why
+from mfubench.tracking.upload import Logged, log, why
 from mfubench.tracking.workspace import save
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mfubench.report import Result
+from mfubench.result import Result
 
 RATES = (  # of each step
     "step_time_s",

@@ -14,8 +14,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from mfubench.config.errors import ConfigError
-from mfubench.workload.rows import SHAPES, Rows, gather, sample_of
-from mfubench.workload.samples import Sample
+from mfubench.workload.samples import SHAPES, Rows, Sample, gather, sample_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

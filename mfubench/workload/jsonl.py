@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mfubench.config.errors import ConfigError, nearest
-from mfubench.workload.rows import SHAPES, Rows, gather, sample_of
-from mfubench.workload.samples import Sample
+from mfubench.workload.samples import SHAPES, Rows, Sample, gather, sample_of
 
 EXPECTED = f"one JSON object a line, {SHAPES}"
 

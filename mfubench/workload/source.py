@@ -17,9 +17,7 @@ from mfubench import config
 from mfubench.workload.cache import digest
 from mfubench.workload.hub import check_hub_id, fetch, read_snapshot
 from mfubench.workload.jsonl import read_jsonl
-from mfubench.workload.rows import Rows
-from mfubench.workload.samples import write_samples
-from mfubench.workload.synthetic import synthetic_samples
+from mfubench.workload.samples import Rows, synthetic_samples, write_samples
 
 SOURCE = "source.json"  # beside the samples: what they were made of
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mfubench.paths import ROOT
+from mfubench.files.paths import ROOT
 
 from .commands import help_page, jobs
 from .comparing import comparing

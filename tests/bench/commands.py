@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mfubench.paths import CONF
+from mfubench.files.paths import CONF
 
 from .figures import Line, run, seconds
 

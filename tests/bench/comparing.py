@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from mfubench.paths import PROBE_SITE, ROOT
+from mfubench.files.paths import PROBE_SITE, ROOT
+from mfubench.measure.ratio import paired
 from mfubench.records import read
-from mfubench.statistics import paired
 
 from .figures import Comparison, run
 

@@ -12,7 +12,7 @@ from statistics import median
 
 from rich.table import Table
 
-from mfubench.statistics import Ratio
+from mfubench.measure.ratio import Ratio
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from mfubench.paths import CONF
+from mfubench.files.paths import CONF
+from mfubench.measure.ratio import paired
 from mfubench.records import read
-from mfubench.statistics import paired
 
 from .figures import Comparison, Line, run
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from mfubench.report.result import UnreadableResult, read
+from mfubench.result.result_file import UnreadableResult, read
 
 TRAINER = Path(__file__).parent / "trainer.py"
 MEMORY_GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))  # version 1, version 2

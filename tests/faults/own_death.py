@@ -16,7 +16,7 @@ from pathlib import Path
 
 from matrix import COMMON, alive, command_lines, marked
 
-from mfubench.report.result import UnreadableResult, read
+from mfubench.result.result_file import UnreadableResult, read
 
 SECRET = {"FAULTS_TOKEN": "n0t-to-be-read"}
 STARTS_WITHIN_S = 240

@@ -12,10 +12,10 @@ import pytest
 from architectures import PARAMETERS, architecture_of
 
 from mfubench.config import Mode
+from mfubench.files.paths import CONF
 from mfubench.flops import FlopCount, Profile, profile
-from mfubench.flops.closed_form import ClosedForm, apart, closed_form
-from mfubench.flops.decoder import DEFAULTS, Decoder, not_written_down
-from mfubench.paths import CONF
+from mfubench.flops.analytic import ClosedForm, apart, closed_form
+from mfubench.flops.analytic_model import DEFAULTS, Decoder, not_written_down
 
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
@@ -215,7 +215,14 @@ def test_apart_is_the_largest_of_the_six_relative_differences() -> None:
 
 
 def test_the_closed_form_shares_no_code_with_the_trace() -> None:
-    known = {"__future__", "collections.abc", "dataclasses", "typing", "mfubench.config", "mfubench.flops.decoder"}
+    known = {
+        "__future__",
+        "collections.abc",
+        "dataclasses",
+        "typing",
+        "mfubench.config",
+        "mfubench.flops.analytic_model",
+    }
     for noun in (ClosedForm, Decoder):
         tree = ast.parse(Path(inspect.getfile(noun)).read_text(encoding="utf-8"))
         assert {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} <= known

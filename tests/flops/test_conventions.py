@@ -11,11 +11,10 @@ import torch
 from architectures import architecture_of
 
 from mfubench.config import Mode
+from mfubench.files.paths import PACKAGE
 from mfubench.flops import profile
 from mfubench.flops.conventions import OF_A_STEP, SIZES, evaluate, figures, names_in, published
-from mfubench.flops.isolation import isolated
-from mfubench.flops.twin import bare, with_lora
-from mfubench.paths import PACKAGE
+from mfubench.flops.meta_model import bare, isolated, with_lora
 from mfubench.workload.architecture import config_of
 
 BATCH, LENGTH = 2, 2048

@@ -9,9 +9,8 @@ from architectures import architecture_of
 
 from mfubench.config import Mode, WrongCombination
 from mfubench.flops import profile
-from mfubench.flops.isolation import isolated
+from mfubench.flops.meta_model import bare, isolated
 from mfubench.flops.trace import trace
-from mfubench.flops.twin import bare
 from mfubench.workload.architecture import config_of
 
 LENGTH = 2048

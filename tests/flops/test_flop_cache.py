@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mfubench.config import Mode
-from mfubench.flops import cache, cached_profile, profile
+from mfubench.flops import cached_profile, profile, step
 
 
 def asked(architecture: dict[str, Any], mode: Mode) -> dict[str, Any]:
@@ -60,9 +60,9 @@ def test_other_versions_and_other_source_make_another_key(
     small: dict[str, Any], modes: dict[str, Mode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached_profile(**asked(small, modes["full"]), folder=tmp_path)
-    monkeypatch.setattr(cache, "version", lambda library: "0.0.1")
+    monkeypatch.setattr(step, "version", lambda library: "0.0.1")
     cached_profile(**asked(small, modes["full"]), folder=tmp_path)
-    monkeypatch.setattr(cache, "_source_hash", lambda: "other")
+    monkeypatch.setattr(step, "_source_hash", lambda: "other")
     cached_profile(**asked(small, modes["full"]), folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 

@@ -11,8 +11,8 @@ import pytest
 from mfubench.config import Experiment, Mode
 from mfubench.config.validate import ATTENTIONS
 from mfubench.flops import FlopCount, apart, count, profile, second_count, step_flops
+from mfubench.flops.analytic import TOLERANCE
 from mfubench.flops.breakdown import hardware_flops
-from mfubench.flops.closed_form import TOLERANCE
 
 TOTALS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

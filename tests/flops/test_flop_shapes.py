@@ -11,11 +11,9 @@ from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
 from mfubench.flops import FlopCount, profile
 from mfubench.flops.attention import kernel_flops, model_flops
-from mfubench.flops.blocks import repetition
-from mfubench.flops.count import EXPERTS
-from mfubench.flops.isolation import isolated
+from mfubench.flops.count import EXPERTS, repetition
+from mfubench.flops.meta_model import bare, checkpoint, isolated, with_lora
 from mfubench.flops.trace import trace
-from mfubench.flops.twin import bare, checkpoint, with_lora
 from mfubench.workload.architecture import config_of
 
 SHAPES = [(5, 7), (1, 10), (3, 64)]  # around the window of 10, up to the last position

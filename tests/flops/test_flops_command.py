@@ -17,7 +17,7 @@ from rich.console import Console
 from mfubench.config import Experiment
 from mfubench.flops import count, second_count
 from mfubench.flops.__main__ import counted, main
-from mfubench.flops.page import show
+from mfubench.flops.flop_table import show
 
 PUBLISHED = (
     "model=llama-3.1-8b",

@@ -10,9 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfubench.config import Mode
 from mfubench.flops import profile
-from mfubench.flops.isolation import isolated
+from mfubench.flops.meta_model import bare, isolated
 from mfubench.flops.trace import trace
-from mfubench.flops.twin import bare
 from mfubench.probe.formulas import described, may_multiply_matrices
 from mfubench.workload.architecture import config_of
 

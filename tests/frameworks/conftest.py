@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mfubench.engines import INSTALLED
-from mfubench.paths import CONF, ROOT
+from mfubench.files.paths import CONF, ROOT
+from mfubench.plan.engines import INSTALLED
 
 QUICK = ("measurement=quick", "tracking=none")
 ALL = sorted(path.stem for path in (CONF / "framework").glob("*.yaml"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mfubench.paths import CONF, ROOT
+from mfubench.files.paths import CONF, ROOT
 
 
 def written(framework: str) -> set[str]:

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from mfubench import plan
 from mfubench.config import Experiment
-from mfubench.paths import LAUNCHERS, ROOT
+from mfubench.files.paths import LAUNCHERS, ROOT
+from mfubench.plan.native import Place, Plan, make_plan
 from mfubench.workload import Workload
 from mfubench.workload.tokenizer import write_tokenizer
 
@@ -68,10 +68,10 @@ def in_torchtune(code: str, given: object) -> str:
     return done.stdout
 
 
-def planned(experiment: Experiment, device: str) -> plan.Plan:
+def planned(experiment: Experiment, device: str) -> Plan:
     precision = experiment.precision.replace("auto", "fp32")
-    place = plan.Place(Path("/runs/1"), LAUNCHERS, ROOT, "/usr/bin/python3", device, precision, 1)
-    return plan.make(experiment, Workload("/m", "/m", "/d/m.jsonl", "/d/a.jsonl", 24, None), place)
+    place = Place(Path("/runs/1"), LAUNCHERS, ROOT, "/usr/bin/python3", device, precision, 1)
+    return make_plan(experiment, Workload("/m", "/m", "/d/m.jsonl", "/d/a.jsonl", 24, None), place)
 
 
 def test_torchtune_reads_every_word_of_its_configs(compose: Callable[..., Experiment]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mfubench.paths import PROBE_SITE
+from mfubench.files.paths import PROBE_SITE
 from mfubench.records import RankRecord, Records, read
 
 TRAINERS = Path(__file__).parents[1] / "trainers"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mfubench.paths import PROBE_SITE
+from mfubench.files.paths import PROBE_SITE
 from mfubench.records import read
 
 

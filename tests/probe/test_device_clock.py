@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mfubench.parts import parts
+from mfubench.measure.step_breakdown import parts
 from mfubench.probe.device_clock import DeviceClock
 from mfubench.probe.events import Writer
 from mfubench.probe.observer import Observer

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from mfubench.probe.liger import liger_kernels
 from mfubench.records import RankRecord
-from mfubench.records.work import liger_switches
+from mfubench.records.work_check import liger_switches
 
 SWITCHES = ("rope", "rms_norm", "swiglu", "cross_entropy", "fused_linear_cross_entropy")
 TINY = {

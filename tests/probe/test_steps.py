@@ -10,7 +10,7 @@ from statistics import mean
 
 import pytest
 
-from mfubench.parts import parts
+from mfubench.measure.step_breakdown import parts
 from mfubench.records import MicroBatch, RankRecord, read
 
 # Steps whose every part sleeps for a known time, over three orders of magnitude.

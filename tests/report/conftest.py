@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from mfubench.config import Experiment
-from mfubench.report import Result
 from mfubench.report.table import show
+from mfubench.result import Result
 
 MEASUREMENT: dict[str, Any] = {
     "steps": 20,

@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.metrics import CONVENTIONS, HISTORY
-from mfubench.report import Result
-from mfubench.statistics import summarize
+from mfubench.measure.intervals import summarize
+from mfubench.measure.metrics import CONVENTIONS, HISTORY
+from mfubench.result import Result
 
 PEAK, CEILING = 989.4e12, 762e12  # FLOP/s
 TFLOP = {"full": (197.6, 261.4), "lora": (136.5, 200.6)}  # of a step: model, hardware

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mfubench.report import Result, write
 from mfubench.report.__main__ import main
 from mfubench.report.against import changes, records, regressions, section
+from mfubench.result import Result, write
 
 Made = Callable[..., Result]
 Repeats = Callable[..., list[Result]]

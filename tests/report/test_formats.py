@@ -7,9 +7,10 @@ import io
 import json
 from collections.abc import Callable
 
-from mfubench.report import Result, to_csv, to_json, to_markdown
-from mfubench.report.flat import records
-from mfubench.report.section import Section
+from mfubench.report import to_csv, to_json, to_markdown
+from mfubench.report.overview import Section
+from mfubench.result import Result
+from mfubench.result.flat import records
 
 Made = Callable[..., Result]
 Repeats = Callable[..., list[Result]]

@@ -14,7 +14,6 @@ import pytest
 from html_results import FRAMEWORKS, HOSTILE, Lab, forty, over_batch_size, spoilt
 
 from mfubench.config import Experiment
-from mfubench.report import Result
 from mfubench.report.html import page
 from mfubench.report.html.bars import Bar, Group
 from mfubench.report.html.bars import bars as drawn_bars
@@ -23,7 +22,8 @@ from mfubench.report.html.drawing import SERIES, style
 from mfubench.report.html.lines import BOTTOM, HEIGHT, POINTS, Line, Series, panel, thinned, throughput
 from mfubench.report.html.repeating import command
 from mfubench.report.html.units import axis, flops_per_second, percent, seconds, with_interval
-from mfubench.report.section import Section
+from mfubench.report.overview import Section
+from mfubench.result import Result
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from html_results import FRAMEWORKS, Lab, over_batch_size, spoilt
 
 from mfubench.config import Experiment
-from mfubench.report import Result
 from mfubench.report.html import page
+from mfubench.result import Result
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

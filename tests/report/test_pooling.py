@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from mfubench.report import Result
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pairs, pool
+from mfubench.result import Result
 
 Made = Callable[..., Result]
 Repeats = Callable[..., list[Result]]

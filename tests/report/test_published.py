@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from tqdm import tqdm
 
-from mfubench.report import Result
-from mfubench.report.progress_bar import readings
-from mfubench.report.published import sections
-from mfubench.report.section import Section
-from mfubench.report.studies import Study, counted, meaning, share, studies
+from mfubench.report.overview import Section
+from mfubench.report.published.studies import Study, counted, meaning, share, studies
+from mfubench.report.published.tables import sections
+from mfubench.report.published.tqdm_bar import readings
+from mfubench.result import Result
 
 STUDY = ("gradient_checkpointing=reentrant", "parallelism=zero2", "sequence_length=2048")
 SIDES = [(framework, mode) for framework in ("axolotl", "llmforge") for mode in ("full", "lora")]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mfubench.report import Result
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pool
 from mfubench.report.ratios import step_time_ratio
+from mfubench.result import Result
 
 Made = Callable[..., Result]
 Repeats = Callable[..., list[Result]]

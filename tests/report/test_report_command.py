@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mfubench.report import Result, write
 from mfubench.report.__main__ import FORMATS, main
+from mfubench.result import Result, write
 
 Made = Callable[..., Result]
 

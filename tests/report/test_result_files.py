@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mfubench.report import SCHEMA_VERSION, Result, UnreadableResult, find, read, write
+from mfubench.result import SCHEMA_VERSION, Result, UnreadableResult, find, read, write
 
 Made = Callable[..., Result]
 

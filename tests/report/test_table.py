@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mfubench.report import Result
+from mfubench.result import Result
 
 Made = Callable[..., Result]
 Text = Callable[..., str]

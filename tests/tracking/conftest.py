@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from standin import StandIn
 
-from mfubench.report import Result, write
-from mfubench.tracking import run
+from mfubench.result import Result, write
+from mfubench.tracking import upload
 
 SETTINGS = {
     "framework": {"name": "some_trainer", "config_file": "trainer.json", "base": {"batch": "${batch_size}"}},
@@ -126,7 +126,7 @@ def nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 @pytest.fixture(autouse=True)
 def nothing_has_failed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test begins as a process does."""
-    monkeypatch.setattr(run, "_failed_in", set())
+    monkeypatch.setattr(upload, "_failed_in", set())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mfubench.config import Tracking
-from mfubench.report import Result
+from mfubench.result import Result
 
 LOG = """
 import sys

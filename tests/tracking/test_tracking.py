@@ -13,7 +13,7 @@ import pytest
 from logged import HISTORY, LOG, SUMMARY, Made, columns, inspect, leaves, offline_file, own, records, to
 from standin import KEY, StandIn
 
-from mfubench.report import read
+from mfubench.result import read
 from mfubench.tracking import track
 
 TAGS = ["some_trainer", "lora", "ok", "imprecise", "busy_machine"]

@@ -15,7 +15,7 @@ import pytest
 from logged import HISTORY, LOG, Made, columns, offline_file, to
 from standin import KEY, Failure, StandIn
 
-from mfubench.report import read
+from mfubench.result import read
 from mfubench.tracking import client, track
 from mfubench.tracking.__main__ import main
 

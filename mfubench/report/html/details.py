@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.report.html.repeating import command
-from mfubench.report.result import Result
-from mfubench.report.words import describe
+from mfubench.report.settings import describe
+from mfubench.result.result_file import Result
 
 LAST_LINES = 15  # of the log of a run that isn't ok
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from mfubench.report.words import one_line
+from mfubench.report.settings import one_line
 
 INK, QUIET, LINE, SHADE, BAD = "#000001", "#000002", "#000003", "#000004", "#000005"
 SERIES = ("#000011", "#000012", "#000013", "#000014", "#000015", "#000016")

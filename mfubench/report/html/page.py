@@ -12,12 +12,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from mfubench.report.figures import HEADINGS
+from mfubench.report.cells import HEADINGS
 from mfubench.report.html.charts import charts, in_words, panels
 from mfubench.report.html.details import Details, details
-from mfubench.report.overview import Overview, overview
-from mfubench.report.result import Result
-from mfubench.report.section import Section
+from mfubench.report.overview import Overview, Section, overview
+from mfubench.result.result_file import Result
 
 HERE = Path(__file__).parent
 OPEN_PANELS = 12  # more of them are folded away

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from mfubench.paths import CONF
+from mfubench.files.paths import CONF
 
 GROUPS = ("model", "mode", "parallelism", "gradient_checkpointing", "data", "hardware", "measurement")
 NOT_ASKED = ("framework", "tracking", "resume", "dry_run")  # said otherwise, or no part of what was measured

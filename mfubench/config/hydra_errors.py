@@ -1,0 +1,123 @@
+"""What Hydra and OmegaConf would not compose → the ConfigError that names the nearest valid setting or option."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from hydra import compose
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from mfubench.config import schema
+from mfubench.config.errors import ConfigError, key_of, nearest
+from mfubench.files.paths import CONF
+
+CONFIG_NAME = "config"
+LOCAL_DEFAULTS = CONF / "local" / "default.yaml"
+FREE_FORM = (
+    "framework.native.",
+    "framework.base.",
+    "framework.when.",
+    "framework.environment.",
+    "model.architecture.",
+    "hardware.peaks.",
+    "parallelism.deepspeed.",
+    "parallelism.fsdp.",
+)
+GROUPS: dict[str, Any] = {name: kind for name, kind in get_type_hints(schema.Experiment).items() if is_dataclass(kind)}
+
+
+def no_additions(prefix: str, values: Mapping[Any, Any], kind: type) -> None:
+    """Hydra's + adds any key to a group; what no dataclass has would be ignored, so it is refused."""
+    added = sorted(map(str, values.keys() - {f.name for f in fields(kind)}))
+    if added:
+        raise no_such_setting(f"+{prefix}{added[0]}={values.get(added[0])}")
+
+
+def not_yaml(error: YAMLError) -> ConfigError:
+    """ConfigError for a file in conf/ that can't be read."""
+    where = getattr(error, "problem_mark", None)
+    place = f"{where.name}, line {where.line + 1}" if where else "a file in conf/"
+    given = getattr(error, "problem", None) or str(error)
+    return ConfigError(f"{place} is not YAML", given=given, expected="key: value")
+
+
+def no_such_option(error: MissingConfigException) -> ConfigError:
+    """ConfigError for an option that has no file in conf/."""
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if group.startswith("local/"):
+        return _wrong_local_defaults(f"{group.removeprefix('local/')}: {option} under `defaults:`")
+    best = nearest(option, options)
+    return ConfigError(
+        f"{group or 'this group'} has no option {option!r}",
+        given=f"{group}={option}",
+        expected="one of " + ", ".join(sorted(options)),
+        instead=f"{group}={best[0]}" if best else f"{group}={sorted(options)[0]}" if options else None,
+    )
+
+
+def _wrong_local_defaults(given: str) -> ConfigError:
+    return ConfigError(
+        f"{LOCAL_DEFAULTS} doesn't fit conf/config.yaml",
+        given=given,
+        expected="its settings; another option of a group goes under `defaults:`, as `- override /mode: lora`",
+    )
+
+
+def rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """ConfigError for what Hydra or OmegaConf would not merge: an unknown key, or a value of the wrong type."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if "In 'local/default'" in str(error):
+        return _wrong_local_defaults(str(error).partition("\n")[2].partition("\n")[0])
+    full_key = str(getattr(cause, "full_key", None) or "")
+    given = next((o for o in overrides if key_of(o) in (full_key, str(error).rpartition(" '")[2].rstrip("'.\n"))), None)
+    named = [o for o in overrides if key_of(o) in str(error)]
+    given = given or max(named, key=lambda o: len(key_of(o)), default=full_key) or " ".join(overrides)
+    if "Could not override" in str(error) or isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return no_such_setting(given)
+    return ConfigError(
+        f"{key_of(given) or full_key or 'a setting'} can't take this value",
+        given=given,
+        expected=(str(cause) or type(cause).__name__).splitlines()[0],
+        instead=_default_of(key_of(given)),
+    )
+
+
+def no_such_setting(given: str) -> ConfigError:
+    """ConfigError for a key that no dataclass and no YAML has."""
+    key, value = key_of(given), given.partition("=")[2]
+    if key.startswith(FREE_FORM):
+        return ConfigError(
+            f"{key!r} is not in its YAML",
+            given=given,
+            expected="+ in front of a key that is new",
+            instead=f"+{given}",
+        )
+    valid = known_settings()
+    best = [] if key.startswith("hydra") else nearest(key, valid) or nearest(key.rpartition(".")[2], valid)
+    return ConfigError(
+        f"there is no setting {key!r}",
+        given=given,
+        expected="a setting of mfubench" + (f", such as {', '.join(best)}" if best else "; --cfg job prints all"),
+        instead=f"{best[0]}={value}" if best else None,
+    )
+
+
+def known_settings() -> list[str]:
+    """Every key that may stand on the command line, dotted."""
+    known: list[str] = []
+    for f in fields(schema.Experiment):
+        known.append(f.name)
+        if f.name in GROUPS:
+            known += [f"{f.name}.{inner.name}" for inner in fields(GROUPS[f.name])]
+    return [*known, "experiment"]
+
+
+def _default_of(key: str) -> str | None:
+    value = OmegaConf.select(compose(CONFIG_NAME), key) if key in known_settings() else None
+    return None if value is None or OmegaConf.is_config(value) else f"{key}={value}"

@@ -1,0 +1,117 @@
+"""Findings → the page that a person reads: what is missing first, then the matrix, its reasons, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mfubench.doctor.findings import Findings
+from mfubench.doctor.here import MISSING, READY, Environment
+from mfubench.doctor.matrix import Cell, Row
+from mfubench.plan.engines import label
+
+WIDEST = 1000  # columns
+LEGEND = (
+    "✓ runs here   full, lora: here in these modes only   {other}: runs on one   –: doesn't run   1: why not, below"
+)
+SHOWN_ALREADY = ("does not support ", "has no way to set ")  # by the matrix: needs no words below it
+
+
+def show(found: Findings, console: Console) -> None:
+    """Print the page."""
+    for name, text in _about(found).items():
+        console.print(Text(f"{name:<11}", style="bold").append(text, style="not bold"), highlight=False)
+    console.print()
+    console.print(_frameworks(found.environments))
+    if found.rows:
+        reasons = _numbered(found.rows)
+        _wide(_matrix(found, reasons), console)
+        other = "CUDA" if found.devices.machine.device == "cpu" else "CPU"
+        console.print(LEGEND.format(other=other), style="dim", highlight=False)
+        notes = Table.grid(padding=(0, 2))
+        notes.add_column(justify="right")
+        for reason, number in reasons.items():
+            notes.add_row(str(number), Text(reason), style="dim")
+        console.print(notes)
+        console.print()
+    for problem in found.problems:
+        console.print(problem, style="yellow", markup=False, highlight=False)
+    console.print("try")
+    for command in found.commands:
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _about(found: Findings) -> dict[str, str]:
+    machine, cache = found.devices.machine, found.cache
+    device = f"{machine.num_devices} × {machine.device_name}" if machine.device == "cuda" else machine.device_name
+    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 2**30:.0f} GiB"
+    driver = "" if machine.driver is None else f", driver {machine.driver}"
+    peaks = ", ".join(f"{dtype} {value / 1e12:.3g} TFLOP/s" for dtype, value in found.devices.peaks.items())
+    return {
+        "mfubench": f"{found.version}, Python {found.python}",
+        "device": f"{device}, {machine.cores} cores{memory}{driver}",
+        "peak": ": ".join(filter(None, (peaks, found.devices.source))) or "not known",
+        "W&B": f"runs are logged {found.tracking}" if found.tracking != "disabled" else "off",
+        "hub": "a token is here" if found.hub_token else "no token: what is public can be fetched, gated models can't",
+        "cache": f"{cache.folder}, {cache.free_bytes / 2**30:.0f} GiB free",
+    }
+
+
+def _frameworks(environments: dict[str, Environment]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("framework", "environment", "versions"):
+        table.add_column(heading, no_wrap=heading != "versions")
+    for name, environment in environments.items():
+        state = Text(environment.state, "green" if environment.state == READY else "yellow")
+        versions = ", ".join(f"{package} {version}" for package, version in environment.versions.items())
+        table.add_row(label(name, environment.framework.engine), state, versions)
+    return table
+
+
+def _matrix(found: Findings, reasons: dict[str, int]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name, environment in found.environments.items():
+        table.add_column(name.replace("_", "_\n"), no_wrap=True, style="dim" if environment.state == MISSING else "")
+    other = "CUDA" if found.devices.machine.device == "cpu" else "CPU"
+    for before, row in zip([None, *found.rows], found.rows, strict=False):
+        table.add_row(
+            "" if before and before.setting == row.setting else row.setting,
+            row.value,
+            *(_in_words(row.cells[name], other, reasons) for name in found.environments),
+        )
+    return table
+
+
+def _in_words(cell: Cell, other: str, reasons: dict[str, int]) -> Text:
+    notes = dict.fromkeys(map(_note, cell.reasons.values()))
+    numbers = ",".join(str(reasons[note]) for note in notes if note in reasons)
+    if not cell.here:
+        return Text(f"{other if cell.elsewhere else '–'} {numbers}", style="" if cell.elsewhere else "dim")
+    modes = "✓" if cell.everywhere else ",".join(cell.here)
+    return Text(" ".join(filter(None, (modes, numbers))), style="green")
+
+
+def _numbered(rows: Sequence[Row]) -> dict[str, int]:
+    """Every reason once, in the order in which the matrix comes to them."""
+    said = (_note(reason) for row in rows for cell in row.cells.values() for reason in cell.reasons.values())
+    told = (note for note in dict.fromkeys(said) if not note.startswith(SHOWN_ALREADY))
+    return {note: number for number, note in enumerate(told, 1)}
+
+
+def _note(reason: str) -> str:
+    """A reason without what it is the reason of, which its place in the matrix says."""
+    return reason.partition(": ")[2] if reason.startswith("with ") else reason
+
+
+def _wide(table: Table, console: Console) -> None:
+    """Folded rows are harder to read than long ones."""
+    width = console.width
+    console.width = max(width, console.measure(table, options=console.options.update(width=WIDEST)).maximum)
+    console.print(table)
+    console.width = width

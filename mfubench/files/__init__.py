@@ -1,0 +1,1 @@
+"""Paths, secrets, and files written whole or not at all."""

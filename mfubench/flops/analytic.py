@@ -1,0 +1,195 @@
+"""A second count, by formulas instead of a trace. In: architecture, mode and shape. Out: a ClosedForm, or None. Pure.
+
+It shares no code with the trace: what it knows of a model is written down in `analytic_model`, so that the two agree only where
+both are right. What it is built of:
+
+- A product of [positions, inputs] with [inputs, outputs] is 2 x inputs x outputs FLOPs a position; forward once, backward
+  once for the weights' gradient and once for the input's (Kaplan et al. 2020, arXiv 2001.08361: 2N and 4N).
+- Under LoRA (Hu et al. 2021, arXiv 2106.09685) a frozen layer makes no gradient of its weights, and one of its input only
+  where something in front of it is trained. Frozen weights of 4 bits are dequantised, which multiplies no matrices, and
+  then do the same (Dettmers et al. 2023, arXiv 2305.14314, section 3).
+- Attention is 2 products forward, scores and output, of 2 x heads x head_dim FLOPs per pair of positions, and 4 backward;
+  over the square of a document (PaLM, Chowdhery et al. 2022, appendix B) or the visible pairs (Megatron-LM's count). A
+  fused kernel recomputes the scores in its backward pass: 5 products (Dao 2023, arXiv 2307.08691, section 4.1).
+- A token passes through the router and its own experts (Jiang et al. 2024, arXiv 2401.04088, section 2.1).
+- Checkpointing repeats each block's forward pass (Chen et al. 2016, arXiv 1604.06174); the non-reentrant kind stops at the
+  last tensor that the backward pass needs, which is read by the block's last product (torch.utils.checkpoint, early stop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mfubench.config import Mode
+from mfubench.flops.analytic_model import Block, Decoder, Layer, decoder, not_written_down
+
+TOLERANCE = 1e-3  # as a fraction; counts that are further apart are not to be trusted
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """FLOPs of one micro-batch's forward and backward pass on one device, and parameters; the names are FlopCount's."""
+
+    model_flops: int
+    model_flops_causal: int
+    hardware_flops: int
+    hardware_flops_causal: int
+    parameters: int
+    trainable_parameters: int
+
+    def scaled(self, micro_batches: int) -> ClosedForm:
+        """The count of `micro_batches` such micro-batches: FLOPs times as many, parameters the same."""
+        return replace(
+            self,
+            model_flops=self.model_flops * micro_batches,
+            model_flops_causal=self.model_flops_causal * micro_batches,
+            hardware_flops=self.hardware_flops * micro_batches,
+            hardware_flops_causal=self.hardware_flops_causal * micro_batches,
+        )
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """A micro-batch's way through the model and back."""
+
+    blocks: int  # FLOPs of their layers per position
+    head: int  # FLOPs of lm_head per position that passes it
+    gradients: tuple[str, ...]  # of each block's attention: those of queries, keys and values that are made, as "qkv"
+    forwards: int  # how often attention goes forward
+
+
+def closed_form(
+    architecture: Mapping[str, Any],
+    mode: Mode,
+    *,
+    recomputation: str,
+    attention: str,
+    batch_size: int,
+    sequence_length: int,
+    documents: Sequence[int] | None = None,
+    projected: int | None = None,
+) -> ClosedForm | None:
+    """The count of one micro-batch of [batch_size, sequence_length] positions, as `count` makes it.
+
+    `architecture`: transformers' config.json by its own keys. `mode`: full, or LoRA on any linear layers.
+    `recomputation`: none | reentrant | non_reentrant. `attention`: sdpa | eager | flash_attention_2.
+    `documents`: the lengths of those that every sequence is packed with, None for one. `projected`: the positions of the
+    micro-batch that pass lm_head, None for all.
+    None for what has no formula here, which `not_written_down` says in words. It checks nothing: what `count` refuses has
+    no meaning here.
+    """
+    if not_written_down(architecture, mode) is not None:
+        return None
+    model = decoder(architecture, mode)
+    lengths = (sequence_length,) if documents is None else documents
+    positions = batch_size * sequence_length
+    heads = positions if projected is None else projected
+    needed = _passage(model, reached=model.embedding_trained)
+    executed = needed if recomputation == "none" else _recomputed(model, recomputation)
+
+    def total(passage: _Passage, backward: Callable[[str], int], pairs: Callable[[Block], int]) -> int:
+        products = (2 * passage.forwards + backward(made) for made in passage.gradients)
+        scores = sum(n * 2 * block.channels * pairs(block) for n, block in zip(products, model.blocks, strict=True))
+        return positions * passage.blocks + heads * passage.head + batch_size * scores
+
+    def squares(_: Block) -> int:
+        return sum(length**2 for length in lengths)
+
+    def visible(block: Block) -> int:
+        return sum(_visible_pairs(block, length) for length in lengths)
+
+    def computed(block: Block, *, causal: bool) -> int:
+        """Only a kernel for documents of different lengths leaves out the pairs between them.
+
+        The others are told by a mask, as SDPA is of a window that is full, and then compute every pair; eager does always.
+        """
+        if attention == "flash_attention_2":
+            return visible(block) if causal else squares(block)
+        masked = len(lengths) > 1 or (block.window is not None and sequence_length >= block.window)
+        return visible(block) if causal and attention == "sdpa" and not masked else sequence_length**2
+
+    kernel = _eager_backward if attention == "eager" else _fused_backward
+    return ClosedForm(
+        model_flops=total(needed, _least_backward, squares),
+        model_flops_causal=total(needed, _least_backward, visible),
+        hardware_flops=total(executed, kernel, lambda block: computed(block, causal=False)),
+        hardware_flops_causal=total(executed, kernel, lambda block: computed(block, causal=True)),
+        parameters=model.parameters + model.adapters,
+        trainable_parameters=model.parameters if model.embedding_trained else model.adapters,
+    )
+
+
+def apart(counted: Any, closed: ClosedForm) -> float:
+    """The largest difference from `counted`, a FlopCount or its like, as a fraction of the closed form's figure, of six."""
+    return max(abs(getattr(counted, name) - figure) / figure for name, figure in asdict(closed).items())
+
+
+def _passage(model: Decoder, reached: bool) -> _Passage:
+    """Forward and back once; `reached`: the first block's input requires a gradient."""
+    flops, gradients = 0, []
+    for block in model.blocks:
+        q, k, v = (reached or layer.learns for layer in (block.queries, block.keys, block.values))
+        attended = q or k or v
+        halfway = attended or block.output.learns  # the residual that goes past them is reached only where they are
+        wide = halfway or any(layer.learns for layer in block.widening)
+        flops += sum(_forward(layer) for layer in block.layers)
+        flops += sum(_backward(layer, reached) for layer in (block.queries, block.keys, block.values))
+        flops += _backward(block.output, attended)
+        flops += sum(_backward(layer, halfway) for layer in block.widening)
+        flops += _backward(block.narrowing, wide)
+        gradients.append("q" * q + "k" * k + "v" * v)
+        reached = wide or block.narrowing.learns
+    return _Passage(flops, _forward(model.head) + _backward(model.head, reached), tuple(gradients), forwards=1)
+
+
+def _recomputed(model: Decoder, recomputation: str) -> _Passage:
+    """With the blocks' forward pass repeated. Under LoRA, too, the first block's input then requires a gradient.
+
+    Without it reentrant checkpointing would train nothing, so every framework arranges it, for both kinds.
+    """
+    once = _passage(model, reached=True)
+    again = sum(_forward(layer) for block in model.blocks for layer in block.layers)
+    if recomputation == "non_reentrant":
+        again -= sum(_last_product(block.narrowing) for block in model.blocks if block.ends_in_product)
+    return replace(once, blocks=once.blocks + again, forwards=2)
+
+
+def _forward(layer: Layer) -> int:
+    return 2 * (layer.inputs * layer.outputs + layer.adapters)
+
+
+def _last_product(layer: Layer) -> int:
+    """The adapter's second product is made after the layer's own."""
+    return 2 * layer.outputs * (layer.rank or layer.inputs)
+
+
+def _backward(layer: Layer, reached: bool) -> int:
+    """FLOPs of the gradients; `reached`: its input requires one. Between its two matrices an adapter always does."""
+    of_weights = 2 * (layer.trained * layer.inputs * layer.outputs + layer.adapters)
+    of_input = 2 * reached * (layer.inputs * layer.outputs + layer.rank * layer.inputs)
+    return of_weights + of_input + 2 * layer.rank * layer.outputs
+
+
+def _least_backward(gradients: str) -> int:
+    """Attention's products backward by the PaLM convention: twice the forward pass's."""
+    return 4 if gradients else 0
+
+
+def _fused_backward(gradients: str) -> int:
+    """The scores again, then the gradients of scores, queries, keys and values, wanted or not."""
+    return 5 if gradients else 0
+
+
+def _eager_backward(gradients: str) -> int:
+    """A product for each gradient that is wanted; queries and keys get theirs by way of the scores'."""
+    return len(gradients) + ("q" in gradients or "k" in gradients)
+
+
+def _visible_pairs(block: Block, length: int) -> int:
+    """Query i, counted from 1, sees i keys, or as many as the window has: s(s+1)/2, or w(w+1)/2 + (s-w)w beyond it."""
+    if not block.causal:
+        return length**2
+    seen = min(block.window or length, length)
+    return seen * (seen + 1) // 2 + (length - seen) * seen

@@ -1,0 +1,43 @@
+"""Hold the traced FLOP count of a step against the analytic one, which shares no code with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from mfubench.config import Experiment
+from mfubench.flops.analytic import TOLERANCE, ClosedForm, apart
+from mfubench.flops.analytic_model import not_written_down
+from mfubench.flops.count import FlopCount
+from mfubench.flops.step import second_count
+from mfubench.records import Difference
+
+
+@dataclass(frozen=True)
+class SecondCount:
+    """An optimizer step on one device by closed form, and how far from the trace's count that is."""
+
+    figures: ClosedForm
+    apart: float  # the largest difference of a figure, as a fraction
+
+
+def recounted(experiment: Experiment, traced: FlopCount) -> SecondCount | None:
+    """The closed form of the step of which `traced` is the count; None where `not_written_down` says why there is none."""
+    closed = second_count(experiment)
+    return None if closed is None else SecondCount(closed, apart(traced, closed))
+
+
+def second_count_in_words(experiment: Experiment, second: SecondCount | None) -> str:
+    """How far the two counts are apart, or why there is only one."""
+    if second is None:
+        return f"none: {not_written_down(experiment.model.architecture, experiment.mode)}"
+    return f"{second.apart:.2%} apart, by a closed form that shares no code with the first"
+
+
+def contradictions(traced: FlopCount, second: SecondCount | None) -> tuple[Difference, ...]:
+    """The figures of a step as asked in which the two counts are too far apart."""
+    pairs = {} if second is None else {n: (figure, getattr(traced, n)) for n, figure in asdict(second.figures).items()}
+    return tuple(
+        Difference(f"{name} of a step (one of two counts is wrong)", f"{one:,} by closed form", f"{other:,} traced")
+        for name, (one, other) in pairs.items()
+        if abs(other - one) > TOLERANCE * one
+    )

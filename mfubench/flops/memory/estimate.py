@@ -1,0 +1,159 @@
+"""Expected memory of one device. In: architecture, mode and settings as plain values. Out: bytes, by what they hold.
+
+Weights, gradients and optimizer states are formulas over counted parameters; what the step holds beside them is counted
+on the meta device. It is an estimate. Left out are the allocator's rounding and fragmentation, the CUDA context and the
+libraries' workspaces (about 0.5 to 1 GB), NCCL's own buffers, and what torch.compile or Liger's kernels other than the
+fused loss save. Figures of CUDA kernels are not yet run on CUDA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mfubench.config import Mode
+from mfubench.flops.memory.activation_peak import peak_of_step
+from mfubench.flops.memory.states import (
+    communication_bytes,
+    optimizer_bytes,
+    packed_layers,
+    sizes_of,
+    unpack_at_every_use,
+)
+from mfubench.flops.meta_model import build, checkpoint, isolated, within_positions
+from mfubench.workload.architecture import config_of
+
+PARALLELISMS = ("single", "ddp", "zero0", "zero1", "zero2", "zero3", "fsdp2")
+SHARDING_WEIGHTS = ("zero3", "fsdp2")
+OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor")
+
+
+@dataclass(frozen=True)
+class ExpectedMemory:
+    """Bytes on each device; the parts add up to the total.
+
+    Gradients appear while activations go, so the highest moment isn't the sum of both at their highest: `activations` is
+    what the highest moment of a step holds beyond the other four. That can be less than all activations together.
+    """
+
+    weights: int  # as the device holds them, frozen ones among them; an engine's masters are the optimizer's
+    gradients: int  # of what is trained, when all are there
+    optimizer: int  # moments, and an engine's master weights
+    communication: int  # buckets, and weights gathered from other devices
+    activations: int  # with logits, recomputed blocks, autocast's copies of weights and other passing tensors
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.communication + self.activations
+
+
+def expected(
+    architecture: Mapping[str, Any],
+    mode: Mode,
+    *,
+    precision: str,
+    recomputation: str,
+    attention: str,
+    batch_size: int,
+    sequence_length: int,
+    optimizer: str,
+    device: str = "cuda",
+    gradient_accumulation_steps: int = 1,
+    fused_linear_cross_entropy: bool = False,
+    parallelism: str = "single",
+    num_devices: int = 1,
+    reduce_bucket_size: int = 500_000_000,
+    overlap_comm: bool = True,
+) -> ExpectedMemory:
+    """The memory of a device that trains micro-batches of [batch_size, sequence_length] positions.
+
+    `precision`: bf16 | bf16_pure | fp32. `recomputation`: none | reentrant | non_reentrant. `attention`: sdpa | eager |
+    flash_attention_2; the first is taken to run a fused kernel. `parallelism`: single | ddp | zero0 to zero3 | fsdp2.
+    `fused_linear_cross_entropy`: the loss never holds all logits. `reduce_bucket_size` (elements) and `overlap_comm` are
+    DeepSpeed's. Mixed precision by Adam comes to 16 bytes a trained parameter: 2 + 2 + 12 under an engine that holds
+    float32 masters, sharded by stage (Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1 and 5), 4 + 4 + 8 under
+    autocast. Weights in 4 bits are packed, and whole for as long as a product with them takes. Raises ValueError for what
+    the model or the options can't be.
+    """
+    import torch
+
+    _check(mode, parallelism, optimizer, precision)
+    engine = parallelism.startswith("zero")
+    stage = int(parallelism.removeprefix("zero")) if engine else 0
+    sharded = parallelism in SHARDING_WEIGHTS
+    with isolated():
+        config = config_of(architecture)
+        within_positions(config, sequence_length)
+        model = build(config, mode)
+        # An engine holds the masters, so its module is bf16 as a whole.
+        _set_dtypes(model, "bf16_pure" if engine and precision == "bf16" else precision)
+        sizes = sizes_of(model, mode)
+        if recomputation != "none":
+            checkpoint(model, recomputation)
+        gradients = sizes.gradient_bytes // (num_devices if sharded or stage == 2 else 1)
+        if parallelism == "fsdp2" and precision == "bf16":
+            _set_dtypes(model, "bf16_pure")  # what is gathered is bf16 already
+        _add_dropout(model, mode)
+        if mode.four_bit:
+            unpack_at_every_use(packed_layers(model), torch.float32 if precision == "fp32" else torch.bfloat16)
+        traced = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        step = peak_of_step(
+            model,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            autocast=precision == "bf16" and parallelism in ("single", "ddp"),
+            cuda=device == "cuda",
+            fused_kernel=attention != "eager",
+            fused_linear_cross_entropy=fused_linear_cross_entropy,
+            gradient_share=gradients / traced,
+            gradients_stay=gradient_accumulation_steps > 1,
+        )
+    states, passing = optimizer_bytes(
+        sizes, optimizer, precision, device, engine, stage, num_devices if sharded or stage else 1
+    )
+    communication = communication_bytes(sizes, parallelism, precision, num_devices, reduce_bucket_size, overlap_comm)
+    released = communication if engine else 0  # before the optimizer steps
+    return ExpectedMemory(
+        weights=sizes.weight_bytes // (num_devices if sharded else 1),
+        gradients=gradients,
+        optimizer=states,
+        communication=communication,
+        activations=max(step - gradients, passing - released),
+    )
+
+
+def fits(memory: ExpectedMemory, memory_bytes: int) -> bool:
+    """Whether a device of that many bytes is expected to hold it; one that only just does may still run out."""
+    return memory.total <= memory_bytes
+
+
+def _set_dtypes(model: Any, precision: str) -> None:
+    """Hold the weights as `precision` does: bf16 keeps what is trained in float32."""
+    import torch
+
+    for parameter in model.parameters():
+        wide = precision == "fp32" or (precision == "bf16" and parameter.requires_grad)
+        parameter.data = parameter.data.to(torch.float32 if wide else torch.bfloat16)
+
+
+def _add_dropout(model: Any, mode: Mode) -> None:
+    """Put the dropout in front of the LoRA matrices that the twin leaves out."""
+    import torch
+
+    places: list[Any] = [m.lora_dropout for m in model.modules() if hasattr(m, "lora_dropout")]
+    for place in places:
+        for adapter in place:
+            place[adapter] = torch.nn.Dropout(mode.dropout or 0.0)
+
+
+def _check(mode: Mode, parallelism: str, optimizer: str, precision: str) -> None:
+    known = tuple(kind for kind in PARALLELISMS if kind not in SHARDING_WEIGHTS) if mode.four_bit else PARALLELISMS
+    for setting, value, choices in (
+        ("parallelism", parallelism, known),
+        ("optimizer", optimizer, OPTIMIZERS),
+        ("precision", precision, ("bf16", "bf16_pure", "fp32")),
+    ):
+        if value not in choices:
+            raise ValueError(f"no memory is expected of {setting}={value}; it is known of {', '.join(choices)}")

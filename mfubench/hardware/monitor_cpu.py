@@ -1,0 +1,123 @@
+"""The host's processors while a run goes on, read from the kernel's own counters. In: looks. Out: CpuConditions."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfubench.hardware.conditions import LEAST_LOOKS, CpuConditions, Window, gained, inside, mean
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+STAT = Path("/proc/stat")
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One reading; seconds are of processor time, counted from some time in the past."""
+
+    at_s: float
+    busy_s: float | None  # all that the cores did
+    stolen_s: float | None
+    own_s: float
+    threads: int
+    load: float
+    frequency_mhz: float | None
+
+
+class CpuWatch:
+    """Looks at the cores this process may use, from now until `conditions` is asked for."""
+
+    def __init__(self) -> None:
+        self._cores = frozenset(os.sched_getaffinity(0))
+        self._looks: list[_Look] = []
+        self.look()
+
+    def look(self) -> None:
+        """Read everything once; some milliseconds, for it asks every process of the machine who its parent is."""
+        busy, stolen = core_seconds(STAT.read_text(), self._cores)
+        own, threads = own_seconds_and_threads()
+        self._looks.append(
+            _Look(time.perf_counter(), busy, stolen, own, threads, os.getloadavg()[0], _frequency_mhz(self._cores)),
+        )
+
+    def conditions(self, window: Window | None) -> tuple[CpuConditions]:
+        """What it was like in the window, when the steady steps were; of a run without any (None) all the time."""
+        self.look()
+        times = [look.at_s for look in self._looks]
+        seen = self._looks[inside(times, window)]
+        begin, end = window or (times[0], times[-1])
+        possible = (end - begin) * len(self._cores)
+
+        def share(counter: Sequence[float | None]) -> float | None:
+            grown = gained(times, counter, window) if len(seen) >= LEAST_LOOKS else None
+            return None if grown is None else min(grown / possible, 1.0)  # whole ticks may add up to a little more
+
+        busy = share([look.busy_s for look in self._looks])
+        own = share([look.own_s for look in self._looks])
+        return (
+            CpuConditions(
+                looks=len(seen),
+                cores=len(self._cores),
+                own_share=own,
+                # Each is counted for itself, in ticks of the clock: their difference may fall below nothing.
+                foreign_share=None if busy is None or own is None else max(busy - own, 0.0),
+                stolen_share=share([look.stolen_s for look in self._looks]),
+                load=max((look.load for look in seen), default=None),
+                threads=max((look.threads for look in seen), default=None),
+                frequency_mhz_mean=mean([look.frequency_mhz for look in seen]),
+                frequency_mhz_min=min((look.frequency_mhz for look in seen if look.frequency_mhz), default=None),
+            ),
+        )
+
+
+def core_seconds(stat: str, cores: frozenset[int]) -> tuple[float | None, float | None]:
+    """Seconds that these cores were busy since the machine started, and that other virtual machines took from them; None
+    where the table has other cores, or has never counted, as in some containers.
+
+    `stat`: the text of /proc/stat, whose columns are user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
+    """
+    busy = stolen = found = 0
+    names = {f"cpu{core}" for core in cores}
+    for line in stat.splitlines():
+        name, *columns = line.split()
+        if name in names:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, columns[:8])
+            busy += user + nice + system + irq + softirq
+            stolen += steal
+            found += 1
+    if found < len(names) or not busy:
+        return None, None
+    return busy / TICKS_PER_SECOND, stolen / TICKS_PER_SECOND
+
+
+def own_seconds_and_threads() -> tuple[float, int]:
+    """Processor seconds of this process, of all below it and of all that these have waited for; threads of those below it.
+
+    Nothing of a run is missed but a process that ended and that nobody waited for: orphans come home to this process, a
+    subreaper while it runs something, and whoever has ended keeps its seconds until it is waited for.
+    """
+    import psutil
+
+    here = psutil.Process()
+    seconds, threads = 0.0, 0
+    for process in (here, *here.children(recursive=True)):
+        with suppress(psutil.Error), process.oneshot():  # it may be gone by now
+            used = process.cpu_times()
+            seconds += used.user + used.system + used.children_user + used.children_system
+            threads += process.num_threads() if process != here else 0
+    return seconds, threads
+
+
+def _frequency_mhz(cores: frozenset[int]) -> float | None:
+    """What these cores run at, their mean; None where the kernel doesn't tell, as in some virtual machines."""
+    import psutil
+
+    try:
+        each = psutil.cpu_freq(percpu=True)
+    except (NotImplementedError, OSError):
+        return None
+    return mean([frequency.current or None for core, frequency in enumerate(each) if core in cores])

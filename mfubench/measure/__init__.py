@@ -1,0 +1,1 @@
+"""Observe a run and turn its records into figures, each with its interval, and a status."""

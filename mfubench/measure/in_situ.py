@@ -1,0 +1,122 @@
+"""Compare the step that was counted inside the framework's process with the FLOPs counted for its micro-batches, and explain
+a difference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from mfubench.config import Experiment, GradientCheckpointing
+from mfubench.flops import Profile, profile_of
+from mfubench.flops.count import RECOMPUTATIONS
+from mfubench.records import MicroBatch, Records
+
+APART = 0.01  # above, the framework did something else than what was counted
+SAME = 0.001
+
+
+@dataclass(frozen=True)
+class InSitu:
+    """What the step that was counted while it ran did, on the mean device."""
+
+    flops: float | None  # None: torch.compile had a hand in it, so most of it was out of sight
+    expected_flops: float  # hardware FLOPs counted for the very micro-batches of that step
+    apart: float | None  # (flops - expected) / expected
+    by_operator: Mapping[str, float]
+    uncounted: Mapping[str, float]  # operators that may multiply matrices and have no formula, with shapes -> calls
+    explanation: str | None  # of a difference of more than 1 %, where something known makes it
+
+
+def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
+    """The counted step against the count of the same micro-batches; None: no step was counted on every rank."""
+    steps = [rank.step_flops for rank in records.ranks if rank.step_flops is not None]
+    if not steps or len(steps) < len(records.ranks):
+        return None
+    ranks = len(steps)
+    batches = [batch for step in steps for batch in step.micro_batches]
+    expected = _hardware_flops(profile_of(experiment), batches)
+    counted = [step.flops for step in steps if step.flops is not None]
+    seen = sum(counted) if len(counted) == ranks else None
+    causes: list[str] = []
+    if seen is not None and abs(seen - expected) > APART * expected:
+        told = [rank.work.get("recomputation") for rank in records.ranks]
+        kinds = RECOMPUTATIONS if None in told else tuple(kind for kind in RECOMPUTATIONS if kind in told)
+        causes = min(_explanations(seen, batches, experiment, kinds), key=len, default=[])
+    return InSitu(
+        flops=None if seen is None else seen / ranks,
+        expected_flops=expected / ranks,
+        apart=None if seen is None else (seen - expected) / expected,
+        by_operator=_mean([step.by_operator for step in steps]),
+        uncounted=_mean([step.uncounted for step in steps]),
+        explanation=" and ".join(causes) or None,
+    )
+
+
+def _explanations(
+    seen: int, batches: Sequence[MicroBatch], experiment: Experiment, kinds: Sequence[str]
+) -> Iterator[list[str]]:
+    """Causes that together would make as many FLOPs as were seen; `kinds` of recomputation are possible.
+
+    Sizes are round, so of several the fewest are believed, and any number of positions only where nothing else changed.
+    """
+    asked = experiment.gradient_checkpointing.name
+    for kind, (kernel, with_kernel) in product(dict.fromkeys((asked, *kinds)), _kernels(experiment.attention)):
+        would_do = with_kernel(profile_of(replace(experiment, gradient_checkpointing=GradientCheckpointing(kind))))
+        expected = _hardware_flops(would_do, batches)
+        changed = [f"it recomputes as gradient_checkpointing={kind}"] * (kind != asked) + [kernel] * bool(kernel)
+        if abs(seen - expected) <= SAME * expected:
+            yield changed
+        for causes in _through_lm_head(seen - expected, batches, would_do, any_number=not changed):
+            yield [*changed, *causes]
+
+
+def _through_lm_head(
+    more: int, batches: Sequence[MicroBatch], profile: Profile, *, any_number: bool
+) -> Iterator[list[str]]:
+    """What lm_head did if that makes so many FLOPs more, or fewer, than every position once, to the last one."""
+    positions = sum(batch.batch_size * batch.sequence_length for batch in batches)
+    labelled = sum(batch.trained_tokens or 0 for batch in batches)
+    sequences = sum(batch.batch_size for batch in batches)
+    known = {
+        labelled: ", those with a label",
+        labelled - sequences: ", those whose next one has a label",
+        positions - sequences: ", those that have a next one",
+        positions: "",
+    }
+    of_one = profile.of(1, 2).hardware_flops - profile.of(1, 2, projected=1).hardware_flops
+    for again, causes in (
+        (0, []),
+        (profile.forward_of_head, ["lm_head's logits were computed again in the backward pass"]),
+    ):
+        computed, rest = divmod(more + positions * of_one, of_one + again) if of_one else (0, 1)
+        if rest or not 0 < computed <= positions or (computed not in known and not (any_number and not again)):
+            continue
+        fewer = f"it is as if lm_head was computed for {computed} of {positions} positions{known.get(computed, '')}"
+        found = causes + [fewer] * (computed < positions)
+        if found:
+            yield found
+
+
+def _kernels(asked: str) -> Iterator[tuple[str, Callable[[Profile], Profile]]]:
+    """The attention that was asked for, then others: in words, and as a change of what was asked for."""
+    yield "", lambda profile: profile
+    if asked == "eager":
+        yield "attention ran in a fused kernel", lambda profile: replace(profile, attention="sdpa")
+    else:
+        eager = "attention ran as separate products (eager, or SDPA's math kernel)"
+        yield eager, lambda profile: replace(profile, attention="eager")
+    unseen = "attention ran in a kernel that can't be seen"
+    yield unseen, lambda profile: replace(profile, executed_attention=())
+
+
+def _hardware_flops(profile: Profile, batches: Sequence[MicroBatch]) -> int:
+    return sum(profile.of(batch.batch_size, batch.sequence_length).hardware_flops for batch in batches)
+
+
+def _mean(of_ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for each in of_ranks:
+        total.update(each)
+    return {name: amount / len(of_ranks) for name, amount in total.most_common()}

@@ -1,0 +1,290 @@
+"""Records + FLOPs + peak → Measurement: step time, rates and the four utilisations, with their intervals. Pure.
+
+The work of a step is the sum over the micro-batches that were recorded for it, each counted at its own shape.
+MFU = model FLOPs / (step time x peak): what the mode needs, no recomputation (the PaLM convention, Chowdhery et al. 2022,
+appendix B). HFU = hardware FLOPs / (step time x peak): what is executed, recomputation included.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from mfubench.flops import FlopCount
+from mfubench.hardware import Ceiling, Conditions, GpuConditions, Peak
+from mfubench.measure.intervals import ratio_interval, summarize
+from mfubench.measure.steady_state import Steadiness, steadiness
+from mfubench.measure.step_breakdown import parts
+from mfubench.records import Difference, MicroBatch, RankRecord, Records
+
+Counted = Callable[[int, int], FlopCount]  # [batch, sequence] of a micro-batch -> its FLOPs
+
+CONVENTIONS = {
+    "step_time_s": "mean of the steady steps, first training forward to first training forward of the next step, of the rank "
+    "with the longest window; 95 % Student-t interval over as many steps as these, which are not independent, are worth "
+    "(Fieller's for rates)",
+    "warmup_steps": "steps before the first that is like the second half of the series (medians of five neighbours within three "
+    "robust standard deviations), at least measurement.warmup_steps; settled: no straight line through the rest has a "
+    "significant slope that matters",
+    "data_wait_s, forward_to_optimizer_s, optimizer_to_forward_s": "means per steady step: in the data loader; from the first "
+    "training forward to the optimizer; from there to the next step's first forward. The last two add up to the step time; "
+    "the wait is a part of them",
+    "of_ceiling": "hardware FLOPs per second, causal / the largest matmul rate measured on this device",
+    "device_seconds": "wall time of the framework's processes x devices: what the figures cost",
+    "tokens_per_second_per_device": "positions computed (padding included), the mean of all devices / step time",
+    "mfu": "model FLOPs (forward + the backward that the mode needs, no recomputation, attention over the full square, its "
+    "backward twice its forward: PaLM) / (step time x dense peak)",
+    "mfu_causal": "as mfu, with causal attention counted exactly, s(s+1)/2 (Megatron)",
+    "hfu": "hardware FLOPs as PyTorch's counter counts them (recomputation of the actual kind, full square, fused attention's "
+    "backward 2.5 times its forward, eager's twice) / (step time x dense peak)",
+    "hfu_causal": "as hfu, without the masked half where the kernel that ran skips it, which the attention calls of the first "
+    "step tell for all",
+    "second_count": "the same step by a closed form that shares no code with the trace; null: this model or mode has none",
+    "in_situ": "one warm-up step, counted operator by operator in the framework's own process, beside the hardware FLOPs of the "
+    "same micro-batches",
+}
+MEASURED_PEAK_TOLERANCE = 1.05
+AMOUNTS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a FlopCount
+HISTORY = (
+    "tokens_per_second_per_device",
+    "mfu",
+    "hfu",
+    "model_tflops_per_second_per_device",
+    "hardware_tflops_per_second_per_device",
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a run's steady steps say. Rates are the work of all steps / their time; fractions are 0 to 1."""
+
+    steps: int  # steady ones
+    warmup_steps: int  # before the first steady one
+    steady_because: str
+    settled: bool | None  # None: too few steps to tell
+    drift: float | None  # of the step time from the first steady step to the last, as a fraction of the mean
+    rank: int  # whose series this is: the one with the longest window
+    rank_spread: float  # (longest - shortest window) / longest
+    step_time_s: float
+    relative_half_width: float  # half the 95 % interval of the mean step time, over it
+    step_time_s_median: float
+    step_time_s_std: float
+    step_time_s_min: float
+    step_time_s_max: float
+    tokens_per_second_per_device: float
+    model_tflops_per_second_per_device: float
+    hardware_tflops_per_second_per_device: float
+    mfu: float
+    mfu_causal: float
+    hfu: float
+    hfu_causal: float
+    ci95: Mapping[str, tuple[float, float | None]]  # of the figures above, by name
+    positions_per_step: int  # these and the tokens: means over steps and devices
+    sequence_length_min: int  # these three: of the micro-batches
+    sequence_length_mean: float
+    sequence_length_max: int
+    real_tokens_per_step: float | None  # attended to; None where no attention mask was seen
+    trained_tokens_per_step: float | None  # label != -100; None where no labels were seen
+    padding_fraction: float | None
+    peak_memory_bytes: int | None  # the largest of the ranks
+    memory_kind: str | None
+    data_wait_s: float | None  # these four: means per steady step, see step_breakdown.py
+    forward_to_optimizer_s: float | None
+    optimizer_to_forward_s: float | None
+    probe_s: float | None
+    stopped_because: str | None = None  # sure | time | steps | user
+    device_seconds: float | None = None
+    joules_per_token: float | None = None  # per position computed, of all devices; None where no energy was read
+    of_ceiling: float | None = None  # None where no ceiling was measured
+
+
+def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Measurement:
+    """The measurement of the steady ones of `steps` periods after `warmup_steps`; fewer where the run was cut short.
+
+    `flops` counts a micro-batch on one device. ValueError when fewer than two steady periods were recorded.
+    """
+    periods = min([warmup_steps + steps, *(len(rank.step_times_s) for rank in records.ranks)])
+    found = {rank.rank: steadiness(rank.step_times_s[:periods], warmup_steps) for rank in records.ranks}
+    latest = max(found.values(), key=lambda each: each.start, default=_none_steady(warmup_steps))
+    windows = {rank.rank: rank.step_times_s[latest.start : periods] for rank in records.ranks}
+    rank = max(windows, key=lambda r: sum(windows[r]), default=0)
+    rest = steadiness(windows.get(rank, ()))  # of the steps that are measured, whichever rank was steady last
+    times = summarize(windows.get(rank, ()))
+    longest = sum(windows[rank])
+    recorded = _of_rank(records, rank)
+    steps_of_all = _steps_of_all(records, latest.start, times.n)
+    ranks = len(windows)
+    work = [_work(step, flops, peak) for step in steps_of_all]
+    amounts = {name: [step[name] / ranks for step in work] for name in work[0]}
+    batches = [batch for step in steps_of_all for batch in step]
+    lengths = [batch.sequence_length for batch in batches]
+    positions = _positions(batches) / times.n / ranks
+    real = _tokens_per_step([batch.real_tokens for batch in batches], times.n * ranks)
+    told = [each.settled for each in found.values()]
+    rates: dict[str, Any] = {name: sum(each) / longest for name, each in amounts.items()}
+    return Measurement(
+        steps=times.n,
+        warmup_steps=latest.start,
+        steady_because=next((each.because for each in found.values() if each.settled is False), latest.because),
+        settled=None if None in told else all(told),
+        drift=rest.drift,
+        rank=rank,
+        rank_spread=(longest - min(sum(w) for w in windows.values())) / longest,
+        step_time_s=times.mean,
+        relative_half_width=(times.ci95_high - times.mean) / times.mean,
+        step_time_s_median=times.median,
+        step_time_s_std=times.std,
+        step_time_s_min=times.minimum,
+        step_time_s_max=times.maximum,
+        **rates,
+        ci95={"step_time_s": (times.ci95_low, times.ci95_high)}
+        | {name: ratio_interval(each, windows[rank]) for name, each in amounts.items()},
+        positions_per_step=round(positions),
+        sequence_length_min=min(lengths),
+        sequence_length_mean=sum(lengths) / len(lengths),
+        sequence_length_max=max(lengths),
+        real_tokens_per_step=real,
+        trained_tokens_per_step=_tokens_per_step([batch.trained_tokens for batch in batches], times.n * ranks),
+        padding_fraction=None if real is None else 1 - real / positions,
+        peak_memory_bytes=max((r.peak_memory_bytes for r in records.ranks if r.peak_memory_bytes), default=None),
+        memory_kind=recorded.memory_kind,
+        **asdict(parts(recorded, latest.start, times.n)),
+    )
+
+
+def _none_steady(warmup_steps: int) -> Steadiness:
+    return Steadiness(warmup_steps, None, None, None, "nothing was recorded")
+
+
+def steady_window_s(records: Records, measurement: Measurement) -> tuple[float, float]:
+    """When the steady steps began and ended on the measured rank, by the host's monotonic clock."""
+    boundaries = _of_rank(records, measurement.rank).boundaries_s
+    return boundaries[measurement.warmup_steps], boundaries[measurement.warmup_steps + measurement.steps]
+
+
+def joules_per_token(measurement: Measurement, conditions: Conditions, num_devices: int) -> float | None:
+    """What all devices drew in the steady steps, over all positions computed in them; None where a device doesn't tell."""
+    energies = [each.energy_j for each in conditions if isinstance(each, GpuConditions)]
+    if len(energies) < num_devices or None in energies:
+        return None
+    positions = measurement.tokens_per_second_per_device * num_devices * measurement.step_time_s * measurement.steps
+    return sum(energy for energy in energies if energy is not None) / positions
+
+
+def of_ceiling(measurement: Measurement, peak: Peak, ceiling: Ceiling | None) -> float | None:
+    """What was executed, in causal hardware FLOP/s, over the largest matmul rate of this very device."""
+    if ceiling is None:
+        return None
+    return measurement.hfu_causal * peak.flops_per_second / ceiling.flops_per_second
+
+
+def mean_flops(records: Records, flops: Counted, measurement: Measurement) -> FlopCount:
+    """The count of the mean measured step, on the mean device."""
+    steps = _steps_of_all(records, measurement.warmup_steps, measurement.steps)
+    total = _flops_of([batch for step in steps for batch in step], flops)
+    device_steps = measurement.steps * len(records.ranks)
+    mean = {name: round(Fraction(getattr(total, name), device_steps)) for name in AMOUNTS}
+    uncounted = {operator: round(calls / device_steps) for operator, calls in total.uncounted.items()}
+    return replace(total, **mean, uncounted=uncounted)
+
+
+def history(records: Records, flops: Counted, peak: Peak, measurement: Measurement) -> list[dict[str, float]]:
+    """A row per step period of the measured rank, warm-up and measured, numbered from 1; figures of that very step, its
+    work the mean of all devices.
+
+    The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
+    """
+    recorded = _of_rank(records, measurement.rank)
+    periods = measurement.warmup_steps + measurement.steps
+    batches_of_all = _steps_of_all(records, 0, periods)
+    rows = []
+    for step, (seconds, batches) in enumerate(
+        zip(recorded.step_times_s[:periods], batches_of_all, strict=True), start=1
+    ):
+        work = {name: amount / len(records.ranks) for name, amount in _work(batches, flops, peak).items()}
+        row = {"step": step, "warmup": int(step <= measurement.warmup_steps), "step_time_s": seconds}
+        rows.append(row | {name: work[name] / seconds for name in HISTORY})
+    return rows
+
+
+def as_executed(flops: Counted, records: Records) -> Counted:
+    """The counts for the attention kernel that ran: SDPA skips the masked half only in calls that are told to be causal.
+
+    The probe looks at the calls of the first step. Later ones are taken to be like them, though a mask may come and go
+    with the padding of a micro-batch: where any call of the first step had one, no masked half is left out of any step.
+    """
+    seen = [rank.work.get("attention") or {} for rank in records.ranks]
+    if not any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen):
+        return flops
+
+    def whole(batch_size: int, sequence_length: int) -> FlopCount:
+        counted = flops(batch_size, sequence_length)
+        return replace(counted, hardware_flops_causal=counted.hardware_flops)
+
+    return whole
+
+
+def impossible(measurement: Measurement, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:
+    """What can't be: more FLOP/s than the chip does (the causal hardware figure), operators that no formula counts."""
+    found = []
+    if measurement.hfu_causal > 1 and not peak.measured:
+        seen = measurement.hfu_causal * peak.flops_per_second
+        found.append(
+            Difference(
+                what="FLOP/s (a wrong peak, wrong FLOPs, or steps that were not done)",
+                asked=f"at most {peak.flops_per_second / 1e12:.4g} TFLOP/s, {peak.source}",
+                seen=f"{seen / 1e12:.4g} TFLOP/s",
+            )
+        )
+    if flops.uncounted:
+        operators = ", ".join(f"{name} ×{calls}" for name, calls in flops.uncounted.items())
+        found.append(Difference(what="operators on matrices", asked="a formula for each", seen=f"none for {operators}"))
+    return tuple(found)
+
+
+def _of_rank(records: Records, rank: int) -> RankRecord:
+    return next(each for each in records.ranks if each.rank == rank)
+
+
+def _steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBatch]]:
+    """The micro-batches of every rank together, step by step: ranks wait for each other, and their samples may differ."""
+    each = [rank.micro_batches[first : first + steps] for rank in records.ranks]
+    return [[batch for of_rank in step for batch in of_rank] for step in zip(*each, strict=True)]
+
+
+def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak) -> dict[str, float]:
+    """What a step's micro-batches amount to, by the name of the rate that it is over a time in seconds."""
+    counted = _flops_of(batches, flops)
+    return {
+        "tokens_per_second_per_device": _positions(batches),
+        "model_tflops_per_second_per_device": counted.model_flops / 1e12,
+        "hardware_tflops_per_second_per_device": counted.hardware_flops / 1e12,
+        "mfu": counted.model_flops / peak.flops_per_second,
+        "mfu_causal": counted.model_flops_causal / peak.flops_per_second,
+        "hfu": counted.hardware_flops / peak.flops_per_second,
+        "hfu_causal": counted.hardware_flops_causal / peak.flops_per_second,
+    }
+
+
+def _flops_of(batches: Sequence[MicroBatch], flops: Counted) -> FlopCount:
+    """The count of several micro-batches together."""
+    shapes = Counter((batch.batch_size, batch.sequence_length) for batch in batches)
+    counts = [flops(*shape).scaled(times) for shape, times in shapes.items()]
+    uncounted: Counter[str] = Counter()
+    for each in counts:
+        uncounted.update(each.uncounted)
+    sums = {name: sum(getattr(each, name) for each in counts) for name in AMOUNTS}
+    return replace(counts[0], **sums, uncounted=dict(uncounted))
+
+
+def _positions(batches: Sequence[MicroBatch]) -> int:
+    return sum(batch.batch_size * batch.sequence_length for batch in batches)
+
+
+def _tokens_per_step(counts: Sequence[int | None], steps: int) -> float | None:
+    """The mean per step of counts by micro-batch; None where one of them couldn't be told."""
+    told = [count for count in counts if count is not None]
+    return sum(told) / steps if len(told) == len(counts) else None

@@ -1,0 +1,69 @@
+"""A progress bar over what the probe has recorded so far: step time, how sure it is, running MFU. It wakes once a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from mfubench.launch.outcome import Ending
+from mfubench.launch.supervision import Stall
+from mfubench.measure.intervals import half_width
+from mfubench.measure.stopping_rule import Rule, enough_after
+from mfubench.plan.native import Plan
+from mfubench.records import Follower, RankProgress
+
+LEAST_TO_SAY_HOW_SURE = 4
+
+
+@contextmanager
+def watching(
+    plan: Plan, rule: Rule, stall_s: float | None, ideal_step_s: float, console: Console
+) -> Iterator[Callable[[], Ending | None]]:
+    """Yields `look()`: it looks at the plan's records, moves the bar, and says whether the run is to be ended: because every
+    rank has enough by the rule, or because it stands still (`stall_s`: see Stall).
+
+    `ideal_step_s`: the step's model FLOPs at the peak; its share of the step time is the running MFU.
+    """
+    import numpy as np  # noqa: F401  (here, so that no import runs beside measured steps: the rule needs both)
+    import scipy.special  # noqa: F401
+
+    follower, stall = Follower(plan.records), Stall(stall_s)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("starting the framework", total=plan.periods)
+
+        def look() -> Ending | None:
+            ranks = follower.look()
+            seen = list(ranks.values())
+            done = min(rank.periods for rank in seen) if len(seen) >= plan.num_ranks else 0
+            if seen:
+                bar.update(task, description=_in_words(seen, rule, ideal_step_s) if done else "training")
+            bar.update(task, completed=min(done, plan.periods))
+            bar.refresh()
+            if done and enough_after([rank.step_times_s for rank in seen], rule) is not None:
+                return Ending("stopped")
+            still = stall.look({name: rank.step_times_s for name, rank in ranks.items()}, time.monotonic())
+            return None if still is None else Ending("stalled", still)
+
+        yield look
+
+
+def _in_words(ranks: Sequence[RankProgress], rule: Rule, ideal_step_s: float) -> str:
+    """The slowest rank's recent step time, the running MFU, and how sure the mean is by now."""
+    recent = max(rank.recent_step_time_s or 0.0 for rank in ranks)
+    words = f"training  {recent:.3f} s/step  MFU {ideal_step_s / recent:.1%}"
+    measured = [rank.step_times_s[rule.warmup :] for rank in ranks]
+    if min(map(len, measured)) < LEAST_TO_SAY_HOW_SURE:
+        return words
+    sure = max(half_width(times) / (sum(times) / len(times)) for times in measured)
+    return f"{words} ±{sure:.1%}" + (f" (to ±{rule.precision:.1%})" if rule.precision is not None else "")

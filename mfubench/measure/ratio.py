@@ -1,0 +1,98 @@
+"""Two settings compared by repeated runs. In: a mean step time per run. Out: their ratio, and how sure it is.
+
+Fresh processes differ by more than the steps within one: memory lies elsewhere, clocks have drifted. So the run is the
+unit, and runs that stood beside each other in time are a pair.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mfubench.measure.intervals import student
+
+MOST_REPEATS = 1000  # to be worth proposing
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as much `other` takes as `one`, with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+    basis: Literal["pairs", "runs", "single"]  # what the interval is over; single: only the steps within a run
+    pairs: int  # 0: the runs are in none
+    # That would resolve a difference of the size seen; 0: it is; None: more than anyone would run, or it can't be told.
+    more_repeats: int | None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether there is a difference between the settings: only repeats can tell."""
+        return self.basis != "single" and not self.low <= 1 <= self.high
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> Ratio:
+    """The ratio other / one of positive figures, one of each per repeat, in the order of the repeats.
+
+    Geometric mean of the ratios by pair, Student's t on their logarithms. ValueError for fewer than two pairs, which say
+    nothing of how runs differ.
+    """
+    logs = [math.log(b / a) for a, b in zip(one, other, strict=True)]
+    if len(logs) < 2:
+        raise ValueError(f"{len(logs)} pair(s) of runs have no spread; give at least two repeats, as repeat=range(3)")
+    n, mean, std = len(logs), statistics.fmean(logs), statistics.stdev(logs)
+
+    def half(pairs: int) -> float:
+        return student(pairs) * std / pairs**0.5
+
+    return _ratio(mean, half(n), n, half, pairs=n)
+
+
+def unpaired(one: Sequence[float], other: Sequence[float]) -> Ratio:
+    """The ratio other / one of positive figures of runs that were not made beside each other.
+
+    Of geometric means; Welch's t interval (1947) on logarithms, which takes neither spread for the other's. ValueError
+    where a side has fewer than two runs.
+    """
+    fewer = min(len(one), len(other))
+    if fewer < 2:
+        raise ValueError(f"{fewer} run(s) have no spread; give at least two repeats, as repeat=range(3)")
+    logs = [[math.log(value) for value in values] for values in (one, other)]
+    a, b = (statistics.variance(values) for values in logs)
+
+    def half(m: int, n: int) -> float:
+        of_a, of_b = a / m, b / n
+        if of_a + of_b == 0:
+            return 0.0
+        freedom = (of_a + of_b) ** 2 / (of_a**2 / (m - 1) + of_b**2 / (n - 1))
+        return student(freedom + 1) * (of_a + of_b) ** 0.5
+
+    mean = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
+    return _ratio(mean, half(len(one), len(other)), fewer, lambda n: half(n, n))
+
+
+def single(one: tuple[float, float], other: tuple[float, float]) -> Ratio:
+    """The ratio other / one of two means, each with half the width of its interval, where a side has one run only.
+
+    Relative half widths add up in squares (the logarithm's first derivative). It is sure of these runs' steps, not of the
+    settings, and never resolved.
+    """
+    half = math.hypot(*(width / mean for mean, width in (one, other)))
+    ratio = other[0] / one[0]
+    return Ratio(ratio, ratio * math.exp(-half), ratio * math.exp(half), "single", 0, None)
+
+
+def _ratio(mean: float, half: float, repeats: int, half_after: Callable[[int], float], pairs: int = 0) -> Ratio:
+    """From logarithms; `half_after`: half the interval's width if all stayed as it is, by the number of repeats."""
+    more: int | None = 0
+    if abs(mean) <= half:
+        totals = range(repeats + 1, repeats + MOST_REPEATS)
+        found = bisect.bisect_left(totals, True, key=lambda total: half_after(total) < abs(mean))
+        more = totals[found] - repeats if found < len(totals) else None
+    basis: Literal["pairs", "runs"] = "pairs" if pairs else "runs"
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), basis, pairs, more)

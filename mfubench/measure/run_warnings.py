@@ -1,0 +1,130 @@
+"""What a reader must know beside the figures, though the run is valid. A closed set of kinds, each with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mfubench import hardware
+from mfubench.measure.evidence import Evidence
+from mfubench.measure.in_situ import APART, InSitu
+from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Measurement
+from mfubench.plan import support
+
+Kind = Literal[
+    "not_steady",  # the step time drifts, or never settled
+    "imprecise",  # the mean step time is less sure than was asked for
+    "ended_by_user",
+    "ended_badly",  # the framework, after all measured steps
+    "throttled",  # these five: the machine, see hardware.troubles
+    "power_capped",
+    "foreign_process",
+    "memory_errors",
+    "busy_machine",
+    "ceiling_exceeded",  # the measured one, or a measured peak
+    "in_situ",  # a step counted in the framework's own process was another, or none could be
+    "recomputation_hidden",
+    "too_small",  # the model, for the device
+    "inapplicable",  # a setting that changes nothing here
+]
+EXPLAIN_A_FAILURE = (
+    "foreign_process",
+    "memory_errors",
+)  # of the machine's: without steady steps the others say nothing
+UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared
+SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches and host time
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """One warning beside a result."""
+
+    kind: Kind
+    text: str
+
+
+def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[Caveat]:
+    """What is to be said of a run; `defaults` as support.check has them."""
+    measurement, outcome = evidence.measurement, evidence.outcome
+    yield from _of_settings(evidence, defaults)
+    for kind, text in hardware.troubles(evidence.conditions):
+        if measurement or kind in EXPLAIN_A_FAILURE:
+            yield Caveat(kind, text)
+    if measurement:
+        yield from _of_steps(evidence, measurement)
+        if outcome and outcome.ended == "itself" and outcome.returncode:
+            how = f"the framework ended with exit status {outcome.returncode}"
+            yield Caveat("ended_badly", f"{how} after all measured steps; see framework.log")
+        if evidence.experiment.measurement.profile_flops:
+            yield from (Caveat("in_situ", text) for text in _in_situ(evidence.in_situ))
+
+
+def _of_settings(evidence: Evidence, defaults: support.Values) -> Iterator[Caveat]:
+    experiment, machine = evidence.experiment, evidence.machine
+    for setting, value, where in support.inapplicable(experiment, defaults):
+        yield Caveat("inapplicable", f"{setting}={value} changes nothing with {where}")
+    if machine and machine.device == "cuda" and evidence.flops and evidence.flops.parameters < SMALL_FOR_A_GPU:
+        yield Caveat(
+            "too_small",
+            f"{experiment.model.name} is far too small for a {machine.device_name}: its MFU means nothing there; try "
+            "python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
+        )
+    seen = [rank.work for rank in evidence.records.ranks if rank.work]
+    if experiment.gradient_checkpointing.name != "none" and any(work["recomputation"] is None for work in seen):
+        yield Caveat(
+            "recomputation_hidden",
+            "the compiled model hides what it recomputes: hfu takes it to be what was asked; mfu does not depend on it",
+        )
+
+
+def _of_steps(evidence: Evidence, measurement: Measurement) -> Iterator[Caveat]:
+    """How far the mean step time can be trusted."""
+    wanted, peak = evidence.experiment.measurement, evidence.peak
+    if measurement.settled is False:
+        yield Caveat(
+            "not_steady", f"not_steady: {measurement.steady_because}; the mean is of steps {_window(measurement)}"
+        )
+    known, precision = measurement.relative_half_width, wanted.relative_precision
+    took = f"steps took {measurement.step_time_s_min:.3g} to {measurement.step_time_s_max:.3g} s"
+    after = f"after {measurement.steps} steady steps in {measurement.steps * measurement.step_time_s:.3g} s; {took}"
+    more = "a quiet machine, longer (measurement=thorough) or several runs (repeat=range(5)) would tell more"
+    if precision is not None and known > precision:
+        asked_for = f"not to the ±{precision:.2%} asked for"
+        yield Caveat("imprecise", f"the mean step time is known to ±{known:.2%}, {asked_for}, {after}; {more}")
+    elif precision is None and known > UNSTABLE:
+        yield Caveat(
+            "imprecise", f"the mean step time is only known to ±{known:.0%}, so are all figures, {after}; {more}"
+        )
+    if evidence.verdict and evidence.verdict.stopped_by == "user":
+        yield Caveat(
+            "ended_by_user", f"ended by the user after {measurement.steps} steady steps of at most {wanted.steps}"
+        )
+    if measurement.of_ceiling is not None and measurement.of_ceiling > MEASURED_PEAK_TOLERANCE:
+        too_high = "utilisations are too high" if peak and peak.measured else "of_ceiling is too high"
+        yield Caveat(
+            "ceiling_exceeded",
+            f"the run did {measurement.of_ceiling:.2f} times the FLOP/s that were measured as the most this device does, so "
+            f"that was measured too low: {too_high}; run again on a quiet machine (a GPU's ceiling is kept in the cache folder's "
+            "ceilings/: delete it there)",
+        )
+
+
+def _window(measurement: Measurement) -> str:
+    return f"{measurement.warmup_steps + 1} to {measurement.warmup_steps + measurement.steps}"
+
+
+def _in_situ(counted: InSitu | None) -> Iterator[str]:
+    """Where the step that was counted in the framework's own process did something else than mfubench takes it to do."""
+    if counted is None:
+        yield "no step was counted in the framework's own process: not every rank has trained one model from its first step on"
+    elif counted.flops is None or counted.apart is None:
+        yield "no step could be counted in the framework's own process: torch.compile hides what it does"
+    elif abs(counted.apart) > APART:
+        why = counted.explanation or "nothing known explains it; flops.in_situ in result.json has its operators"
+        unknown = ", ".join(f"{operator} ×{calls:g}" for operator, calls in counted.uncounted.items())
+        yield (
+            f"a step counted in the framework's own process did {counted.flops / 1e12:.4g} TFLOP, {counted.apart:+.1%} from "
+            f"the {counted.expected_flops / 1e12:.4g} TFLOP that hfu takes it to do: {why}"
+            + (f"; no formula counts {unknown}" if unknown else "")
+        )

@@ -1,0 +1,111 @@
+"""Outcome + Records + differences → the run's status and the reason for it. Pure.
+
+The records decide, not the exit status: a framework may well fail after all measured steps, or end well without training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mfubench.launch.outcome import Outcome
+from mfubench.measure.stopping_rule import Because, Rule, enough_after
+from mfubench.records import Difference, Records
+
+Status = Literal[
+    "ok",
+    "out_of_memory",
+    "timeout",
+    "stalled",
+    "failed",
+    "interrupted",
+    "unsupported",
+    "not_installed",
+    "no_records",
+    "inconsistent",
+]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A run's status, why it isn't `ok`, and who ended it early."""
+
+    status: Status
+    reason: str | None = None
+    stopped_by: str | None = None  # mfubench: enough was recorded | user
+
+
+def periods_recorded(records: Records, num_ranks: int) -> int:
+    """Step periods that every rank has."""
+    if len(records.ranks) < num_ranks:
+        return 0
+    return min((len(rank.step_times_s) for rank in records.ranks), default=0)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The step periods that a run must have, warm-up included, and what ended the measurement there."""
+
+    periods: int
+    because: Because | Literal["user"]
+
+
+def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule) -> Wanted:
+    """What was enough by the rule; where the user ended the run after the least, what was recorded; else all."""
+    recorded = periods_recorded(records, num_ranks)
+    enough = enough_after([rank.step_times_s for rank in records.ranks], rule) if recorded else None
+    if enough is not None:
+        return Wanted(*enough)
+    if outcome.ended == "interrupted" and recorded >= rule.warmup + rule.least:
+        return Wanted(recorded, "user")
+    return Wanted(rule.warmup + rule.most, "steps")
+
+
+def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences: Sequence[Difference]) -> Verdict:
+    """The verdict on a run that recorded that many step periods of those wanted; `seen`: whether it recorded anything."""
+    by = {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended)
+    if recorded >= wanted:
+        return Verdict("inconsistent", _in_words(differences), by) if differences else Verdict("ok", None, by)
+    so_far = f"{recorded} of {wanted} step periods recorded"
+    if outcome.ended == "not_installed":
+        return Verdict("not_installed", "; ".join(outcome.log_tail))
+    if outcome.ended == "interrupted":
+        return Verdict("interrupted", f"ended by the user, {so_far}", by)
+    if outcome.out_of_memory:
+        return Verdict(
+            "out_of_memory", f"the {outcome.out_of_memory}'s memory was full, {so_far}; {_last_words(outcome)}"
+        )
+    if outcome.ended == "timeout":
+        return Verdict("timeout", f"not done after {outcome.wall_s:.0f} s, {so_far}; measurement.timeout_s allows more")
+    if outcome.ended == "stalled":
+        return Verdict("stalled", f"{outcome.why}, {so_far}; measurement.stall_s allows more")
+    if outcome.ended == "disk_full":
+        return Verdict("failed", f"{outcome.why}, {so_far}")
+    if outcome.ended == "itself" and outcome.returncode is None:
+        return Verdict("failed", f"it couldn't be started: {outcome.last_words}")
+    if outcome.returncode != 0:
+        return Verdict("failed", f"exit status {outcome.returncode}{_who(outcome)}, {so_far}; {_last_words(outcome)}")
+    if not seen:
+        return Verdict("no_records", "it ended well, and no training step of it was seen")
+    return Verdict("inconsistent", _in_words(differences) or so_far)
+
+
+def _in_words(differences: Sequence[Difference]) -> str:
+    return "; ".join(f"{d.what}: asked {d.asked}, seen {d.seen}" for d in differences)
+
+
+def _who(outcome: Outcome) -> str:
+    """Which rank it was, and its signal, as far as they are known."""
+    rank = "" if outcome.failed_rank is None else f"rank {outcome.failed_rank} "
+    if outcome.signal:
+        return f" ({rank}ended by {outcome.signal})"
+    return f" ({rank}failed)" if rank else ""
+
+
+def _last_words(outcome: Outcome) -> str:
+    if outcome.killed_for_memory:
+        held = f": it held {outcome.memory.resident_bytes_max / 2**30:.1f} GiB" if outcome.memory else ""
+        return f"the kernel killed it{held}"
+    return f"its last words: {outcome.last_words}" if outcome.last_words else "it printed nothing"

@@ -1,0 +1,97 @@
+"""Which steps are steady. In: a series of step times. Out: the first steady one, and whether the series has settled.
+
+Warm-up (lazy initialisation, compilation, autotuning, an allocator that grows) makes early steps slower, or faster, than
+those that follow, and a mean that holds some of them is biased. Two questions are asked of the series itself:
+
+- Where does it begin to be like its own second half? At the first step from which the median of a few neighbours is where
+  such medians of the second half are. Medians, so that a slow step now and then, which belongs to the truth, is not taken
+  for the end of a warm-up.
+- Does it still move after that? A straight line is laid through the rest; the series drifts if its slope is significant,
+  its noise taken for autocorrelated, and large enough to matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mfubench.measure.intervals import effective_size, student
+
+NEIGHBOURS = 5
+BAND = 3.0  # robust standard deviations of a median of NEIGHBOURS
+MAD_TO_STD = 1.4826  # of a normal distribution
+MEDIAN_SPREAD = 0.5357  # the standard deviation of the median of five normal values, in theirs (Teichroew 1956)
+LEAST_BAND = 0.002  # of the median: below this a difference is no warm-up worth a step
+DRIFTS = 0.99  # confidence of the slope's interval
+LEAST_DRIFT = 0.005  # of the mean, over the whole window
+LEAST_STEPS = 10  # to tell anything from
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """The steady part of a series."""
+
+    start: int  # index of the first steady step
+    settled: bool | None  # whether the rest stays where it is; None: too few to tell
+    drift: float | None  # of the steady steps, from first to last, as a fraction of their mean; None: too few to tell
+    drift_at_most: float | None  # the far end of its interval, without a sign
+    because: str  # in words
+
+
+def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
+    """The steady part of `times` (of any unit), at least `warmup` of which are not; see the module for the method."""
+    import numpy as np
+
+    rest = np.asarray(times[warmup:], dtype=float)
+    if len(rest) < LEAST_STEPS:
+        return Steadiness(warmup, None, None, None, f"{len(rest)} steps are too few to tell warm-up from noise")
+    start = warmup + _first_like_the_second_half(rest)
+    steady = rest[start - warmup :]
+    if start - warmup >= len(rest) // 2:
+        return Steadiness(
+            start, False, None, None, f"its first half is unlike its second to the end (step {start + 1})"
+        )
+    drift, uncertain = _drift(steady)
+    settled = abs(drift) <= max(uncertain, LEAST_DRIFT)
+    found = f"steady from step {start + 1}: the first that is like the second half of the series"
+    moves = f"; it drifts by {drift:+.1%} from there to the end"
+    return Steadiness(start, settled, drift, abs(drift) + uncertain, found if settled else found + moves)
+
+
+def _first_like_the_second_half(times: Any) -> int:
+    """The first index whose median with its followers lies where such medians of the second half do."""
+    import numpy as np
+
+    later = times[len(times) // 2 :]
+    centre = np.median(later)
+    spread = MAD_TO_STD * np.median(np.abs(later - centre))
+    # The centre is itself uncertain: a median of n has about 1.2533 / sqrt(n) of the values' standard deviation.
+    uncertain = (MEDIAN_SPREAD**2 + 1.2533**2 / len(later)) ** 0.5
+    band = max(BAND * uncertain * spread, LEAST_BAND * centre)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(times, NEIGHBOURS), axis=1)
+    inside = np.abs(medians - centre) <= band
+    first = int(np.argmax(inside)) if inside.any() else len(times) // 2
+    # A median of five hides two slow steps at its front.
+    outside = np.abs(times[first : first + NEIGHBOURS] - centre) > 2 * BAND * max(spread, LEAST_BAND * centre)
+    leading = int(np.argmin(outside)) if not outside.all() else 0
+    return min(first + leading, len(times) // 2)
+
+
+def _drift(times: Any) -> tuple[float, float]:
+    """How far a straight line through the times goes, as a fraction of their mean, and half the width of its interval.
+
+    Least squares; the slope's standard error is that of as many independent residuals as the autocorrelated ones are
+    worth (see `effective_size`).
+    """
+    import numpy as np
+
+    n = len(times)
+    x = np.arange(n) - (n - 1) / 2
+    slope = float(x @ times / (x @ x))
+    residuals = times - times.mean() - slope * x
+    worth = effective_size(residuals.tolist())
+    error = float((residuals @ residuals / (n - 2) / (x @ x)) ** 0.5) * (n / worth) ** 0.5
+    half = student(worth - 1, DRIFTS) * error
+    whole = (n - 1) / float(times.mean())
+    return slope * whole, half * whole

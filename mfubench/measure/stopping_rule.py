@@ -1,0 +1,109 @@
+"""When a run has been measured long enough. In: the step times so far. Out: after how many of them, and why then.
+
+A rule that stops when an interval looks narrow enough stops too early too often: it has many chances to be lucky. Here it
+looks seldom, at sizes that grow by half, asks more of itself (98 %) than of what is reported (95 %), and doesn't take
+neighbouring steps for independent. What that keeps is found by simulation, in tests/measure/test_stopping_rule.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import median
+from typing import Literal
+
+from mfubench.measure.intervals import effective_size, half_width
+from mfubench.measure.steady_state import MAD_TO_STD, steadiness
+
+INTERNAL = 0.98
+GROWTH = 1.5
+# A step many times as slow as the others, a log line or a collection of garbage, must have had the chance to come, and where
+# it has come, come often enough for its share of the mean to be known.
+FAR = 6.0  # robust standard deviations above the median
+TO_SEE_NONE = 100  # steps
+TO_KNOW_THEM = 10  # slow steps
+DRIFT = 4.0  # of the precision: a line through steps whose mean is that sure is about 3.5 times as unsure
+
+
+Because = Literal["sure", "time", "steps"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When to stop: the 95 % interval of the mean step within ± `precision` of it, between so many steps after the warm-up."""
+
+    warmup: int  # steps that are never steady
+    least: int
+    most: int
+    precision: float | None  # as a fraction; None: never sure
+    seconds: float | None = None  # of steps after the warm-up, once there are `least`; None: no bound
+
+
+def enough_after(series: Sequence[Sequence[float]], rule: Rule) -> tuple[int, Because] | None:
+    """After how many step times in s, of each rank's, a run has been measured long enough, and why; None: not yet.
+
+    It depends on the times alone, so that it says the same of a run while it goes on and afterwards.
+    """
+    recorded = min((len(times) for times in series), default=0)
+    ends: list[tuple[int | None, Because]] = [
+        (sure_after(series, rule), "sure"),
+        (_time_up(series, rule), "time"),
+        (rule.warmup + rule.most, "steps"),
+    ]
+    reached = [(end, because) for end, because in ends if end is not None and end <= recorded]
+    return min(reached, key=lambda each: each[0], default=None)
+
+
+def _time_up(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
+    """After how many step times the measured ones of some rank have taken the rule's seconds."""
+    if rule.seconds is None:
+        return None
+    ends = []
+    for times in series:
+        spent = accumulate(times[rule.warmup :])
+        reached = [index for index, total in enumerate(spent, start=1) if total >= rule.seconds]
+        ends += [rule.warmup + max(reached[0], rule.least)] if reached else []
+    return min(ends, default=None)
+
+
+def looks(rule: Rule) -> Iterator[int]:
+    """The numbers of steps after the warm-up at which the rule looks."""
+    size = float(rule.least)
+    while size < rule.most:
+        yield round(size)
+        size *= GROWTH
+
+
+def sure_after(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
+    """After how many step times, of each rank's, the mean of every rank is sure; None: not yet."""
+    if rule.precision is None:
+        return None
+    recorded = min((len(times) for times in series), default=0)
+    before = False
+    for size in looks(rule):
+        end = rule.warmup + size
+        if end > recorded:
+            return None
+        start = max(steadiness(times[:end], rule.warmup).start for times in series)
+        now = all(_sure(times[start:end], rule, rule.precision) for times in series)
+        if now and before and all(_slow_steps_known(times[start:end]) for times in series):
+            return end
+        before = now
+    return None
+
+
+def _sure(steady: Sequence[float], rule: Rule, precision: float) -> bool:
+    found = steadiness(steady)
+    if not found.settled or found.drift_at_most is None or effective_size(steady) < rule.least:
+        return False
+    wide = half_width(steady, INTERNAL) / (sum(steady) / len(steady))
+    return wide <= precision and found.drift_at_most <= DRIFT * precision
+
+
+def _slow_steps_known(steady: Sequence[float]) -> bool:
+    """Whether slow steps are frequent enough to have been seen, or so rare that they would be seen after some 100 steps."""
+    middle = median(steady)
+    spread = MAD_TO_STD * median(abs(time - middle) for time in steady)
+    slow = sum(time - middle > FAR * spread for time in steady)
+    return slow >= TO_KNOW_THEM if slow else len(steady) >= TO_SEE_NONE

@@ -1,0 +1,1 @@
+"""Turn an experiment into all that starting the framework takes."""

@@ -1,0 +1,63 @@
+"""DeepSpeed's configuration of a run. In: the parallelism group and what was asked. Out: the JSON tree, or what in it
+contradicts the rest. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mfubench.config import Experiment, WrongCombination
+from mfubench.plan.support import Values, chosen_layers
+
+AUTO = "auto"
+
+
+def deepspeed_layers(experiment: Experiment, values: Values) -> list[dict[str, Any]] | None:
+    """The layers of DeepSpeed's configuration: the branches of its `when`, and over them what it says outright, which a
+    user may have said; None without DeepSpeed."""
+    given = experiment.parallelism.deepspeed
+    if given is None:
+        return None
+    base = {key: value for key, value in given.items() if key != "when"}
+    branches = chosen_layers(f"parallelism={experiment.parallelism.name}", {}, given.get("when", {}), values)
+    return [*branches, base]
+
+
+def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: str) -> None:
+    """Raise WrongCombination where a DeepSpeed option says something else than the run's settings.
+
+    `precision`: resolved. An option that is absent or "auto" contradicts nothing.
+    """
+    wanted = {
+        "bf16.enabled": (precision != "fp32", f"precision={precision}"),
+        "bf16.bf16_master_weights_and_grads": (precision == "bf16_pure", f"precision={precision}"),
+        "bf16.bf16_optimizer_states": (precision == "bf16_pure", f"precision={precision}"),
+        "fp16.enabled": (False, f"precision={precision}"),
+        "train_micro_batch_size_per_gpu": (experiment.batch_size, f"batch_size={experiment.batch_size}"),
+        "gradient_accumulation_steps": (
+            experiment.gradient_accumulation_steps,
+            f"gradient_accumulation_steps={experiment.gradient_accumulation_steps}",
+        ),
+    }
+    stage = experiment.parallelism.name.removeprefix("zero")
+    if stage.isdigit():
+        wanted["zero_optimization.stage"] = (int(stage), f"parallelism={experiment.parallelism.name}")
+    for key, (right, because) in wanted.items():
+        said = _at(tree, key)
+        if said not in (None, AUTO, right):
+            written = str(right).lower()
+            raise WrongCombination(
+                f"DeepSpeed's {key}={str(said).lower()} contradicts {because}",
+                given=f"parallelism.deepspeed.{key}={str(said).lower()}",
+                expected=f"{written}, as {because} needs",
+                instead=f"++parallelism.deepspeed.{key}={written}",
+            )
+
+
+def _at(tree: Mapping[str, Any], key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value

@@ -1,0 +1,217 @@
+"""Experiment + Workload → Plan: the argv, the environment, the native config, how many steps, how long at most. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mfubench.config import ConfigError, Experiment
+from mfubench.plan import deepspeed, support
+from mfubench.workload import Workload
+
+RECORDS = "records"
+DEEPSPEED_CONFIG = "deepspeed.json"
+PROFILE_FLOPS = "MFUBENCH_PROFILE_FLOPS"  # to the probe
+EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the framework is not already closing down then
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with what a run is started."""
+
+    folder: Path  # the run folder, absolute
+    launchers: Path
+    root: Path  # a framework's relative interpreter is looked up from here
+    python: str  # mfubench's own interpreter
+    device: str  # cpu | cuda
+    precision: str  # resolved: bf16 | bf16_pure | fp32
+    threads_per_rank: int  # on a CPU; on a GPU it is left to the framework
+    engine: str | None = None  # of the framework
+    visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES of mfubench itself; None: unset
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that starting the framework takes, and what the run must show for it."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]  # laid over the parent's
+    config_path: Path  # the native config
+    config_text: str
+    other_files: Mapping[str, str]  # what the native config refers to, by its name in the run folder
+    folder: Path
+    num_ranks: int
+    max_steps: int  # optimizer steps asked of the framework
+    periods: int  # step periods needed on every rank: warm-up and measured
+    timeout_s: float
+
+    @property
+    def records(self) -> Path:
+        """Where the probe writes."""
+        return self.folder / RECORDS
+
+    @property
+    def log(self) -> Path:
+        """Where the framework's output goes."""
+        return self.folder / "framework.log"
+
+    @property
+    def scratch(self) -> Path:
+        """What the framework may write and nobody keeps."""
+        return self.folder / "scratch"
+
+
+def max_steps(experiment: Experiment) -> int:
+    """Optimizer steps to ask of the framework, so that all measured step periods lie well inside its training."""
+    return experiment.measurement.warmup_steps + experiment.measurement.steps + EXTRA_STEPS
+
+
+def num_samples(experiment: Experiment) -> int:
+    """Sequences that the framework reads in all its steps, on all devices."""
+    per_step = experiment.batch_size * experiment.gradient_accumulation_steps * experiment.parallelism.num_devices
+    return max_steps(experiment) * per_step
+
+
+def threads_per_rank(cores: int, num_ranks: int) -> int:
+    """Threads of each rank on a CPU: the cores shared out."""
+    return max(1, cores // num_ranks)
+
+
+def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
+    """The plan of a run. Raises support.Unsupported where the framework's YAML has no branch for a value, ConfigError
+    where it interpolates something that isn't there or DeepSpeed's options contradict the settings."""
+    framework = experiment.framework
+    config_path = place.folder / framework.config_file
+    known = _known(experiment, workload, place, config_path)
+    values = support.values_of(experiment, place.device, place.precision, place.engine)
+    if workload.alpaca_path is None and "workload.alpaca_path" in support.mapped_settings(framework, values):
+        raise support.Unsupported(
+            f"{framework.name} reads rows of instruction, input and output, and data={experiment.data.name} has "
+            "conversations that are more than a question and an answer"
+        )
+    where = f"conf/framework/{framework.name}.yaml"
+    native = _drop_nulls(_resolve(where, support.layers(framework, values), known))
+    command = _resolve(where, [{"command": framework.command}], known)["command"]
+    environment = _drop_nulls(_resolve(where, [framework.environment], known))
+    files = _drop_nulls(_resolve(where, [framework.files], known))
+    return Plan(
+        command=tuple(_spliced(command)),
+        environment=_devices(place, experiment.parallelism.num_devices)
+        | {key: str(value) for key, value in environment.items()}
+        | ({PROFILE_FLOPS: "1"} if experiment.measurement.profile_flops else {}),
+        config_path=config_path,
+        config_text=_text(native, config_path.suffix),
+        other_files={name: _text(tree, Path(name).suffix) for name, tree in files.items()}
+        | _deepspeed_file(experiment, values, known, place.precision),
+        folder=place.folder,
+        num_ranks=experiment.parallelism.num_devices,
+        max_steps=max_steps(experiment),
+        periods=experiment.measurement.warmup_steps + experiment.measurement.steps,
+        timeout_s=experiment.measurement.timeout_s,
+    )
+
+
+def plan_as_json(plan: Plan) -> dict[str, Any]:
+    """The plan in JSON's types: what is started, with what environment and native config, for how many steps."""
+    return {
+        "command": list(plan.command),
+        "environment": dict(plan.environment),
+        "config_file": plan.config_path.name,
+        "config": plan.config_text,
+        "other_files": dict(plan.other_files),
+        "num_ranks": plan.num_ranks,
+        "max_steps": plan.max_steps,
+        "periods": plan.periods,
+        "timeout_s": plan.timeout_s,
+    }
+
+
+def _known(experiment: Experiment, workload: Workload, place: Place, config_path: Path) -> dict[str, Any]:
+    """What ${...} may name in a framework's YAML."""
+    own = experiment.framework.python
+    python = place.python if own is None else str(place.root / own)
+    known = {f: getattr(experiment, f) for f in support.SCALARS}
+    for group in ("mode", "parallelism", "model", "data", "liger"):
+        known[group] = asdict(getattr(experiment, group))
+    return known | {
+        "workload": asdict(workload),
+        "precision": place.precision,
+        "variables": experiment.framework.variables,
+        "deepspeed_config": str(place.folder / DEEPSPEED_CONFIG),
+        "run": {
+            "python": python,
+            "bin": str(Path(python).parent),  # where an environment's programs lie
+            "folder": str(place.folder),
+            "launchers": str(place.launchers),
+            "config_path": str(config_path),
+            "scratch": str(place.folder / "scratch"),
+            "max_steps": max_steps(experiment),
+            "device": place.device,
+            "offline": str(int(experiment.model.weights == "random")),
+        },
+    }
+
+
+def _deepspeed_file(
+    experiment: Experiment, values: support.Values, known: Mapping[str, Any], precision: str
+) -> dict[str, str]:
+    layers = deepspeed.deepspeed_layers(experiment, values)
+    if layers is None:
+        return {}
+    tree = _drop_nulls(_resolve(f"conf/parallelism/{experiment.parallelism.name}.yaml", layers, known))
+    deepspeed.check_deepspeed(tree, experiment, precision)
+    return {DEEPSPEED_CONFIG: _text(tree, ".json")}
+
+
+def _devices(place: Place, num_devices: int) -> dict[str, str]:
+    """As many devices as were asked for: some frameworks spread one process's batch over every GPU they see."""
+    if place.device == "cpu":
+        return {"OMP_NUM_THREADS": str(place.threads_per_rank), "CUDA_VISIBLE_DEVICES": ""}
+    seen = range(num_devices) if place.visible_devices is None else place.visible_devices.split(",")
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(device).strip() for device in list(seen)[:num_devices])}
+
+
+def _resolve(where: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers merged (lists replaced), with every ${...} filled in from what is known."""
+    merged = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
+    root = OmegaConf.create({**known, "it": merged})
+    try:
+        resolved = OmegaConf.to_container(root.it, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"{where}: {str(error).splitlines()[0]}",
+            given="an interpolation of what isn't there",
+            expected=f"${{...}} of {', '.join(known)}",
+        ) from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _spliced(command: list[Any]) -> list[str]:
+    """argv; an element that is a list stands for its elements."""
+    return [str(part) for item in command for part in (item if isinstance(item, list) else [item])]
+
+
+def _drop_nulls(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _drop_nulls(value) for key, value in tree.items() if value is not None}
+    return tree
+
+
+def _text(native: Mapping[str, Any], suffix: str) -> str:
+    if suffix == ".json":
+        return json.dumps(native, indent=2) + "\n"
+    if suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"a native config that ends in {suffix} can't be written",
+            given=f"framework.config_file=...{suffix}",
+            expected="a name that ends in .yaml, .yml or .json",
+        )
+    return yaml.safe_dump(dict(native), sort_keys=False, allow_unicode=True)

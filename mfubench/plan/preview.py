@@ -1,0 +1,99 @@
+"""What would be run, for people: the command, its files, the FLOPs of a step, the memory it is expected to need."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from mfubench.flops import FlopCount
+from mfubench.flops.memory import ExpectedMemory, fits
+from mfubench.hardware import Machine, Peak
+from mfubench.plan.native import Plan
+
+EXAMPLE_MFU = 0.4
+
+
+def preview(
+    settings: Mapping[str, str],
+    plan: Plan,
+    machine: Machine,
+    peak: Peak | None,
+    flops: FlopCount,
+    second_count: str,
+    memory: ExpectedMemory | str,
+    console: Console,
+) -> None:
+    """Print the plan of a run. `settings` and `second_count`: in words; `peak`: None where it would be measured before the
+    run; `memory`: a sentence where none is expected."""
+    console.print(" · ".join(f"{key} {value}" for key, value in settings.items() if value), highlight=False)
+    _heading("command", console)
+    console.print(shlex.join(plan.command), soft_wrap=True, highlight=False, markup=False)
+    _heading("environment, laid over yours", console)
+    for key, value in plan.environment.items():
+        console.print(f"{key}={shlex.quote(value)}", soft_wrap=True, highlight=False, markup=False)
+    for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
+        _heading(name, console)
+        console.print(text.rstrip(), soft_wrap=True, highlight=False, markup=False)
+    longest = settings.get("padding") == "longest"
+    _heading(
+        "FLOPs of an optimizer step on one device" + (", at most: all samples at full length" if longest else ""),
+        console,
+    )
+    console.print(_flops(flops, second_count, peak))
+    _heading("expected memory of one device (an estimate)", console)
+    console.print(memory if isinstance(memory, str) else _memory(memory, machine, plan.num_ranks))
+    console.print(
+        f"\nNothing was started. These files, and plan.json, are in {plan.folder}", highlight=False, soft_wrap=True
+    )
+
+
+def _heading(text: str, console: Console) -> None:
+    console.print(f"\n[bold]{text}[/bold]", highlight=False)
+
+
+def _flops(flops: FlopCount, second_count: str, peak: Peak | None) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, amount, meaning in (
+        ("model", flops.model_flops, "MFU's numerator"),
+        ("model, causal", flops.model_flops_causal, "without attention's masked half"),
+        ("hardware", flops.hardware_flops, "HFU's numerator: recomputation included"),
+        ("hardware, causal", flops.hardware_flops_causal, "without attention's masked half"),
+    ):
+        table.add_row(name, f"{amount / 1e12:,.4g} TFLOP", meaning)
+    table.add_row("second count", "", second_count)
+    if peak is None:
+        table.add_row("peak", "", "measured before the run")
+    else:
+        table.add_row("peak", f"{peak.flops_per_second / 1e12:,.4g} TFLOP/s", f"{peak.dtype}, {peak.source}")
+        step_s = flops.model_flops / (EXAMPLE_MFU * peak.flops_per_second)
+        table.add_row("a step", f"{step_s:.3g} s", f"at an MFU of {EXAMPLE_MFU:.0%}")
+    return table
+
+
+def _memory(memory: ExpectedMemory, machine: Machine, num_ranks: int) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "communication": memory.communication,
+        "activations, at the peak": memory.activations,  # when some gradients are not there yet
+    }
+    for name, amount in parts.items():
+        if amount:
+            table.add_row(name, _size(amount))
+    here = machine.memory_bytes
+    if here is None:
+        table.add_row("together", _size(memory.total))
+        return table
+    share = here // num_ranks if machine.device == "cpu" else here  # the ranks share a host's memory
+    verdict = "[green]fits[/green]" if fits(memory, share) else "[red]does not fit[/red]"
+    table.add_row("together", _size(memory.total), f"of {_size(share)}: {verdict}")
+    return table
+
+
+def _size(amount: float) -> str:
+    return f"{amount / 2**30:,.2f} GiB" if amount >= 2**29 else f"{amount / 2**20:,.0f} MiB"

@@ -1,0 +1,131 @@
+"""The work that the probe saw against the work that was asked for: one rank's, as its `work` event has it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mfubench.records.expected import Asked, Difference
+from mfubench.records.reading import RankRecord
+
+# Where in liger_kernel.transformers a kernel comes from -> the switch that brings it in. Gated MLPs of any kind,
+# experts too, are one switch; the forwards of whole models are there for the loss they end in.
+LIGER_SWITCHES = {
+    "rope": "rope",
+    "llama4_rope": "rope",
+    "qwen2vl_mrope": "rope",
+    "rms_norm": "rms_norm",
+    "swiglu": "swiglu",
+    "geglu": "swiglu",
+    "functional": "cross_entropy",
+    "cross_entropy": "cross_entropy",
+    "model": "fused_linear_cross_entropy",
+}
+# The setting's value -> the class that steps, and whether in one fused kernel (None: it has no such kernel).
+OPTIMIZERS = {
+    "adamw_torch_fused": ("AdamW", True),
+    "adamw_torch": ("AdamW", False),
+    "sgd": ("SGD", None),
+    "adafactor": ("Adafactor", None),
+}
+
+
+def work_differences(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
+    """The same work as asked. What the probe could not tell is None and is not compared."""
+    work = rank.work
+    if not work:
+        if rank.step_times_s:
+            yield Difference(f"the work of rank {rank.rank}", "a description after its first step", "none")
+        return
+    for what, (want, saw) in _asked_and_seen(asked, work).items():
+        if want is not None and saw is not None and want != saw:
+            yield Difference(f"{what} on rank {rank.rank}", f"{want}", f"{saw}")
+
+
+def _asked_and_seen(asked: Asked, work: Any) -> dict[str, tuple[Any, Any]]:
+    return {
+        "processes that train together": (asked.num_ranks, work["world_size"]),
+        "classes around the model for parallel training": _wrapper(asked, work["parallel_wrappers"]),
+        "ZeRO stage": (asked.zero_stage, work.get("zero_stage")),
+        "trainable parameters": (asked.trainable_parameters, work["trainable_parameters"]),
+        "trainable parameters with a gradient": (
+            asked.trainable_parameters,
+            work["trainable_parameters_with_gradient"],
+        ),
+        "trainable parameters stepped by an optimizer": (asked.trainable_parameters, _stepped(work)),
+        "parameters": (asked.parameters, work.get("parameters")),
+        "device": (asked.device, work.get("device")),
+        "threads": (asked.threads, work.get("threads")),
+        "dtype that the weights are multiplied in": (asked.linear_dtype, work.get("linear_dtype")),
+        "4-bit type of frozen weights": (asked.quantization, _quantization(work)),
+        "use of TF32": (asked.tf32, work.get("tf32")),
+        "blocks recomputed": (
+            asked.recomputed_blocks,
+            None if work["recomputation"] is None else sum(work.get("recomputed", {}).values()),
+        ),
+        "recomputation in the backward pass": (asked.recomputation, work["recomputation"]),
+        "attention": (asked.attention, _attention(work)),
+        "Liger kernels": (
+            None if asked.liger_kernels is None else _names(asked.liger_kernels),
+            _names(liger_switches(work["liger_kernels"])),
+        ),
+        "use of torch.compile": (asked.torch_compile, work["compiled"]),
+        "optimizer": _optimizer(asked, work["optimizers"]),
+        "seed": (asked.seed, work.get("seed")),
+        "dtype that the optimizer steps": (asked.optimizer_dtype, _optimizer_dtypes(work)),
+    }
+
+
+def _attention(work: Any) -> str | None:
+    """As the model's config names it, unless its calls say otherwise."""
+    named: str | None = work["attention"]["implementation"]
+    if named == "sdpa" and work["attention"].get("sdpa_calls") == 0:
+        return "sdpa in the model's config, and no call of it"
+    return named
+
+
+def _quantization(work: Any) -> str | None:
+    seen = work.get("quantized")
+    return None if seen is None else " and ".join(sorted(seen)) or "none"
+
+
+def liger_switches(kernels: Iterable[str]) -> frozenset[str]:
+    """The switches that bring in the kernels the probe named; a kernel's own name where no switch does."""
+    origins = ((name, name.removeprefix("liger_kernel.transformers.").partition(".")[0]) for name in kernels)
+    return frozenset(LIGER_SWITCHES.get(origin, name) for name, origin in origins)
+
+
+def _names(several: frozenset[str]) -> str:
+    return ", ".join(sorted(several)) or "none"
+
+
+def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:
+    if asked.wrapper in seen:
+        return (asked.wrapper, asked.wrapper)  # what else its class derives from is no difference
+    return (asked.wrapper or "none", ", ".join(seen) or "none")
+
+
+def _optimizer(asked: Asked, seen: list[dict[str, Any]]) -> tuple[str | None, str]:
+    """In words; a value that is in no table is not compared."""
+    name, fused = OPTIMIZERS.get(asked.optimizer or "", (None, None))
+    if name is None:
+        return None, ""
+    kinds = {(each["class"], bool(each.get("fused")) if fused is not None else None) for each in seen}
+
+    def in_words(kind: tuple[str, bool | None]) -> str:
+        return kind[0] + {True: " in a fused kernel", False: " without a fused kernel", None: ""}[kind[1]]
+
+    return in_words((name, fused)), " and ".join(sorted(map(in_words, kinds)))
+
+
+def _stepped(work: Any) -> int | None:
+    """Elements; None where an engine steps tensors of its own instead of the model's."""
+    if work["optimizers_step_copies"]:
+        return None
+    return sum(elements for optimizer in work["optimizers"] for elements in optimizer["steps"].values())
+
+
+def _optimizer_dtypes(work: Any) -> str | None:
+    """Of everything that is stepped and of the optimizers' states."""
+    dtypes = {name for optimizer in work["optimizers"] for part in ("steps", "state") for name in optimizer[part]}
+    return " and ".join(sorted(dtypes)) or None

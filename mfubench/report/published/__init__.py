@@ -1,0 +1,1 @@
+"""Reproduce a published study: its tables beside what was measured."""

@@ -1,0 +1,82 @@
+"""conf/published/ in; out: what was published of which runs, and what this project counts for the same settings. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mfubench.config import Mode
+from mfubench.files.paths import CONF
+from mfubench.flops.analytic import ClosedForm, closed_form
+
+FIGURES = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a count
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was published of one run."""
+
+    name: str
+    of: Mapping[str, Any]  # dotted setting -> its value: the runs that repeat it
+    mfu: float  # as printed, by whatever meaning
+    tflop: float  # of a step on one device, as its percentages count it
+    tflop_without_recomputation: float
+    step_time_s: float
+    settings: Mapping[str, Any]  # beside those of the whole study
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was published, of which runs."""
+
+    title: str
+    source: str
+    hardware: str
+    peak_flops_per_second: float
+    of: Mapping[str, Any]
+    settings: Mapping[str, Any]  # dotted setting -> its value in the published runs
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...]
+
+
+def studies(folder: Path = CONF / "published") -> tuple[Study, ...]:
+    """All that is known of, in the order of their names."""
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rows = tuple(Row(**row) for row in content.pop("rows"))
+        found.append(Study(rows=rows, remarks=tuple(content.pop("remarks")), **content))
+    return tuple(found)
+
+
+def counted(study: Study, row: Row, recomputation: str | None = None) -> ClosedForm:
+    """This project's count of the row's published settings: one step on one device."""
+    settings = {**study.settings, **study.of, **row.settings, **row.of}
+    of_mode = yaml.safe_load((CONF / "mode" / f"{settings['mode.name']}.yaml").read_text())
+    model = yaml.safe_load((CONF / "model" / f"{settings['model.name']}.yaml").read_text())
+    own = {f.name: settings[f"mode.{f.name}"] for f in fields(Mode) if f"mode.{f.name}" in settings}
+    micro_batch = closed_form(
+        model["architecture"],
+        Mode(**of_mode | own),
+        recomputation=recomputation or settings["gradient_checkpointing.name"],
+        attention=settings["attention"],
+        batch_size=settings["batch_size"],
+        sequence_length=settings["sequence_length"],
+    )
+    assert micro_batch is not None, f"{study.title}: its model has no closed form"
+    return micro_batch.scaled(settings["gradient_accumulation_steps"])
+
+
+def meaning(study: Study, row: Row) -> str:
+    """Of the figures that this project counts, the one that the printed utilisation is nearest to: one of FIGURES."""
+    count = counted(study, row)
+    return min(FIGURES, key=lambda name: abs(share(study, row, getattr(count, name)) - row.mfu))
+
+
+def share(study: Study, row: Row, flops: float) -> float:
+    """What so many FLOPs per step and device are of the published peak, over the published step time."""
+    return flops / (row.step_time_s * study.peak_flops_per_second)

@@ -1,0 +1,7 @@
+"""Build, write and read result.json, the only source of truth for everything downstream; find earlier results."""
+
+from __future__ import annotations
+
+from mfubench.result.result_file import SCHEMA_VERSION, Result, UnreadableResult, find, read, write
+
+__all__ = ["SCHEMA_VERSION", "Result", "UnreadableResult", "find", "read", "write"]

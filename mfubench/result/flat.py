@@ -1,0 +1,77 @@
+"""Result → one flat record: a column per setting, figure and fact, named with its unit. What CSV and JSON hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mfubench.result.result_file import Result
+
+Scalar = str | int | float | bool | None
+NATIVE = "native"
+# Of the settings: how mfubench runs a framework, where results are logged, and what was asked of the hardware (what was
+# found stands under `hardware.`).
+NOT_SAID = ("tracking", "resume", "dry_run", "hardware")
+COUNTED = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal", "parameters")
+SEEN = ("model", "trainable_parameters", "world_size", "recomputation", "linear_dtype", "compiled")
+
+
+def records(results: Sequence[Result]) -> list[dict[str, Scalar]]:
+    """One record per run, all with the same columns, in the order of the runs; None where a run lacks something.
+
+    `step_time_s` and its like are the measurement's own names, with `_ci95_low` and `_ci95_high` behind them; FLOPs are per
+    optimizer step and device. Only a run whose status is ok has figures.
+    """
+    each = [dict(_columns(result)) for result in results]
+    columns = dict.fromkeys(column for own in each for column in own)
+    return [{column: own.get(column) for column in columns} for own in each]
+
+
+def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
+    yield from (
+        ("name", result.name),
+        ("status", result.status),
+        ("reason", result.reason),
+        ("warnings", ", ".join(dict.fromkeys(warning["kind"] for warning in result.warnings)) or None),
+        ("sweep", result.group),
+        ("started_at", result.started_at),
+        ("framework", result.framework),
+        ("engine", result.engine),
+    )
+    for key, value in result.settings.items():
+        if key == "framework":
+            yield from leaves({NATIVE: value.get(NATIVE) or {}}, f"{key}.")
+        elif key not in NOT_SAID:
+            yield from leaves({key: value})
+    yield from leaves({"hardware": result.hardware or {}})
+    measured = dict(result.measurement or {})
+    intervals = measured.pop("ci95", {})
+    for key, value in measured.items():
+        yield from leaves({key: value})
+        if key in intervals:
+            yield f"{key}_ci95_low", intervals[key][0]
+            yield f"{key}_ci95_high", intervals[key][1]
+    yield from ((f"{key}_per_step" if key != "parameters" else key, (result.flops or {}).get(key)) for key in COUNTED)
+    yield from ((f"seen.{key}", (result.work or {}).get(key)) for key in SEEN)
+    yield "mfubench", result.provenance.get("mfubench")
+    yield "commit", result.provenance.get("commit")
+    yield "folder", result.provenance.get("folder")
+
+
+def at(tree: Mapping[str, Any], path: str) -> Any:
+    """What stands at a dotted path. KeyError."""
+    value: Any = tree
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Scalar]]:
+    """The scalars of a tree by their dotted names; a list is one of them, its items behind commas."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{key}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            yield f"{above}{key}", ", ".join(map(str, value))
+        else:
+            yield f"{above}{key}", value

@@ -1,0 +1,73 @@
+"""When two runs are the same. In: an experiment, before anything is started. Out: what its identity is.
+
+Two runs are of one identity where their settings as composed, and the versions of all that runs, are equal; the folders that
+they lie in don't matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import mfubench
+from mfubench import hardware
+from mfubench.config import Experiment, Framework
+from mfubench.files.paths import ROOT
+from mfubench.launch.start import answers, commit_of
+from mfubench.plan import engines
+
+NOT_ASKED = ("dry_run", "resume", "tracking")  # of the settings: they change nothing of what is measured
+OUR_PACKAGES = ("torch", "transformers", "accelerate", "peft", "deepspeed", "liger-kernel", "bitsandbytes", "datasets")
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """`settings`: a digest of what is asked; `versions`: of all that is known to run here before it is started."""
+    asked = {name: value for name, value in asdict(experiment).items() if name not in NOT_ASKED}
+    return {
+        "settings": hashlib.sha256(repr(_sorted(asked)).encode(errors="surrogatepass")).hexdigest()[:16],
+        "versions": {
+            "mfubench": mfubench.__version__,
+            "commit": commit_of(ROOT),
+            **{name: _version(name) for name in OUR_PACKAGES},
+            "framework_environment": _environment(experiment.framework),
+            **_here(experiment),
+        },
+    }
+
+
+def _here(experiment: Experiment) -> dict[str, str | None]:
+    """The device and the engine that the experiment would have here; None where it has none."""
+    try:
+        machine = hardware.detect(experiment.hardware)
+        device, driver = machine.device_name, machine.driver
+    except hardware.Unavailable:
+        device, driver = None, None
+    try:
+        _, engine = engines.choose(experiment.framework, answers)
+    except engines.NotInstalled:
+        engine = None
+    return {"device": device, "driver": driver, "engine": engine}
+
+
+def _environment(framework: Framework) -> str | None:
+    """What the framework's own environment was made from, as launchers/install left it there; None: it has none, or it is
+    the user's own."""
+    mark = (ROOT / framework.python).parent.parent / engines.INSTALLED if framework.python else None
+    return mark.read_text().strip() if mark is not None and mark.is_file() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _sorted(tree: Any) -> Any:
+    """The same for mappings whose keys were added in another order; keys may be of several types."""
+    if isinstance(tree, Mapping):
+        return sorted((repr(key), _sorted(value)) for key, value in tree.items())
+    return [_sorted(value) for value in tree] if isinstance(tree, list | tuple) else tree

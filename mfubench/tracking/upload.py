@@ -1,0 +1,123 @@
+"""One result → one W&B run, or a warning. Offline runs lie in the run folder's wandb/."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mfubench.config import Tracking
+from mfubench.result import Result
+from mfubench.result.result_file import FILE_NAME
+from mfubench.tracking import content
+from mfubench.tracking.client import NotBegun, client, mode_of
+
+LARGEST_LOG_BYTES = 5_000_000
+ARTIFACT_TYPE = "mfubench-result"
+
+_failed_in: set[str] = set()  # sweeps of this process
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Where a run lies. One that was logged offline has no entity and no address yet."""
+
+    run_id: str
+    project: str
+    entity: str | None
+    url: str | None
+
+
+def track(result: Result, tracking: Tracking, folder: Path) -> str | None:
+    """Log the result that lies in `folder` as one W&B run; None when done or disabled, else the warning to show.
+
+    Mode `auto` does what WANDB_MODE says, and without it logs online where the user is logged in, else offline. Once W&B
+    has failed in a sweep, later jobs of it in this process are logged offline: a server that is down costs its timeouts once.
+    """
+    mode = mode_of(tracking)
+    if mode == "disabled":
+        return None
+    if result.group in _failed_in:
+        mode = "offline"
+    try:
+        log(result, replace(tracking, mode=mode), folder)
+    except (Exception, SystemExit) as error:  # whatever W&B does (it may sys.exit), the result stands
+        warning = f"not logged to W&B: {why(error)}. The result is safe in {folder / FILE_NAME}; "
+        if result.group is None:
+            return f"{warning}to upload it later: {_command(folder)}"
+        _failed_in.add(result.group)
+        return f"{warning}later ones of this sweep are logged offline; to upload them all: {_command(folder.parent)}"
+    return None
+
+
+def log(result: Result, tracking: Tracking, folder: Path) -> Logged:
+    """One run from beginning to end. Its id is a digest of result.json: the same result is the same run, however often it
+    is logged, and what the run has already is dropped.
+
+    Raises NotBegun, or whatever W&B raises where it fails in the middle (SystemExit among it).
+    """
+    import wandb
+
+    with client(tracking.mode) as settings:
+        run = _begun(wandb, result, tracking, folder, settings)
+        try:  # not `with run`, which would print a traceback
+            for name in ("step", "warmup"):
+                run.define_metric(name, summary="none", hidden=True)  # an axis and a mark, no plots of their own
+            for name in content.RATES:
+                run.define_metric(name, step_metric="step", summary="none")
+            for row in content.history(result):
+                run.log(row, step=int(row["step"]))
+            run.summary.update(content.summary(result))
+            artifact = run.log_artifact(_artifact(wandb, result, folder))
+            if settings.mode == "online":
+                artifact.wait(int(settings.finish_timeout))  # finish() would end well without it
+        finally:
+            run.finish(exit_code=0 if result.status == "ok" else 1)
+        return Logged(run.id, run.project, run.entity or None, run.url)
+
+
+def why(error: BaseException) -> str:
+    """What an error says, on one line without its full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _begun(wandb: Any, result: Result, tracking: Tracking, folder: Path, settings: Any) -> Any:
+    run_id = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()[:16]
+    try:
+        return wandb.init(
+            project=tracking.project,
+            entity=tracking.entity,
+            group=result.group,
+            job_type=result.settings["mode"]["name"],
+            name=result.name,
+            tags=content.tags(result),
+            config=content.config(result),
+            id=run_id,
+            resume="allow",
+            dir=folder,
+            settings=settings,
+        )
+    except (Exception, SystemExit) as error:
+        raise NotBegun(why(error)) from error
+
+
+def _artifact(wandb: Any, result: Result, folder: Path) -> Any:
+    """The run folder's files: the result, the plan, the native config, and the framework's log unless it is huge.
+
+    A result that names files elsewhere, which somebody else's may, gets none of them uploaded.
+    """
+    artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", result.name)[:128], type=ARTIFACT_TYPE)
+    others = (result.plan or {}).get("other_files", {})
+    names = [FILE_NAME, "plan.json", result.settings["framework"]["config_file"], *others, "framework.log"]
+    for path in (folder / name for name in names):
+        here = path.is_file() and path.resolve().parent == folder.resolve()
+        if here and (path.name != "framework.log" or path.stat().st_size < LARGEST_LOG_BYTES):
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)  # neither copied nor cached
+    return artifact
+
+
+def _command(folder: Path) -> str:
+    return f"python -m mfubench.tracking {shlex.quote(str(folder))}"

@@ -1,0 +1,254 @@
+"""What the command line may say, and what it gets for what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from mfubench.config import ConfigError, Experiment, Liger, WrongCombination
+from mfubench.config.compose import CONFIG_NAME, GROUPS, check_command_line, flags_first, store_schema
+from mfubench.config.defaults import defaults
+from mfubench.config.overrides import WITHOUT_OPTIONS
+from mfubench.config.validate import validate
+
+ROOT = Path(__file__).parents[2]
+STUDY = "experiment=axolotl-vs-llmforge"
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+
+
+def refusal(*argv: str) -> ConfigError:
+    """What the command line `argv` is refused with."""
+    store_schema()
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(argv)
+    return caught.value
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_every_group_composes_and_is_valid(
+    compose: Callable[..., Experiment], group: str, option: str
+) -> None:
+    experiment = compose(f"{group}={option}", *(["data.path=some.jsonl"] if option == "jsonl" else []))
+    validate(experiment)
+    assert getattr(experiment, group).name == option
+
+
+def test_the_defaults_are_those_of_the_design(compose: Callable[..., Experiment]) -> None:
+    default, lora = compose(), compose("mode=lora")
+    options = {group: getattr(default, group).name for group in GROUPS.keys() - WITHOUT_OPTIONS}
+    assert options["framework"] == "hf_trainer"
+    assert options["model"] == "llama-tiny"
+    assert (options["mode"], options["parallelism"], options["gradient_checkpointing"]) == ("full", "single", "none")
+    assert (default.batch_size, default.sequence_length, default.gradient_accumulation_steps) == (2, 256, 1)
+    assert (default.precision, default.attention, default.optimizer) == ("auto", "sdpa", "adamw_torch_fused")
+    assert (default.liger_kernel, default.torch_compile, default.dry_run) == (False, False, False)
+    assert default.liger == Liger(True, True, True, False, True)  # as Liger's own functions have it
+    assert (default.data.name, default.data.padding) == ("synthetic", "max_length")
+    assert (lora.mode.rank, lora.mode.alpha, lora.mode.dropout) == (8, 16, 0.05)
+    assert compose("mode=qlora").mode == replace(lora.mode, name="qlora", quantization="nf4", double_quantization=True)
+    assert lora.mode.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("mode=lora")
+    said = defaults("lora")
+    assert said["batch_size"] == experiment.batch_size
+    assert said["mode.rank"] == experiment.mode.rank
+    assert defaults("full")["mode.rank"] is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "right"),
+    [
+        ("batchsize=4", "batch_size=4"),
+        ("mod=full", "mode=full"),
+        ("mode=ful", "mode=full"),
+        ("mode.rnk=4", "mode.rank=4"),
+        ("model=llama-3.1-8", "model=llama-3.1-8b"),
+        ("hardware=h100-sx", "hardware=h100-sxm"),
+        ("attention=sdp", "attention=sdpa"),
+        ("precision=fp16", "precision=bf16"),
+        ("mode.quantization=nf5", "mode.quantization=nf4"),
+        ("framework=hf", "framework=hf_trainer"),
+        ("+gradient_accumulation=4", "gradient_accumulation_steps=4"),
+        ("framework.native.optim=sgd", "+framework.native.optim=sgd"),
+        ("batch_size=1,2", "-m batch_size=1,2"),
+        ("mode=[full,lora]", "-m mode=full,lora"),
+    ],
+)
+def test_what_is_misspelled_names_what_is_meant(argument: str, right: str) -> None:
+    assert refusal(argument).screen([argument]).endswith(f"python -m mfubench {right}")
+
+
+def test_a_misspelled_key_in_a_sweep_keeps_all_its_values() -> None:
+    argv = ["-m", "batchsize=1,2", "mode=lora"]
+    assert refusal(*argv).screen(argv).endswith("python -m mfubench -m mode=lora batch_size=1,2")
+
+
+def test_a_sweep_may_be_asked_for_anywhere_on_the_line() -> None:
+    assert flags_first(["mode=lora", "-m", "seed=1,2"]) == ["-m", "mode=lora", "seed=1,2"]
+    argv = ["mode=lora", "seed=1,2"]
+    assert refusal(*argv).screen(argv).endswith("python -m mfubench -m mode=lora seed=1,2")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["batch_size=0"],
+        ["batch_size=x"],
+        ["batch_size=1.5"],
+        ["batch_size"],
+        ["sequence_length=1"],
+        ["gradient_accumulation_steps=0"],
+        ["mode=lora", "mode.rank=0"],
+        ["mode=lora", "mode.dropout=1"],
+        ["mode=lora", "mode.target_modules=[]"],
+        ["measurement.steps=1"],
+        ["measurement.timeout_s=0"],
+        ["hardware.peak_flops_per_second=-1"],
+        ["-m", "batch_size=1,0"],
+        ["+nothing=1"],
+        ["~mode"],
+        ["mode=1"],
+        ["model.revision=abc"],
+        ["hydra.launcher.n_jobs=4"],
+        ["seed=4294967296"],
+    ],
+)
+def test_what_is_wrong_on_any_machine_is_refused(argv: list[str]) -> None:
+    screen = refusal(*argv).screen(argv)
+    assert screen.startswith("mfubench: ")
+    assert "given" in screen and "expected" in screen
+    assert len(screen.splitlines()) <= 4
+
+
+def test_a_sequence_beyond_the_models_limit_is_refused_alone_and_left_to_its_row_in_a_sweep() -> None:
+    error = refusal("sequence_length=4096")
+    assert isinstance(error, WrongCombination)
+    assert error.instead == "sequence_length=2048"
+    check_command_line(["-m", "sequence_length=256,4096"])
+
+
+def test_several_devices_need_something_that_starts_them() -> None:
+    error = refusal("parallelism.num_devices=4")
+    assert error.instead == "parallelism=ddp parallelism.num_devices=4"
+
+
+def test_hub_weights_need_a_model_that_is_on_the_hub() -> None:
+    assert isinstance(refusal("model.weights=hub"), WrongCombination)
+
+
+def test_a_file_of_samples_is_asked_for_and_belongs_to_jsonl_only() -> None:
+    assert refusal("data=jsonl").instead == "data=jsonl data.path=FILE"
+    assert refusal("data.path=a.jsonl").instead == "data=jsonl data.path=a.jsonl"
+    assert refusal("data=alpaca", "data.padding=long").instead == "data.padding=longest"
+
+
+def test_liger_has_one_loss_at_a_time_and_its_switches_are_set_one_by_one() -> None:
+    both = ("liger_kernel=true", "liger.cross_entropy=true")
+    assert isinstance(refusal(*both), WrongCombination)
+    check_command_line([*both, "liger.fused_linear_cross_entropy=false"])
+    check_command_line(["liger.cross_entropy=true"])  # Liger is off
+    assert refusal("liger=true").instead == "liger.rope=true"
+    assert refusal("liger.ropes=true").instead == "liger.rope=true"
+
+
+def test_an_engine_that_a_framework_does_not_have_is_refused() -> None:
+    assert refusal("framework.engine=own").problem == "hf_trainer is started in one way only"
+    error = refusal("framework=llmforge", "framework.engine=open")
+    assert (error.instead, error.expected) == ("framework.engine=open-stack", "one of llmforge, open-stack")
+
+
+def test_options_of_deepspeed_can_be_set_and_new_ones_need_a_plus(compose: Callable[..., Experiment]) -> None:
+    zero = compose(
+        "parallelism=zero3",
+        "parallelism.deepspeed.zero_optimization.overlap_comm=false",
+        "+parallelism.deepspeed.zero_optimization.stage3_max_live_parameters=1e9",
+    ).parallelism.deepspeed
+    assert zero is not None
+    assert zero["zero_optimization"]["stage"] == 3
+    assert zero["zero_optimization"]["overlap_comm"] is False
+    assert zero["zero_optimization"]["stage3_max_live_parameters"] == 1e9
+    assert refusal("parallelism=zero2", "parallelism.deepspeed.gradient_cliping=1").instead == (
+        "+parallelism.deepspeed.gradient_cliping=1"
+    )
+
+
+def test_the_zero_stages_are_the_published_settings(compose: Callable[..., Experiment]) -> None:
+    for stage in range(4):
+        zero = (compose(f"parallelism=zero{stage}").parallelism.deepspeed or {})["zero_optimization"]
+        assert zero["stage"] == stage
+        assert (zero["overlap_comm"], zero["contiguous_gradients"]) == (True, True)
+        assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == 5e8
+
+
+def test_a_users_own_defaults_are_laid_over_ours_and_under_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MFUBENCH_LOCAL")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    (tmp_path / "conf" / "local").mkdir()
+    (tmp_path / "conf" / "local" / "default.yaml").write_text("batch_size: 8\ntracking: {entity: me}\n")
+    store_schema()
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        mine, said, study = (hydra_compose(CONFIG_NAME, o) for o in ([], ["batch_size=3"], [STUDY]))
+    assert (mine.batch_size, mine.tracking.entity, said.batch_size) == (8, "me", 3)
+    assert study.batch_size == 2  # a named study is what it says
+
+
+def test_the_shell_completes_groups_options_and_settings(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "mfubench"
+    script = f"""export PATH={program.parent}:$PATH
+eval "$(mfubench -sc install=bash)"
+for COMP_LINE in "mfubench parallelism=ze" "mfubench gradient_acc"; do
+  COMP_POINT=${{#COMP_LINE}} COMP_CWORD=1 hydra_bash_completion
+  echo "${{COMPREPLY[@]}}"
+done"""
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "parallelism=zero0 parallelism=zero1 parallelism=zero2 parallelism=zero3",
+        "gradient_accumulation_steps=",
+    ]
+
+
+def test_a_sweep_over_modes_may_set_what_only_one_of_them_has(compose: Callable[..., Experiment]) -> None:
+    check_command_line(["-m", "mode=full,lora", "mode.rank=4"])
+    assert compose("mode=lora", "mode.rank=4").mode.rank == 4
+
+
+def test_a_mode_is_not_what_a_sweep_sets_for_another(compose: Callable[..., Experiment]) -> None:
+    given = ("mode.rank=4", "mode.quantization=fp4")
+    full, lora, qlora = (compose(f"mode={name}", *given).mode for name in ("full", "lora", "qlora"))
+    assert [mode.has_adapters for mode in (full, lora, qlora)] == [False, True, True]
+    assert [mode.four_bit for mode in (full, lora, qlora)] == [None, None, "fp4"]
+
+
+def test_an_experiment_is_its_own_sweep() -> None:
+    study = yaml.safe_load((ROOT / "conf/experiment/checkpointing-cost.yaml").read_text())
+    assert study["hydra"]["mode"] == "MULTIRUN"
+    check_command_line(["experiment=checkpointing-cost"])
+    assert refusal("experiment=checkpointing-cost", "batch_size=1,0").problem == "batch_size can't be 0"
+
+
+def test_a_wrong_command_line_exits_with_2_prints_one_screen_and_leaves_no_folder(tmp_path: Path) -> None:
+    for argv in (["batchsize=4"], ["batch_size=0"], ["-m", "batch_size=1,0"], ["mode=lora", "mode.rank=0"]):
+        command = [sys.executable, "-m", "mfubench", *argv]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 4
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_the_composed_configuration_are_printed() -> None:
+    for flags, expected in ((["--help"], "gradient_checkpointing"), (["--cfg", "job"], "batch_size: 2")):
+        done = subprocess.run([sys.executable, "-m", "mfubench", *flags], capture_output=True, text=True, check=True)
+        assert expected in done.stdout

@@ -1,0 +1,139 @@
+"""What a reader is told beside valid figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from mfubench.config import Experiment
+from mfubench.config.defaults import defaults
+from mfubench.flops import FlopCount
+from mfubench.hardware import Ceiling, GpuConditions, Machine, Peak
+from mfubench.launch.outcome import Outcome
+from mfubench.measure.evidence import Evidence, now
+from mfubench.measure.in_situ import InSitu
+from mfubench.measure.metrics import measure, of_ceiling
+from mfubench.measure.run_warnings import Kind, caveats
+from mfubench.measure.status import Verdict
+from mfubench.records import MicroBatch, RankRecord, Records
+
+FLOPS = FlopCount(10**12, 10**12, 10**12, 10**12, 12_000_000, 12_000_000, {})
+GPU = Machine("cuda", "NVIDIA H100 80GB HBM3", 1, 16, True, "580", 80 * 2**30)
+SHEET = Peak(100e12, "bf16", "a data sheet", measured=False)
+
+
+def record_of(times: list[float]) -> RankRecord:
+    at = tuple(sum(times[:n]) for n in range(len(times) + 1))
+    steps = tuple((MicroBatch(2, 256, None, None),) for _ in times)
+    return RankRecord(0, 1, at, at, None, steps, None, None, {"recomputation": None}, {}, ())
+
+
+@pytest.fixture
+def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
+    """The caveats of a steady run on a GPU, with what is changed."""
+
+    def of(
+        *overrides: str,
+        times: tuple[float, ...] = (1.0, 1.001, 1.0, 1.001),
+        peak: Peak = SHEET,
+        ceiling_here: Ceiling | None = None,
+        **changes: object,
+    ) -> list[str]:
+        experiment = compose(*overrides)
+        records = Records((record_of(list(times)),))
+        evidence = Evidence(experiment, Path("run"), None, now(), flops=replace(FLOPS, parameters=8_000_000_000))
+        measurement = measure(records, lambda *_: FLOPS, peak, 0, len(times))
+        ceiling = Ceiling(peak.flops_per_second, peak.source) if peak.measured else ceiling_here
+        measurement = replace(measurement, of_ceiling=of_ceiling(measurement, peak, ceiling))
+        ok = replace(evidence, records=records, measurement=measurement, peak=peak, machine=GPU, verdict=Verdict("ok"))
+        found = list(caveats(replace(ok, **changes), defaults(experiment.mode.name)))  # type: ignore[arg-type]
+        assert all(each.kind in get_args(Kind) for each in found)
+        return [each.text for each in found]
+
+    return of
+
+
+def test_a_steady_run_of_a_real_model_has_none(said: Callable[..., list[str]]) -> None:
+    assert said() == []
+
+
+def test_a_tiny_model_on_a_gpu_names_a_real_one(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(flops=FLOPS)
+    assert "its MFU means nothing there" in caveat and "python -m mfubench model=llama-3.1-8b" in caveat
+    assert said(flops=FLOPS, machine=replace(GPU, device="cpu")) == []
+
+
+def test_a_mean_less_sure_than_asked_for_says_how_sure_it_is(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(times=(1.0, 3.0, 1.0, 3.0))
+    # Student's t of 3 degrees of freedom, 3.182, times a standard deviation of 1.155 / 2, over the mean of 2
+    assert caveat.startswith(
+        "the mean step time is known to ±91.87%, not to the ±1.00% asked for, after 4 steady steps"
+    )
+    (caveat,) = said("measurement.relative_precision=null", times=(1.0, 3.0, 1.0, 3.0))
+    assert caveat.startswith("the mean step time is only known to ±92%")
+    assert said("measurement.relative_precision=0.92", times=(1.0, 3.0, 1.0, 3.0)) == []
+
+
+def test_a_step_time_that_drifts_is_not_steady(said: Callable[..., list[str]]) -> None:
+    drifting = tuple(1.0 + 0.002 * step + 0.001 * (step % 2) for step in range(40))
+    caveat = next(each for each in said(times=drifting) if each.startswith("not_steady"))
+    assert "it drifts by +" in caveat and caveat.endswith(" to 40")
+
+
+def test_beating_a_measured_peak_is_said(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(peak=Peak(0.9e12, "fp32", "measured", measured=True))
+    assert "1.11 times the FLOP/s that were measured" in caveat and "utilisations are too high" in caveat
+    (caveat,) = said(ceiling_here=Ceiling(0.9e12, "measured"))
+    assert "of_ceiling is too high" in caveat
+
+
+def test_what_the_machine_did_explains_a_run_that_failed(said: Callable[..., list[str]]) -> None:
+    quiet = GpuConditions("GPU-1", 0, None, None, None, None, None, None, None, None, (), 0, 0, 0, ())
+    hot, dying = replace(quiet, throttled={"hardware thermal slowdown": 0.9}), replace(quiet, xids=(79,))
+    (caveat,) = said(conditions=(hot, dying), measurement=None, verdict=Verdict("failed", "it died"))
+    assert "Xid 79" in caveat
+    assert len(said(conditions=(hot, dying))) == 2
+    assert said(conditions=(quiet,)) == []
+
+
+def test_a_setting_of_another_mode_changes_nothing(said: Callable[..., list[str]]) -> None:
+    assert said("mode=full", "mode.rank=4") == ["mode.rank=4 changes nothing with mode=full"]
+
+
+def test_an_exit_status_after_all_steps_is_noted(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(outcome=Outcome("itself", 1, 9.0, ()))
+    assert "exit status 1 after all measured steps" in caveat
+
+
+def test_a_run_cut_short_by_the_user_says_how_short(said: Callable[..., list[str]]) -> None:
+    assert said(verdict=Verdict("ok", None, "user")) == ["ended by the user after 4 steady steps of at most 200"]
+
+
+def test_recomputation_that_a_compiled_model_hides_is_said(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said("gradient_checkpointing=reentrant", "torch_compile=true")
+    assert "hides what it recomputes" in caveat
+
+
+COUNTED = InSitu(1.3e12, 1e12, 0.3, {"aten::mm": 1.3e12}, {"x::y [2, 3] x [3, 4]": 2}, "it recomputes")
+PROFILED = "measurement.profile_flops=true"
+
+
+def test_another_count_in_the_frameworks_process_is_said_with_what_explains_it(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(PROFILED, in_situ=COUNTED)
+    assert "did 1.3 TFLOP, +30.0% from the 1 TFLOP that hfu takes it to do: it recomputes; " in caveat
+    assert caveat.endswith("no formula counts x::y [2, 3] x [3, 4] ×2")
+    (caveat,) = said(PROFILED, in_situ=replace(COUNTED, explanation=None, uncounted={}))
+    assert caveat.endswith("nothing known explains it; flops.in_situ in result.json has its operators")
+    assert said(PROFILED, in_situ=replace(COUNTED, apart=0.009)) == []
+
+
+def test_no_count_in_the_frameworks_process_is_said_where_one_was_asked_for(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said(PROFILED, in_situ=replace(COUNTED, flops=None, apart=None))
+    assert "torch.compile hides what it does" in caveat
+    (caveat,) = said(PROFILED)
+    assert caveat.startswith("no step was counted")
+    assert said() == []
