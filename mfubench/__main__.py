@@ -48,7 +48,9 @@ def job(composed: Any) -> float:
     from rich.console import Console
 
     from mfubench.launch.interrupts import interrupted_once
-    from mfubench.run import done_before, dry_run, log, run
+    from mfubench.result.job import done_before
+    from mfubench.run import dry_run, run
+    from mfubench.tracking import log_or_warn
 
     chosen, console = HydraConfig.get(), Console(stderr=True)
     sweep = Path(chosen.sweep.dir).absolute() if chosen.mode == RunMode.MULTIRUN else None
@@ -69,7 +71,7 @@ def job(composed: Any) -> float:
             raise
         raise CantWrite(folder) from error
     if earlier is None:
-        log(result, experiment.tracking, console)
+        log_or_warn(result, experiment.tracking, console)
     if sweep is not None and earlier is None and result.stopped_by == "user":
         raise KeyboardInterrupt
     return float(result.measurement["tokens_per_second_per_device"]) if result.measurement else float("nan")

@@ -17,9 +17,8 @@ from mfubench import workload
 from mfubench.config import Experiment
 from mfubench.config.compose import CONFIG_NAME, store_schema, to_experiment
 from mfubench.files.paths import CONF, LAUNCHERS, ROOT, cache_folder
-from mfubench.launch.start import write_files
 from mfubench.plan import engines
-from mfubench.plan.native import Place, Plan, make_plan, num_samples
+from mfubench.plan.native import Place, Plan, make_plan, num_samples, write_files
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from mfubench import hardware
 from mfubench.config import Framework, Hardware
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.hardware import Machine
-from mfubench.launch.start import answers, run_together
+from mfubench.launch.programs import responds, run_together
 from mfubench.plan import engines
 
 # What a step's time depends on, besides the framework's own version.
@@ -56,7 +56,7 @@ def environment(framework: Framework) -> Environment:
     """Whether the framework can be started here, and with which versions."""
     try:
         engines.check_installed(framework, ROOT)
-        framework, engine = engines.choose(framework, answers)
+        framework, engine = engines.choose(framework, responds)
     except engines.NotInstalled as reason:
         return Environment(framework, MISSING, str(reason), {})
     state = READY if _as_required(framework) else CHANGED
@@ -94,7 +94,7 @@ def _as_required(framework: Framework) -> bool:
     """Whether an environment that mfubench's installer makes is what its requirements say now."""
     if framework.python is None or Path(framework.python).is_absolute():
         return True
-    return answers((sys.executable, str(LAUNCHERS / "install"), "--check", framework.name))
+    return responds((sys.executable, str(LAUNCHERS / "install"), "--check", framework.name))
 
 
 def _versions(framework: Framework) -> dict[str, str]:

@@ -6,10 +6,10 @@ And the watch over the machine while a run goes on: Conditions out, and what in 
 from __future__ import annotations
 
 from mfubench.hardware.catalogue import known_peaks
-from mfubench.hardware.conditions import Conditions, CpuConditions, GpuConditions, troubles
+from mfubench.hardware.conditions import Conditions, CpuConditions, GpuConditions, Window, troubles
 from mfubench.hardware.machine import Machine, Unavailable, detect, resolve_precision
-from mfubench.hardware.peaks import Ceiling, Peak, UnknownPeak, ceiling, peak, peak_dtype
-from mfubench.hardware.watching import watch
+from mfubench.hardware.peaks import Ceiling, Peak, Peaks, UnknownPeak, ceiling, peak, peak_dtype
+from mfubench.hardware.watching import Monitor, watch
 
 __all__ = [
     "Ceiling",
@@ -17,9 +17,12 @@ __all__ = [
     "CpuConditions",
     "GpuConditions",
     "Machine",
+    "Monitor",
     "Peak",
+    "Peaks",
     "Unavailable",
     "UnknownPeak",
+    "Window",
     "ceiling",
     "detect",
     "known_peaks",

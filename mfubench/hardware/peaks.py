@@ -38,6 +38,14 @@ class Ceiling:
     source: str
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """What a run's FLOP/s are divided by."""
+
+    peak: Peak
+    ceiling: Ceiling | None  # None: it wasn't to be measured
+
+
 def peak_dtype(precision: str, device: str) -> str:
     """The dtype whose peak a run of this resolved precision is held against; fp32 on CUDA runs with TF32 set."""
     assert precision in ("bf16", "bf16_pure", "fp32"), precision

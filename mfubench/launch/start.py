@@ -1,35 +1,31 @@
-"""Plan → Outcome: starts the framework, watches it once a second, leaves no process behind. The only subprocesses.
+"""Start the framework, supervise it, and end it: no process is left behind.
 
-The framework runs in a session of its own with its output in a file. Should mfubench itself be killed, the guard ends what
-it leaves behind (guard.py).
+The framework runs in a session of its own with its output in a file. If mfubench itself is killed, the guard ends what is
+left (guard.py).
 """
 
 from __future__ import annotations
 
-import atexit
 import errno
-import functools
 import os
 import re
 import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from mfubench.files.paths import PACKAGE, PROBE_SITE
+from mfubench.files.paths import PROBE_SITE
 from mfubench.launch import extensions, interrupts, processes, supervision
 from mfubench.launch.outcome import Ending, How, Outcome, told
-from mfubench.plan.native import Plan
+from mfubench.launch.programs import guarded_tag, in_front_of
+from mfubench.plan.native import Plan, write_files
 
 GRACE_S = 10.0
 NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # it is not there, or can't be executed
-ANSWER_WITHIN_S = 60.0  # a command line that imports torch takes some ten seconds
 # A child would attach to our W&B service, and its settings are not the run's; a framework must not track beside us.
 NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
 
@@ -44,7 +40,7 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
     write_files(plan)
     extensions.release()
     processes.adopt_orphans()
-    (tag, guard), strangers = _guarded(), processes.children()
+    (tag, guard), strangers = guarded_tag(), processes.children()
     _tell(guard, plan)
     process, ending, watch = None, Ending("interrupted"), supervision.Watch(plan, strangers)
     started, began_s, kills_before = time.monotonic(), time.time(), _killed_for_memory()
@@ -78,101 +74,11 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
     return told(outcome, oom_kills=_killed_for_memory() - kills_before)
 
 
-def write_files(plan: Plan) -> None:
-    """The native config and what it refers to, in the run folder."""
-    for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
-        (plan.folder / name).write_text(text)
-
-
-@functools.cache
-def answers(command: tuple[str, ...]) -> bool:
-    """Whether a program runs and ends with 0 within a minute; asked once in this process."""
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, processes.RUN_TAG: _guarded()[0]},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=ANSWER_WITHIN_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):  # not there, or no program
-        return False
-    return done.returncode == 0
-
-
-def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
-    """Run short helper programs at the same time and return what each printed; RuntimeError if one fails or is too slow."""
-    children = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **environment, processes.RUN_TAG: _guarded()[0]},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for command in commands
-    ]
-    deadline = time.monotonic() + timeout_s
-    outputs = []
-    try:
-        for child in children:
-            output, errors = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
-            if child.returncode != 0:
-                raise RuntimeError(f"{child.args!r} ended with {child.returncode}: {errors.strip()[-2000:]}")
-            outputs.append(output)
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{error.cmd!r} was not done after {timeout_s:g} s") from error
-    finally:
-        for child in children:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-    return outputs
-
-
-def commit_of(root: Path) -> str | None:
-    """The commit of a checkout, with -dirty where it has changes; None where there is no checkout or no git."""
-    if not (root / ".git").exists():  # git would describe whatever repository lies around an installed package
-        return None
-    try:
-        return run_together([["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]], {}, 10)[
-            0
-        ].strip()
-    except (OSError, RuntimeError):
-        return None
-
-
-@functools.cache
-def _guarded() -> tuple[str, subprocess.Popen[bytes]]:
-    """A tag, and the guard of all that carries it: one for this process, from its first run to its end, however it comes."""
-    tag = uuid.uuid4().hex
-    guard = subprocess.Popen(
-        (sys.executable, "-m", "mfubench.launch.guard", tag, f"{time.time():.0f}"),
-        env={**os.environ, "PYTHONPATH": _in_front(str(PACKAGE.parent), os.environ.get("PYTHONPATH"))},
-        cwd="/",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    atexit.register(_dismiss, guard)
-    return tag, guard
-
-
 def _tell(guard: subprocess.Popen[bytes], plan: Plan) -> None:
     """What it is to clean of secrets should mfubench be killed in this run."""
     assert guard.stdin is not None
     with suppress(BrokenPipeError):  # it has been killed itself
         os.write(guard.stdin.fileno(), b"".join(os.fsencode(path) + b"\0" for path in (plan.log, plan.records)))
-
-
-def _dismiss(guard: subprocess.Popen[bytes]) -> None:
-    assert guard.stdin is not None
-    guard.stdin.close()
-    guard.wait()
 
 
 def _start(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -212,16 +118,11 @@ def _killed_for_memory() -> int:
     return int(counted[1]) if counted else 0
 
 
-def _in_front(*places: str | None) -> str:
-    """A search path of those that there are."""
-    return os.pathsep.join(filter(None, places))
-
-
 def _environment(plan: Plan, tag: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
 
     def in_front(first: str, variable: str) -> str:
-        return _in_front(first, plan.environment.get(variable), inherited.get(variable))
+        return in_front_of(first, plan.environment.get(variable), inherited.get(variable))
 
     ours = {
         # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.

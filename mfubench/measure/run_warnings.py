@@ -1,4 +1,4 @@
-"""What a reader must know beside the figures, though the run is valid. A closed set of kinds, each with a sentence."""
+"""Warn of what a reader must know beside the figures, though the run is valid: a closed set of kinds, each with a sentence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mfubench import hardware
-from mfubench.measure.evidence import Evidence
+from mfubench.config import Experiment
+from mfubench.config.defaults import defaults
+from mfubench.flops import FlopCount
+from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import APART, InSitu
+from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Measurement
+from mfubench.measure.observe import Observed
+from mfubench.measure.status import Verdict
 from mfubench.plan import support
+from mfubench.plan.prepare import Prepared, Target
+from mfubench.records import Records
 
 Kind = Literal[
     "not_steady",  # the step time drifts, or never settled
@@ -37,52 +45,64 @@ SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches an
 
 
 @dataclass(frozen=True)
-class Caveat:
+class RunWarning:
     """One warning beside a result."""
 
     kind: Kind
     text: str
 
 
-def caveats(evidence: Evidence, defaults: support.Values) -> Iterator[Caveat]:
-    """What is to be said of a run; `defaults` as support.check has them."""
-    measurement, outcome = evidence.measurement, evidence.outcome
-    yield from _of_settings(evidence, defaults)
-    for kind, text in hardware.troubles(evidence.conditions):
-        if measurement or kind in EXPLAIN_A_FAILURE:
-            yield Caveat(kind, text)
-    if measurement:
-        yield from _of_steps(evidence, measurement)
-        if outcome and outcome.ended == "itself" and outcome.returncode:
-            how = f"the framework ended with exit status {outcome.returncode}"
-            yield Caveat("ended_badly", f"{how} after all measured steps; see framework.log")
-        if evidence.experiment.measurement.profile_flops:
-            yield from (Caveat("in_situ", text) for text in _in_situ(evidence.in_situ))
-
-
-def _of_settings(evidence: Evidence, defaults: support.Values) -> Iterator[Caveat]:
-    experiment, machine = evidence.experiment, evidence.machine
-    for setting, value, where in support.inapplicable(experiment, defaults):
-        yield Caveat("inapplicable", f"{setting}={value} changes nothing with {where}")
-    if machine and machine.device == "cuda" and evidence.flops and evidence.flops.parameters < SMALL_FOR_A_GPU:
-        yield Caveat(
-            "too_small",
-            f"{experiment.model.name} is far too small for a {machine.device_name}: its MFU means nothing there; try "
-            "python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
-        )
-    seen = [rank.work for rank in evidence.records.ranks if rank.work]
-    if experiment.gradient_checkpointing.name != "none" and any(work["recomputation"] is None for work in seen):
-        yield Caveat(
+def run_warnings(
+    experiment: Experiment,
+    status: Verdict,
+    target: Target | None,
+    prepared: Prepared | None,
+    peaks: Peaks | None,
+    observed: Observed | None,
+    measured: Measured | None,
+) -> Iterator[RunWarning]:
+    """Yield the warnings of a run; of a stage that wasn't reached, None, there are none."""
+    for setting, value, where in support.inapplicable(experiment, defaults(experiment.mode.name)):
+        yield RunWarning("inapplicable", f"{setting}={value} changes nothing with {where}")
+    if target and prepared:
+        yield from _of_the_model(target, (measured or prepared).flops)
+    if not (peaks and observed and measured):
+        return
+    if experiment.gradient_checkpointing.name != "none" and _hides_recomputation(observed.records):
+        yield RunWarning(
             "recomputation_hidden",
             "the compiled model hides what it recomputes: hfu takes it to be what was asked; mfu does not depend on it",
         )
+    for kind, text in hardware.troubles(measured.conditions):
+        if measured.measurement or kind in EXPLAIN_A_FAILURE:
+            yield RunWarning(kind, text)
+    if measured.measurement:
+        yield from _of_steps(experiment, status, peaks.peak, measured.measurement)
+        if observed.outcome.ended == "itself" and observed.outcome.returncode:
+            how = f"the framework ended with exit status {observed.outcome.returncode}"
+            yield RunWarning("ended_badly", f"{how} after all measured steps; see framework.log")
+        if experiment.measurement.profile_flops:
+            yield from (RunWarning("in_situ", text) for text in _in_situ(measured.in_situ))
 
 
-def _of_steps(evidence: Evidence, measurement: Measurement) -> Iterator[Caveat]:
-    """How far the mean step time can be trusted."""
-    wanted, peak = evidence.experiment.measurement, evidence.peak
+def _of_the_model(target: Target, flops: FlopCount) -> Iterator[RunWarning]:
+    if target.machine.device == "cuda" and flops.parameters < SMALL_FOR_A_GPU:
+        yield RunWarning(
+            "too_small",
+            f"{target.experiment.model.name} is far too small for a {target.machine.device_name}: its MFU means nothing there; "
+            "try python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
+        )
+
+
+def _hides_recomputation(records: Records) -> bool:
+    return any(rank.work["recomputation"] is None for rank in records.ranks if rank.work)
+
+
+def _of_steps(experiment: Experiment, status: Verdict, peak: Peak, measurement: Measurement) -> Iterator[RunWarning]:
+    """Warn of a mean step time that can't be trusted as far as was asked for."""
+    wanted = experiment.measurement
     if measurement.settled is False:
-        yield Caveat(
+        yield RunWarning(
             "not_steady", f"not_steady: {measurement.steady_because}; the mean is of steps {_window(measurement)}"
         )
     known, precision = measurement.relative_half_width, wanted.relative_precision
@@ -91,18 +111,18 @@ def _of_steps(evidence: Evidence, measurement: Measurement) -> Iterator[Caveat]:
     more = "a quiet machine, longer (measurement=thorough) or several runs (repeat=range(5)) would tell more"
     if precision is not None and known > precision:
         asked_for = f"not to the ±{precision:.2%} asked for"
-        yield Caveat("imprecise", f"the mean step time is known to ±{known:.2%}, {asked_for}, {after}; {more}")
+        yield RunWarning("imprecise", f"the mean step time is known to ±{known:.2%}, {asked_for}, {after}; {more}")
     elif precision is None and known > UNSTABLE:
-        yield Caveat(
+        yield RunWarning(
             "imprecise", f"the mean step time is only known to ±{known:.0%}, so are all figures, {after}; {more}"
         )
-    if evidence.verdict and evidence.verdict.stopped_by == "user":
-        yield Caveat(
+    if status.stopped_by == "user":
+        yield RunWarning(
             "ended_by_user", f"ended by the user after {measurement.steps} steady steps of at most {wanted.steps}"
         )
     if measurement.of_ceiling is not None and measurement.of_ceiling > MEASURED_PEAK_TOLERANCE:
-        too_high = "utilisations are too high" if peak and peak.measured else "of_ceiling is too high"
-        yield Caveat(
+        too_high = "utilisations are too high" if peak.measured else "of_ceiling is too high"
+        yield RunWarning(
             "ceiling_exceeded",
             f"the run did {measurement.of_ceiling:.2f} times the FLOP/s that were measured as the most this device does, so "
             f"that was measured too low: {too_high}; run again on a quiet machine (a GPU's ceiling is kept in the cache folder's "

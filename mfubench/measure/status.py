@@ -1,4 +1,4 @@
-"""Outcome + Records + differences → the run's status and the reason for it. Pure.
+"""Decide a run's status, with the reason for it.
 
 The records decide, not the exit status: a framework may well fail after all measured steps, or end well without training.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
+from mfubench.config import WrongCombination
 from mfubench.launch.outcome import Outcome
 from mfubench.measure.stopping_rule import Because, Rule, enough_after
+from mfubench.plan.engines import NotInstalled
 from mfubench.records import Difference, Records
 
 Status = Literal[
@@ -35,6 +38,11 @@ class Verdict:
     status: Status
     reason: str | None = None
     stopped_by: str | None = None  # mfubench: enough was recorded | user
+
+    @property
+    def in_one_line(self) -> str:
+        """The status and the reason for it."""
+        return f"{self.status}: {self.reason}"
 
 
 def periods_recorded(records: Records, num_ranks: int) -> int:
@@ -90,6 +98,13 @@ def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences:
     if not seen:
         return Verdict("no_records", "it ended well, and no training step of it was seen")
     return Verdict("inconsistent", _in_words(differences) or so_far)
+
+
+def refused(error: Exception, sweep: Path | None) -> Verdict:
+    """Return the status of a run that can't be started; a wrong combination outside a sweep is raised again."""
+    if isinstance(error, WrongCombination) and sweep is None:
+        raise error
+    return Verdict("not_installed" if isinstance(error, NotInstalled) else "unsupported", str(error))
 
 
 def _in_words(differences: Sequence[Difference]) -> str:

@@ -33,10 +33,10 @@ def engines_of(framework: Framework) -> list[Engine]:
     return [Engine(**entry) for entry in framework.engines or []]
 
 
-def choose(framework: Framework, answers: Callable[[tuple[str, ...]], bool]) -> tuple[Framework, str | None]:
+def choose(framework: Framework, responds: Callable[[tuple[str, ...]], bool]) -> tuple[Framework, str | None]:
     """The framework as its first engine that is here starts it, and that engine's name (None: it has no engines).
 
-    `answers(argv)`: whether that program runs and ends with 0. `framework.engine` leaves that one only. Raises
+    `responds(argv)`: whether that program runs and ends with 0. `framework.engine` leaves that one only. Raises
     NotInstalled.
     """
     engines = engines_of(framework)
@@ -44,7 +44,7 @@ def choose(framework: Framework, answers: Callable[[tuple[str, ...]], bool]) -> 
         return framework, None
     wanted = [engine for engine in engines if framework.engine in (None, engine.name)]
     for engine in wanted:
-        if engine.probe is None or answers(tuple(map(str, engine.probe))):
+        if engine.probe is None or responds(tuple(map(str, engine.probe))):
             return replace(framework, command=engine.command, random_weights=engine.random_weights), engine.name
     tried = "; ".join(f"{engine.name}: `{' '.join(map(str, engine.probe or []))}` did not answer" for engine in wanted)
     others = [engine.name for engine in engines if engine not in wanted]

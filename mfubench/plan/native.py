@@ -118,6 +118,12 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     )
 
 
+def write_files(plan: Plan) -> None:
+    """Write the native config, and the files it refers to, into the run folder."""
+    for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
+        (plan.folder / name).write_text(text)
+
+
 def plan_as_json(plan: Plan) -> dict[str, Any]:
     """The plan in JSON's types: what is started, with what environment and native config, for how many steps."""
     return {

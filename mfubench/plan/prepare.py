@@ -1,7 +1,7 @@
-"""The stages before a run. In: an Experiment. Out: Evidence with machine, engine, workload, FLOPs, plan and peak.
+"""Prepare a run: resolve what `auto` stands for, count its FLOPs, plan its start, find the peak it is measured against.
 
-A stage raises one of CANT where this machine or this framework can't do what was asked, NotInstalled where the framework
-isn't here, ConfigError for what is wrong on any machine.
+A stage raises one of REFUSALS if this machine or this framework can't do what was asked, and ConfigError for what is
+wrong on any machine.
 """
 
 from __future__ import annotations
@@ -9,60 +9,109 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from mfubench import hardware, workload
+from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
 from mfubench.config.overrides import no_secret_in
 from mfubench.config.validate import validate
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
-from mfubench.flops import step_flops
-from mfubench.flops.crosscheck import recounted
-from mfubench.launch.start import answers, run_together
-from mfubench.measure.evidence import Evidence
+from mfubench.flops import FlopCount, step_flops
+from mfubench.flops.crosscheck import SecondCount, recounted
 from mfubench.plan import engines, support
-from mfubench.plan.native import Place, make_plan, num_samples, plan_as_json, threads_per_rank
+from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_as_json, threads_per_rank
+from mfubench.workload import NoData, Workload
+from mfubench.workload import prepare as prepare_workload
 
 if TYPE_CHECKING:
     from mfubench.flops.memory import ExpectedMemory
 
-CANT = (support.Unsupported, hardware.Unavailable, hardware.UnknownPeak, workload.NoData)
+REFUSALS = (
+    support.Unsupported,
+    engines.NotInstalled,
+    hardware.Unavailable,
+    hardware.UnknownPeak,
+    NoData,
+    WrongCombination,
+)
 
 
-def on_this_machine(so_far: Evidence) -> Evidence:
-    """What `auto` stands for here, and the engine that is here."""
-    experiment = so_far.experiment
+class Programs(Protocol):
+    """Ways to run other programs, which this room doesn't; launch/programs.py has them."""
+
+    def responds(self, command: tuple[str, ...], /) -> bool:
+        """Return True if the program ends with 0."""
+
+    def run_together(
+        self, commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float, /
+    ) -> list[str]:
+        """Run programs at the same time and return what each printed."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The experiment on this machine, with all that `auto` stands for resolved."""
+
+    experiment: Experiment  # its framework has the command of the engine that runs
+    machine: hardware.Machine
+    precision: str  # bf16 | bf16_pure | fp32
+    engine: str | None  # None: the framework has no engines
+
+    @property
+    def framework_label(self) -> str:
+        """The framework's name as readers are shown it, with its engine."""
+        return engines.label(self.experiment.framework.name, self.engine)
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the run; each is a data-parallel rank."""
+        return self.experiment.parallelism.num_devices
+
+    @property
+    def threads_per_rank(self) -> int:
+        """Threads of a rank on a CPU."""
+        return threads_per_rank(self.machine.cores, self.num_devices)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the start."""
+
+    target: Target
+    workload: Workload
+    flops: FlopCount  # of one optimizer step on one device
+    second_count: SecondCount | None  # of the same step; None: this model or mode has no analytic count
+    plan: Plan
+
+
+def resolve(experiment: Experiment, programs: Programs) -> Target:
+    """Resolve the device, the precision and the engine for this machine."""
     machine = hardware.detect(experiment.hardware)
     if not experiment.dry_run:
         engines.check_installed(experiment.framework, ROOT)
-    framework, engine = engines.choose(experiment.framework, answers)
-    return replace(
-        so_far,
-        experiment=replace(experiment, framework=framework),
-        engine=engine,
-        machine=machine,
-        precision=hardware.resolve_precision(experiment.precision, machine),
-    )
+    framework, engine = engines.choose(experiment.framework, programs.responds)
+    precision = hardware.resolve_precision(experiment.precision, machine)
+    return Target(replace(experiment, framework=framework), machine, precision, engine)
 
 
-def planned(so_far: Evidence, console: Console) -> Evidence:
-    """All that is known before the start. Raises where nothing can be started."""
-    experiment, machine, precision = so_far.experiment, so_far.machine, so_far.precision
-    assert machine is not None and precision is not None
+def prepare(target: Target, folder: Path, console: Console) -> Prepared:
+    """Make the workload, count its FLOPs and write plan.json into the run folder."""
+    experiment, machine, precision = target.experiment, target.machine, target.precision
     validate(experiment)
     known = defaults(experiment.mode.name)
-    support.check(experiment, support.values_of(experiment, machine.device, precision, so_far.engine), known)
+    support.check(experiment, support.values_of(experiment, machine.device, precision, target.engine), known)
     support.check_devices(experiment.parallelism, machine)
 
     console.print("preparing the workload, counting its FLOPs", style="dim")
     with _wrong_combination(experiment):
-        prepared = workload.prepare(
+        made = prepare_workload(
             experiment.model,
             experiment.data,
             sequence_length=experiment.sequence_length,
@@ -74,65 +123,76 @@ def planned(so_far: Evidence, console: Console) -> Evidence:
             dry=experiment.dry_run,
         )
         flops = step_flops(experiment)
-    threads = threads_per_rank(machine.cores, experiment.parallelism.num_devices)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     place = Place(
-        so_far.folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, so_far.engine, visible
+        folder,
+        LAUNCHERS,
+        ROOT,
+        sys.executable,
+        machine.device,
+        precision,
+        target.threads_per_rank,
+        target.engine,
+        visible,
     )
-    made = make_plan(experiment, prepared, place)
-    for text in (made.config_text, *made.other_files.values(), *made.environment.values(), *made.command):
+    plan = make_plan(experiment, made, place)
+    for text in (plan.config_text, *plan.other_files.values(), *plan.environment.values(), *plan.command):
         no_secret_in(text, "what the framework would be given")
-    (so_far.folder / "plan.json").write_text(json.dumps(plan_as_json(made), indent=1))
-    return replace(so_far, plan=made, workload=prepared, flops=flops, second_count=recounted(experiment, flops))
+    (folder / "plan.json").write_text(json.dumps(plan_as_json(plan), indent=1))
+    return Prepared(target, made, flops, recounted(experiment, flops), plan)
 
 
-def check_memory(so_far: Evidence) -> None:
-    """Raise Unsupported where the weights alone are more than a CPU's memory."""
-    assert so_far.machine is not None and so_far.precision is not None and so_far.flops is not None
-    support.check_memory(so_far.flops.parameters, so_far.experiment.mode, so_far.precision, so_far.machine)
+def check_memory(prepared: Prepared) -> None:
+    """Raise Unsupported if the weights alone are more than a CPU's memory."""
+    target = prepared.target
+    support.check_memory(prepared.flops.parameters, target.experiment.mode, target.precision, target.machine)
 
 
-def held_against(so_far: Evidence, console: Console) -> Evidence:
-    """The peak; a CPU's is measured now."""
-    experiment, machine, precision = so_far.experiment, so_far.machine, so_far.precision
-    assert machine is not None and precision is not None
-    num_ranks = experiment.parallelism.num_devices
-    if machine.device == "cpu" and experiment.hardware.peak_flops_per_second is None:
+def measure_peaks(target: Target, programs: Programs, console: Console) -> hardware.Peaks:
+    """Find the device's peak, and its ceiling if that is to be measured; a CPU's peak is measured now."""
+    settings, machine, ranks = target.experiment.hardware, target.machine, target.num_devices
+    if machine.device == "cpu" and settings.peak_flops_per_second is None:
         console.print("measuring the CPU's peak", style="dim")
-    dtype = hardware.peak_dtype(precision, machine.device)
-    threads = threads_per_rank(machine.cores, num_ranks)
-    peak = hardware.peak(experiment.hardware, machine, dtype, num_ranks, threads, run_together)
+    dtype = hardware.peak_dtype(target.precision, machine.device)
+    threads, run_together = target.threads_per_rank, programs.run_together
+    peak = hardware.peak(settings, machine, dtype, ranks, threads, run_together)
     ceiling = None
     if peak.measured:
         ceiling = hardware.Ceiling(peak.flops_per_second, peak.source)
-    elif experiment.hardware.measure_ceiling and not experiment.dry_run:
+    elif settings.measure_ceiling and not target.experiment.dry_run:
         console.print("measuring the device's ceiling", style="dim")
-        ceiling = hardware.ceiling(machine, dtype, num_ranks, threads, run_together)
-    return replace(so_far, peak=peak, ceiling=ceiling)
+        ceiling = hardware.ceiling(machine, dtype, ranks, threads, run_together)
+    return hardware.Peaks(peak, ceiling)
 
 
-def expected_memory(so_far: Evidence) -> ExpectedMemory:
-    """What one device is expected to need."""
+def known_peak(target: Target, programs: Programs, console: Console) -> hardware.Peak | None:
+    """Return the peak if it is known without measuring: a GPU's, or the user's own figure."""
+    if target.machine.device == "cpu" and target.experiment.hardware.peak_flops_per_second is None:
+        return None
+    return measure_peaks(target, programs, console).peak
+
+
+def expected_memory(target: Target) -> ExpectedMemory:
+    """Estimate the memory that one device needs, in bytes."""
     from mfubench.flops import memory
 
-    experiment, machine, precision = so_far.experiment, so_far.machine, so_far.precision
-    assert machine is not None and precision is not None
+    experiment = target.experiment
     deepspeed = experiment.parallelism.deepspeed or {}
     zero = deepspeed.get("zero_optimization", {})
     return memory.expected(
         experiment.model.architecture,
         experiment.mode,
-        precision=precision,
+        precision=target.precision,
         recomputation=experiment.gradient_checkpointing.name,
         attention=experiment.attention,
         batch_size=experiment.batch_size,
         sequence_length=experiment.sequence_length,
         optimizer=experiment.optimizer,
-        device=machine.device,
+        device=target.machine.device,
         gradient_accumulation_steps=experiment.gradient_accumulation_steps,
         fused_linear_cross_entropy=experiment.liger_kernel and experiment.liger.fused_linear_cross_entropy,
         parallelism=experiment.parallelism.name,
-        num_devices=experiment.parallelism.num_devices,
+        num_devices=target.num_devices,
         reduce_bucket_size=zero.get("reduce_bucket_size", 500_000_000),
         overlap_comm=zero.get("overlap_comm", True),
     )
@@ -140,7 +200,7 @@ def expected_memory(so_far: Evidence) -> ExpectedMemory:
 
 @contextmanager
 def _wrong_combination(experiment: Experiment) -> Iterator[None]:
-    """What a stage refuses as a ValueError is what the user asked for."""
+    """Turn a stage's ValueError into a refusal of what the user asked for."""
     try:
         yield
     except ConfigError:

@@ -1,4 +1,4 @@
-"""What would be run, for people: the command, its files, the FLOPs of a step, the memory it is expected to need."""
+"""Print what would be run: the command, its files, the FLOPs of a step, the memory it is expected to need."""
 
 from __future__ import annotations
 
@@ -9,25 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from mfubench.flops import FlopCount
+from mfubench.flops.crosscheck import second_count_in_words
 from mfubench.flops.memory import ExpectedMemory, fits
 from mfubench.hardware import Machine, Peak
-from mfubench.plan.native import Plan
+from mfubench.plan.native import write_files
+from mfubench.plan.prepare import Prepared, expected_memory
 
 EXAMPLE_MFU = 0.4
 
 
-def preview(
-    settings: Mapping[str, str],
-    plan: Plan,
-    machine: Machine,
-    peak: Peak | None,
-    flops: FlopCount,
-    second_count: str,
-    memory: ExpectedMemory | str,
-    console: Console,
-) -> None:
-    """Print the plan of a run. `settings` and `second_count`: in words; `peak`: None where it would be measured before the
-    run; `memory`: a sentence where none is expected."""
+def preview(prepared: Prepared, settings: Mapping[str, str], peak: Peak | None) -> None:
+    """Write the plan's files and print it. `settings`: in words; `peak`: None if it would be measured before the run."""
+    plan, console = prepared.plan, Console()
+    write_files(plan)
     console.print(" · ".join(f"{key} {value}" for key, value in settings.items() if value), highlight=False)
     _heading("command", console)
     console.print(shlex.join(plan.command), soft_wrap=True, highlight=False, markup=False)
@@ -42,9 +36,13 @@ def preview(
         "FLOPs of an optimizer step on one device" + (", at most: all samples at full length" if longest else ""),
         console,
     )
-    console.print(_flops(flops, second_count, peak))
+    second_count = second_count_in_words(prepared.target.experiment, prepared.second_count)
+    console.print(_flops(prepared.flops, second_count, peak))
     _heading("expected memory of one device (an estimate)", console)
-    console.print(memory if isinstance(memory, str) else _memory(memory, machine, plan.num_ranks))
+    try:
+        console.print(_memory(expected_memory(prepared.target), prepared.target.machine, plan.num_ranks))
+    except ValueError as error:  # a framework's YAML may name an optimizer that no formula knows
+        console.print(str(error))
     console.print(
         f"\nNothing was started. These files, and plan.json, are in {plan.folder}", highlight=False, soft_wrap=True
     )

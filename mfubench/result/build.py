@@ -1,4 +1,4 @@
-"""Evidence of a run → its Result: everything a reader needs to trust a figure or to repeat it, in one file."""
+"""Build the Result of a run: everything a reader needs to trust a figure or to repeat it, in one file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from typing import Any
 
 import mfubench
 from mfubench.config import Experiment
+from mfubench.files import secrets
 from mfubench.files.paths import ROOT
 from mfubench.flops.crosscheck import second_count_in_words
-from mfubench.launch.start import commit_of
-from mfubench.measure.evidence import Evidence
+from mfubench.hardware import Peaks
+from mfubench.launch.programs import commit_of
+from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import CONVENTIONS
-from mfubench.measure.run_warnings import Caveat
+from mfubench.measure.observe import Observed
+from mfubench.measure.run_warnings import run_warnings
+from mfubench.measure.status import Verdict
 from mfubench.plan.engines import label
 from mfubench.plan.native import plan_as_json
+from mfubench.plan.prepare import Prepared, Target
 from mfubench.records import RankRecord
-from mfubench.result import Result
+from mfubench.result.job import Job
+from mfubench.result.result_file import Result
 
 OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "scipy")  # what the counting ran with
 
@@ -43,38 +49,50 @@ def run_name(experiment: Experiment, engine: str | None) -> str:
     return "-".join(parts)
 
 
-def conclude(evidence: Evidence, warnings: Sequence[Caveat]) -> Result:
-    """The Result: only `ok` has a measurement, the figures of others are withheld."""
-    verdict = evidence.verdict
-    assert verdict is not None
-    figures = None if evidence.measurement is None else asdict(evidence.measurement)
-    ok = verdict.status == "ok"
-    measured_rank = evidence.measurement.rank if evidence.measurement else 0
-    return Result(
-        name=run_name(evidence.experiment, evidence.engine),
-        framework=label(evidence.experiment.framework.name, evidence.engine),
-        engine=evidence.engine,
-        status=verdict.status,
-        reason=verdict.reason,
-        stopped_by=verdict.stopped_by,
-        group=evidence.group,
-        started_at=evidence.started_at.isoformat(timespec="seconds"),
-        settings=_spelled_out(asdict(evidence.experiment)),
-        hardware=_hardware(evidence),
-        flops=_flops(evidence),
-        work=next((_work(r) for r in evidence.records.ranks if r.rank == measured_rank), None),
-        differences=[asdict(difference) for difference in evidence.differences],
-        measurement=figures if ok else None,
-        withheld=None if ok else figures,
-        step_times_s={str(r.rank): list(r.step_times_s) for r in evidence.records.ranks},
-        history=list(evidence.history) if ok else [],
-        conditions=_conditions(evidence),
-        warnings=[asdict(warning) for warning in warnings],
-        conventions=CONVENTIONS,
-        plan=None if evidence.plan is None else plan_as_json(evidence.plan),
-        outcome=None if evidence.outcome is None else asdict(evidence.outcome),
-        provenance=_provenance(evidence),
-    )
+def build(
+    job: Job,
+    status: Verdict,
+    target: Target | None,
+    prepared: Prepared | None,
+    peaks: Peaks | None,
+    observed: Observed | None,
+    measured: Measured | None,
+) -> Result:
+    """Build the Result; a stage that wasn't reached is None. Only `ok` has a measurement, other figures are withheld."""
+    experiment = target.experiment if target else job.experiment
+    engine = target.engine if target else None
+    measurement = measured.measurement if measured else None
+    figures = None if measurement is None else asdict(measurement)
+    ok = status.status == "ok"
+    ranks = observed.records.ranks if observed else ()
+    measured_rank = measurement.rank if measurement else 0
+    warnings = run_warnings(experiment, status, target, prepared, peaks, observed, measured)
+    fields = {
+        "name": run_name(experiment, engine),
+        "framework": label(experiment.framework.name, engine),
+        "engine": engine,
+        "status": status.status,
+        "reason": status.reason,
+        "stopped_by": status.stopped_by,
+        "group": job.group,
+        "started_at": job.started_at.isoformat(timespec="seconds"),
+        "settings": _spelled_out(asdict(experiment)),
+        "hardware": None if target is None else _hardware(target, peaks),
+        "flops": None if prepared is None else _flops(prepared, measured),
+        "work": next((_work(rank) for rank in ranks if rank.rank == measured_rank), None),
+        "differences": [asdict(difference) for difference in measured.differences] if measured else [],
+        "measurement": figures if ok else None,
+        "withheld": None if ok else figures,
+        "step_times_s": {str(rank.rank): list(rank.step_times_s) for rank in ranks},
+        "history": list(measured.history) if measured and ok else [],
+        "conditions": _conditions(target, measured) if target and measured else [],
+        "warnings": [asdict(warning) for warning in warnings],
+        "conventions": CONVENTIONS,
+        "plan": None if prepared is None else plan_as_json(prepared.plan),
+        "outcome": None if observed is None else asdict(observed.outcome),
+        "provenance": _provenance(job, prepared, ranks),
+    }
+    return Result(**secrets.clean_tree(fields))
 
 
 def _spelled_out(settings: Any) -> Any:
@@ -92,13 +110,11 @@ def _work(rank: RankRecord) -> dict[str, Any]:
     return {**rank.work, "positions_per_step": sum(batch.batch_size * batch.sequence_length for batch in first)}
 
 
-def _hardware(evidence: Evidence) -> dict[str, Any] | None:
-    if evidence.machine is None:
-        return None
-    peak, ceiling = evidence.peak, evidence.ceiling
+def _hardware(target: Target, peaks: Peaks | None) -> dict[str, Any]:
+    peak, ceiling = (peaks.peak, peaks.ceiling) if peaks else (None, None)
     return {
-        **asdict(evidence.machine),
-        "precision": evidence.precision,
+        **asdict(target.machine),
+        "precision": target.precision,
         "peak_flops_per_second": None if peak is None else peak.flops_per_second,
         "peak_dtype": None if peak is None else peak.dtype,
         "peak_source": None if peak is None else peak.source,
@@ -108,17 +124,14 @@ def _hardware(evidence: Evidence) -> dict[str, Any] | None:
     }
 
 
-def _conditions(evidence: Evidence) -> list[dict[str, Any]]:
-    """What the watched devices were like."""
-    device = None if evidence.machine is None else evidence.machine.device
-    return [{"device": device, **asdict(each)} for each in evidence.conditions]
+def _conditions(target: Target, measured: Measured) -> list[dict[str, Any]]:
+    return [{"device": target.machine.device, **asdict(condition)} for condition in measured.conditions]
 
 
-def _flops(evidence: Evidence) -> dict[str, Any] | None:
-    """Per optimizer step and device; the figures in the words of the published reports beside them, and the other counts."""
-    flops, second, in_situ = evidence.flops, evidence.second_count, evidence.in_situ
-    if flops is None:
-        return None
+def _flops(prepared: Prepared, measured: Measured | None) -> dict[str, Any]:
+    """Per optimizer step and device: the count, the published reports' names for it, and the other two counts."""
+    flops, second = (measured or prepared).flops, prepared.second_count
+    in_situ = measured.in_situ if measured else None
     in_situ_flops = None if in_situ is None else in_situ.flops
     return {
         **asdict(flops),
@@ -127,24 +140,22 @@ def _flops(evidence: Evidence) -> dict[str, Any] | None:
         "profiled_in_situ_tflop_per_step": None if in_situ_flops is None else in_situ_flops / 1e12,
         "in_situ": None if in_situ is None else asdict(in_situ),
         "second_count": None if second is None else {**asdict(second.figures), "apart": second.apart},
-        "second_count_in_words": second_count_in_words(evidence.experiment, second),
+        "second_count_in_words": second_count_in_words(prepared.target.experiment, second),
     }
 
 
-def _data(evidence: Evidence) -> dict[str, Any] | None:
-    """What was trained on: where real samples are from, how many there are, how many were read."""
-    if evidence.workload is None:
-        return None
+def _data(prepared: Prepared) -> dict[str, Any]:
+    """Say what was trained on: where real samples are from, how many there are, how many were read."""
     return {
-        "name": evidence.experiment.data.name,
-        "source": evidence.workload.data_source,
-        "num_rows": evidence.workload.num_rows,
-        "num_samples": evidence.workload.num_samples,
+        "name": prepared.target.experiment.data.name,
+        "source": prepared.workload.data_source,
+        "num_rows": prepared.workload.num_rows,
+        "num_samples": prepared.workload.num_samples,
     }
 
 
-def _provenance(evidence: Evidence) -> dict[str, Any]:
-    framework_versions: Mapping[str, str] = next((r.versions for r in evidence.records.ranks), {})
+def _provenance(job: Job, prepared: Prepared | None, ranks: Sequence[RankRecord]) -> dict[str, Any]:
+    framework_versions: Mapping[str, str] = next((rank.versions for rank in ranks), {})
     return {
         "mfubench": mfubench.__version__,
         "commit": commit_of(ROOT),
@@ -152,6 +163,7 @@ def _provenance(evidence: Evidence) -> dict[str, Any]:
         "platform": platform.platform(),
         "counted_with": {name: version(name) for name in OWN_PACKAGES},
         "framework_environment": dict(framework_versions),
-        "folder": str(evidence.folder),
-        "data": _data(evidence),
+        "folder": str(job.folder),
+        "data": None if prepared is None else _data(prepared),
+        "identity": job.identity,
     }

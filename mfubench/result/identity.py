@@ -16,7 +16,7 @@ import mfubench
 from mfubench import hardware
 from mfubench.config import Experiment, Framework
 from mfubench.files.paths import ROOT
-from mfubench.launch.start import answers, commit_of
+from mfubench.launch.programs import commit_of, responds
 from mfubench.plan import engines
 
 NOT_ASKED = ("dry_run", "resume", "tracking")  # of the settings: they change nothing of what is measured
@@ -46,7 +46,7 @@ def _here(experiment: Experiment) -> dict[str, str | None]:
     except hardware.Unavailable:
         device, driver = None, None
     try:
-        _, engine = engines.choose(experiment.framework, answers)
+        _, engine = engines.choose(experiment.framework, responds)
     except engines.NotInstalled:
         engine = None
     return {"device": device, "driver": driver, "engine": engine}

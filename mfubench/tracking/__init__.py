@@ -7,6 +7,6 @@ In goes a result that already lies in its run folder; out go the run's config, i
 from __future__ import annotations
 
 from mfubench.tracking.client import destination
-from mfubench.tracking.upload import track
+from mfubench.tracking.upload import log_or_warn, track
 
-__all__ = ["destination", "track"]
+__all__ = ["destination", "log_or_warn", "track"]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from mfubench.config import Tracking
 from mfubench.result import Result
 from mfubench.result.result_file import FILE_NAME
@@ -51,6 +53,13 @@ def track(result: Result, tracking: Tracking, folder: Path) -> str | None:
         _failed_in.add(result.group)
         return f"{warning}later ones of this sweep are logged offline; to upload them all: {_command(folder.parent)}"
     return None
+
+
+def log_or_warn(result: Result, tracking: Tracking, console: Console) -> None:
+    """Log a result that lies in its folder; if that fails, print how to do it later."""
+    warning = track(result, tracking, Path(result.provenance["folder"]))
+    if warning:
+        console.print(warning, style="yellow")
 
 
 def log(result: Result, tracking: Tracking, folder: Path) -> Logged:

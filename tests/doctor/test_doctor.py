@@ -181,7 +181,7 @@ def test_an_environment_is_missing_out_of_date_or_ready(tmp_path: Path, monkeypa
         [sys.executable, "-c", digest, install, str(folder)], capture_output=True, text=True, check=True
     )
     (folder / ".venv" / "installed").write_text(made_from.stdout)
-    here.answers.cache_clear()
+    here.responds.cache_clear()
     assert here.environment(tiny).state == here.READY
 
 

@@ -24,7 +24,7 @@ from mfubench.files.paths import CONF
 from mfubench.hardware.catalogue import options
 from mfubench.hardware.machine import Gpu, Machine, of_gpus, visible
 from mfubench.hardware.matmul_gpu import search
-from mfubench.launch.start import run_together
+from mfubench.launch.programs import run_together
 
 NAMES = list(csv.DictReader((Path(__file__).parents[1] / "data" / "device-names.csv").open()))
 AUTO = Hardware(name="auto", device="auto", peaks={})

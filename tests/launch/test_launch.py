@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mfubench.launch import programs, supervision
 from mfubench.launch import start as launch
-from mfubench.launch import supervision
 from mfubench.launch.outcome import Ending
 from mfubench.measure.status import judge
 from mfubench.plan.native import Plan
@@ -271,14 +271,14 @@ print(os.environ["WORD"])
 """
     one, other = str(tmp_path / "one"), str(tmp_path / "other")
     commands = [[sys.executable, "-c", meet, one, other], [sys.executable, "-c", meet, other, one]]
-    assert launch.run_together(commands, {"WORD": "hello"}, 30) == ["hello\n", "hello\n"]
+    assert programs.run_together(commands, {"WORD": "hello"}, 30) == ["hello\n", "hello\n"]
 
 
 def test_a_helper_that_fails_is_an_error_with_its_words() -> None:
     with pytest.raises(RuntimeError, match="no such luck"):
-        launch.run_together([[sys.executable, "-c", "raise SystemExit('no such luck')"]], {}, 30)
+        programs.run_together([[sys.executable, "-c", "raise SystemExit('no such luck')"]], {}, 30)
     with pytest.raises(RuntimeError, match=r"not done after 0\.5 s"):
-        launch.run_together([[sys.executable, "-c", "import time; time.sleep(60)"]], {}, 0.5)
+        programs.run_together([[sys.executable, "-c", "import time; time.sleep(60)"]], {}, 0.5)
 
 
 def test_a_run_that_is_ended_while_it_compiles_leaves_no_lock_for_the_next(tmp_path: Path) -> None:

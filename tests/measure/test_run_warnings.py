@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
+from mfubench import hardware
 from mfubench.config import Experiment
-from mfubench.config.defaults import defaults
 from mfubench.flops import FlopCount
-from mfubench.hardware import Ceiling, GpuConditions, Machine, Peak
+from mfubench.hardware import Ceiling, GpuConditions, Machine, Peak, Peaks
 from mfubench.launch.outcome import Outcome
-from mfubench.measure.evidence import Evidence, now
 from mfubench.measure.in_situ import InSitu
+from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import measure, of_ceiling
-from mfubench.measure.run_warnings import Kind, caveats
-from mfubench.measure.status import Verdict
+from mfubench.measure.observe import Observed, rule_of
+from mfubench.measure.run_warnings import Kind, run_warnings
+from mfubench.measure.status import Verdict, Wanted
+from mfubench.plan.native import Place, make_plan
+from mfubench.plan.prepare import Prepared, Target
 from mfubench.records import MicroBatch, RankRecord, Records
+from mfubench.workload import Workload
 
 FLOPS = FlopCount(10**12, 10**12, 10**12, 10**12, 12_000_000, 12_000_000, {})
 GPU = Machine("cuda", "NVIDIA H100 80GB HBM3", 1, 16, True, "580", 80 * 2**30)
+CPU = Machine("cpu", "Some CPU", 2, 2, True, None, None)
+WORKLOAD = Workload("/w/model", "/w/tokenizer", "/w/messages.jsonl", "/w/alpaca.jsonl", 74, None)
+PLACE = Place(Path("/run"), Path("/p/launchers"), Path("/p"), "/usr/bin/python3", "cpu", "bf16", 2)
 SHEET = Peak(100e12, "bf16", "a data sheet", measured=False)
 
 
@@ -41,16 +48,32 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
         times: tuple[float, ...] = (1.0, 1.001, 1.0, 1.001),
         peak: Peak = SHEET,
         ceiling_here: Ceiling | None = None,
-        **changes: object,
+        **changes: Any,
     ) -> list[str]:
         experiment = compose(*overrides)
         records = Records((record_of(list(times)),))
-        evidence = Evidence(experiment, Path("run"), None, now(), flops=replace(FLOPS, parameters=8_000_000_000))
         measurement = measure(records, lambda *_: FLOPS, peak, 0, len(times))
         ceiling = Ceiling(peak.flops_per_second, peak.source) if peak.measured else ceiling_here
         measurement = replace(measurement, of_ceiling=of_ceiling(measurement, peak, ceiling))
-        ok = replace(evidence, records=records, measurement=measurement, peak=peak, machine=GPU, verdict=Verdict("ok"))
-        found = list(caveats(replace(ok, **changes), defaults(experiment.mode.name)))  # type: ignore[arg-type]
+        stage = {
+            "machine": GPU,
+            "flops": replace(FLOPS, parameters=8_000_000_000),
+            "outcome": Outcome("itself", 0, 9.0, ()),
+            "measurement": measurement,
+            "in_situ": None,
+            "conditions": (),
+            "verdict": Verdict("ok"),
+        } | changes
+        target = Target(experiment, stage["machine"], "bf16", None)
+        plan = make_plan(experiment, WORKLOAD, PLACE)
+        prepared = Prepared(target, WORKLOAD, stage["flops"], None, plan)
+        rule = rule_of(experiment.measurement)
+        observed = Observed(stage["outcome"], records, rule, hardware.watch(CPU, 1))
+        measured = Measured(
+            stage["measurement"], stage["flops"], stage["in_situ"], [], (), stage["conditions"], 4, Wanted(4, "steps")
+        )
+        peaks = Peaks(peak, ceiling)
+        found = list(run_warnings(experiment, stage["verdict"], target, prepared, peaks, observed, measured))
         assert all(each.kind in get_args(Kind) for each in found)
         return [each.text for each in found]
 

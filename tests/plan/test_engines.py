@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mfubench.config import ConfigError, Experiment, Framework
-from mfubench.launch.start import answers
+from mfubench.launch.programs import responds
 from mfubench.plan import engines
 
 OWN = {"name": "tool", "probe": ["tool", "--help"], "command": ["tool", "run"], "random_weights": "disk"}
@@ -61,9 +61,9 @@ def test_only_the_frameworks_own_program_has_its_bare_name() -> None:
 
 
 def test_a_program_answers_when_it_ends_with_0(tmp_path: Path) -> None:
-    assert answers((sys.executable, "-c", "pass"))
-    assert not answers((sys.executable, "-c", "raise SystemExit(1)"))
-    assert not answers((str(tmp_path / "nothing"),))
+    assert responds((sys.executable, "-c", "pass"))
+    assert not responds((sys.executable, "-c", "raise SystemExit(1)"))
+    assert not responds((str(tmp_path / "nothing"),))
 
 
 def stand_in(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.measure.observe import as_done
+from mfubench.measure.measure import as_done
 from mfubench.records import RankRecord, Records
 
 

@@ -1,0 +1,146 @@
+"""Measure an observed run: figures, differences from what was expected, cross-checks, and the status that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mfubench import hardware, records
+from mfubench.config import Experiment, GradientCheckpointing
+from mfubench.config.validate import ATTENTIONS
+from mfubench.flops import FlopCount, crosscheck, profile_of
+from mfubench.measure import metrics, status
+from mfubench.measure.in_situ import InSitu, in_situ
+from mfubench.measure.observe import Observed
+from mfubench.plan import support
+from mfubench.plan.prepare import Prepared
+from mfubench.records import Asked, Difference, Records
+
+# Of what is asked, that which `comparison=defaults` leaves to the framework.
+LEFT_OPEN = (
+    "recomputation",
+    "recomputed_blocks",
+    "attention",
+    "liger_kernels",
+    "torch_compile",
+    "optimizer",
+    "optimizer_dtype",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an observed run amounts to."""
+
+    measurement: metrics.Measurement | None  # None: too few steps were recorded
+    flops: FlopCount  # of the mean measured step on the mean device; without a measurement, of the step as planned
+    in_situ: InSitu | None  # of one warm-up step; None: it wasn't to be counted, or wasn't recorded
+    history: Sequence[Mapping[str, float]]  # a row per step period
+    differences: tuple[Difference, ...]  # from what was expected; any of them makes the run inconsistent
+    conditions: hardware.Conditions
+    recorded: int  # step periods that every rank has
+    wanted: status.Wanted
+
+
+def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Measured:
+    """Work out the figures of the steady steps, if enough were recorded, and all that speaks against them."""
+    outcome, recorded, rule = observed.outcome, observed.records, observed.rule
+    experiment, ranks = prepared.target.experiment, prepared.plan.num_ranks
+    periods = status.periods_recorded(recorded, ranks)
+    wanted = status.wanted(outcome, recorded, ranks, rule)
+    differences = records.differences(recorded, expected(prepared, wanted.periods))
+    differences += crosscheck.contradictions(prepared.flops, prepared.second_count)
+    if periods < wanted.periods:
+        conditions = observed.conditions(None)
+        return Measured(None, prepared.flops, None, [], differences, conditions, periods, wanted)
+    done, peak = as_done(experiment, recorded), peaks.peak
+    counted = metrics.as_executed(profile_of(done).of, recorded)
+    found = metrics.measure(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
+    flops = metrics.mean_flops(recorded, counted, found)
+    conditions = observed.conditions(metrics.steady_window_s(recorded, found))
+    return Measured(
+        measurement=replace(
+            found,
+            stopped_because=wanted.because,
+            device_seconds=outcome.wall_s * ranks,
+            joules_per_token=metrics.joules_per_token(found, conditions, ranks),
+            of_ceiling=metrics.of_ceiling(found, peak, peaks.ceiling),
+        ),
+        flops=flops,
+        in_situ=in_situ(recorded, done),
+        history=metrics.history(recorded, counted, peak, found),
+        differences=differences + metrics.impossible(found, flops, peak),
+        conditions=conditions,
+        recorded=periods,
+        wanted=wanted,
+    )
+
+
+def status_of(observed: Observed, measured: Measured) -> status.Verdict:
+    """Judge an observed run."""
+    return status.judge(
+        observed.outcome,
+        bool(observed.records.ranks),
+        measured.recorded,
+        measured.wanted.periods,
+        measured.differences,
+    )
+
+
+def expected(prepared: Prepared, periods: int) -> Asked:
+    """Return what the records of the run must show."""
+    target, flops = prepared.target, prepared.flops
+    experiment, machine, precision = target.experiment, target.machine, target.precision
+    on_cpu = machine.device == "cpu"
+    values = support.values_of(experiment, machine.device, precision, target.engine)
+    # A setting that doesn't reach the framework promises nothing, and a user's own words to the framework win over it.
+    reach = set() if experiment.framework.native else support.mapped_settings(experiment.framework, values)
+    recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
+    wanted = Asked(
+        num_ranks=target.num_devices,
+        micro_batch_shape=(experiment.batch_size, experiment.sequence_length),
+        micro_batches_per_step=experiment.gradient_accumulation_steps,
+        periods=periods,
+        trainable_parameters=flops.trainable_parameters,
+        parameters=flops.parameters,
+        device=machine.device,
+        threads=target.threads_per_rank if on_cpu else None,
+        quantization=experiment.mode.four_bit or "none",
+        linear_dtype="float32" if precision == "fp32" else "bfloat16",
+        tf32=True if precision == "fp32" and not on_cpu else None,
+        recomputed_blocks=experiment.model.architecture.get("num_hidden_layers") if recomputes else None,
+        recomputation=experiment.gradient_checkpointing.name,
+        wrapper=experiment.parallelism.wrapper,
+        zero_stage=(experiment.parallelism.deepspeed or {}).get("zero_optimization", {}).get("stage"),
+        attention=experiment.attention,
+        liger_kernels=liger_kernels(experiment),
+        sequence_varies=experiment.data.padding == "longest",
+        torch_compile=experiment.torch_compile,
+        optimizer=experiment.optimizer if "optimizer" in reach else None,
+        seed=experiment.seed if "seed" in reach else None,
+        optimizer_dtype="bfloat16" if precision == "bf16_pure" else "float32",
+    )
+    nothing: dict[str, Any] = dict.fromkeys(LEFT_OPEN)
+    return wanted if experiment.comparison == "equal" else replace(wanted, **nothing)
+
+
+def as_done(experiment: Experiment, recorded: Records) -> Experiment:
+    """Return the experiment whose FLOPs are counted.
+
+    With `comparison=defaults` that is the one with the checkpointing and attention that the probe saw.
+    """
+    if experiment.comparison == "equal" or not recorded.ranks or not recorded.ranks[0].work:
+        return experiment
+    work = recorded.ranks[0].work
+    kernel = work["attention"]["implementation"]
+    return replace(
+        experiment,
+        gradient_checkpointing=GradientCheckpointing(work["recomputation"] or "none"),
+        attention=kernel if kernel in ATTENTIONS else experiment.attention,
+    )
+
+
+def liger_kernels(experiment: Experiment) -> frozenset[str]:
+    """Return the switches of the kernels that must run."""
+    return frozenset(switch for switch, on in asdict(experiment.liger).items() if on and experiment.liger_kernel)

@@ -1,0 +1,75 @@
+"""Give a run its place: a folder of its own, its sweep and its identity; find the earlier result that makes it needless."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mfubench.config import Experiment
+from mfubench.files import secrets
+from mfubench.plan.native import RECORDS
+from mfubench.result import resume
+from mfubench.result.identity import identity
+from mfubench.result.result_file import Result
+
+Composed = Mapping[str, str]  # files of a run's .hydra/: name -> text
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, before anything of it is known but what was asked."""
+
+    experiment: Experiment
+    folder: Path  # its own
+    group: str | None  # the sweep's day and time; None: a single run
+    identity: Mapping[str, Any]
+    earlier: tuple[Path, ...]  # folders that may hold runs of the same settings
+    started_at: datetime  # UTC
+
+
+def claim(experiment: Experiment, folder: Path, sweep: Path | None, composed: Composed) -> Job:
+    """Take a folder for the run and keep the `composed` configuration in its .hydra/. Raises ConfigError if it is taken."""
+    own_identity, earlier = identity(experiment), resume.places(folder, sweep)
+    folder = resume.claimed(folder, experiment.resume)
+    _keep(composed, folder)
+    group = None if sweep is None else "/".join(sweep.parts[-2:])
+    return Job(experiment, folder, group, own_identity, earlier, datetime.now(UTC))
+
+
+def claim_for_preview(folder: Path, composed: Composed) -> None:
+    """Keep the composed configuration in the folder of a dry run. Raises ConfigError if a run's files lie there."""
+    if (folder / RECORDS).exists():  # its files would say what this one would run
+        raise resume.taken(folder)
+    _keep(composed, folder)
+
+
+def supersede_earlier(job: Job, result: Result) -> None:
+    """Let the result of a resumed run take the place of the earlier ones of the same settings."""
+    if job.experiment.resume:
+        resume.supersede(job.identity, job.earlier, by=job.folder, ok=result.status == "ok")
+
+
+def done_before(experiment: Experiment, folder: Path, sweep: Path | None, console: Console) -> Result | None:
+    """Return the ok result of this very experiment in its sweep, or in its own folder; None if it has to be run."""
+    earlier, own_identity = resume.places(folder, sweep), identity(experiment)
+    if (found := resume.done(own_identity, earlier)) is None:
+        return None
+    result, its_folder = found
+    resume.supersede(own_identity, earlier, by=its_folder, ok=True)  # a process killed meanwhile left that undone
+    if folder != its_folder:
+        with suppress(OSError):  # it is missing, or another run's
+            folder.rmdir()  # Hydra has just made it
+    console.print(f"ok already: {result.name} in {its_folder}", style="dim", markup=False, highlight=False)
+    return result
+
+
+def _keep(composed: Composed, folder: Path) -> None:
+    (folder / ".hydra").mkdir(exist_ok=True)
+    for name, text in composed.items():
+        (folder / ".hydra" / name).write_text(secrets.clean(text))
