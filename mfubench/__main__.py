@@ -77,7 +77,7 @@ def job(composed: Any) -> float:
     return float(result.measurement["tokens_per_second_per_device"]) if result.measurement else float("nan")
 
 
-def check(experiment: Experiment) -> None:
+def check_experiment(experiment: Experiment) -> None:
     """Raise ConfigError for what is wrong on any machine: settings, and the user's own file."""
     validate(experiment)
     if experiment.data.path is not None:
@@ -97,16 +97,16 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is raised in a job comes out of it as it is
     go_on, folder = "", Path.cwd()
     try:
-        sweep = check_command_line(typed, check)
+        sweep = check_command_line(typed, check_experiment)
         if sweep is None:
             job()
         else:
             from mfubench.result import resume
 
-            folder = resume.folder_of(sweep)
-            sys.argv[1:] = [*typed, resume.in_folder(folder)]  # the last one wins
-            with resume.going_on(folder):
-                go_on = GO_ON.format(command=resume.command(typed, folder))
+            folder = resume.sweep_folder(sweep)
+            sys.argv[1:] = [*typed, resume.sweep_dir_override(folder)]  # the last one wins
+            with resume.locked_sweep(folder):
+                go_on = GO_ON.format(command=resume.resume_command(typed, folder))
                 job()
                 go_on = ""
     except ConfigError as error:

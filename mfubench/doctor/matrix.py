@@ -122,7 +122,7 @@ def why_not(experiment: Experiment, machine: Machine) -> str | None:
         validate(experiment)
         precision = hardware.resolve_precision(experiment.precision, machine)
         values = support.values_of(experiment, machine.device, precision, experiment.framework.engine)
-        support.check(experiment, values, _defaults(experiment.mode.name))
+        support.check_supported(experiment, values, _defaults(experiment.mode.name))
         support.check_devices(experiment.parallelism, machine)
     except ConfigError as error:
         return error.problem

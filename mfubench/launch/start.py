@@ -47,7 +47,7 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
     with open(plan.log, "ab") as output, interrupts.interrupted_once():  # appending: see supervision.keep_short
         try:
             try:
-                process = _start(plan, tag, output)
+                process = _start_framework(plan, tag, output)
             except OSError as error:
                 how: How = "not_installed" if error.errno in NO_PROGRAM else "itself"
                 return told(Outcome(how, None, 0.0, (str(error),)))
@@ -56,7 +56,7 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
             pass
         finally:
             ends = time.monotonic()
-            left = _end(process, strangers)
+            left = _end_all(process, strangers)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
     left_out = watch.left_out + supervision.keep_short(plan.log)
@@ -81,10 +81,10 @@ def _tell(guard: subprocess.Popen[bytes], plan: Plan) -> None:
         os.write(guard.stdin.fileno(), b"".join(os.fsencode(path) + b"\0" for path in (plan.log, plan.records)))
 
 
-def _start(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         plan.command,
-        env=_environment(plan, tag),
+        env=_child_environment(plan, tag),
         cwd=plan.folder,
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -93,7 +93,7 @@ def _start(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
-def _end(process: subprocess.Popen[bytes] | None, strangers: Collection[psutil.Process]) -> tuple[int, ...]:
+def _end_all(process: subprocess.Popen[bytes] | None, strangers: Collection[psutil.Process]) -> tuple[int, ...]:
     """No process of this run is left when this returns, but for the pids returned, which nothing can end; a Ctrl-C
     meanwhile skips what is left of the grace."""
     so_far = interrupts.only_counted()
@@ -118,7 +118,7 @@ def _killed_for_memory() -> int:
     return int(counted[1]) if counted else 0
 
 
-def _environment(plan: Plan, tag: str) -> dict[str, str]:
+def _child_environment(plan: Plan, tag: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
 
     def in_front(first: str, variable: str) -> str:

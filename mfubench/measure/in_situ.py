@@ -13,8 +13,8 @@ from mfubench.flops import Profile, profile_of
 from mfubench.flops.count import RECOMPUTATIONS
 from mfubench.records import MicroBatch, Records
 
-APART = 0.01  # above, the framework did something else than what was counted
-SAME = 0.001
+MAX_RELATIVE_DIFFERENCE = 0.01  # above, the framework did something else than what was counted
+MATCH_TOLERANCE = 0.001
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
     counted = [step.flops for step in steps if step.flops is not None]
     seen = sum(counted) if len(counted) == ranks else None
     causes: list[str] = []
-    if seen is not None and abs(seen - expected) > APART * expected:
+    if seen is not None and abs(seen - expected) > MAX_RELATIVE_DIFFERENCE * expected:
         told = [rank.work.get("recomputation") for rank in records.ranks]
         kinds = RECOMPUTATIONS if None in told else tuple(kind for kind in RECOMPUTATIONS if kind in told)
         causes = min(_explanations(seen, batches, experiment, kinds), key=len, default=[])
@@ -48,8 +48,8 @@ def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
         flops=None if seen is None else seen / ranks,
         expected_flops=expected / ranks,
         apart=None if seen is None else (seen - expected) / expected,
-        by_operator=_mean([step.by_operator for step in steps]),
-        uncounted=_mean([step.uncounted for step in steps]),
+        by_operator=_mean_by_name([step.by_operator for step in steps]),
+        uncounted=_mean_by_name([step.uncounted for step in steps]),
         explanation=" and ".join(causes) or None,
     )
 
@@ -66,7 +66,7 @@ def _explanations(
         would_do = with_kernel(profile_of(replace(experiment, gradient_checkpointing=GradientCheckpointing(kind))))
         expected = _hardware_flops(would_do, batches)
         changed = [f"it recomputes as gradient_checkpointing={kind}"] * (kind != asked) + [kernel] * bool(kernel)
-        if abs(seen - expected) <= SAME * expected:
+        if abs(seen - expected) <= MATCH_TOLERANCE * expected:
             yield changed
         for causes in _through_lm_head(seen - expected, batches, would_do, any_number=not changed):
             yield [*changed, *causes]
@@ -115,7 +115,7 @@ def _hardware_flops(profile: Profile, batches: Sequence[MicroBatch]) -> int:
     return sum(profile.of(batch.batch_size, batch.sequence_length).hardware_flops for batch in batches)
 
 
-def _mean(of_ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:
+def _mean_by_name(of_ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:
     total: Counter[str] = Counter()
     for each in of_ranks:
         total.update(each)

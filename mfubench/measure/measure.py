@@ -49,7 +49,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     experiment, ranks = prepared.target.experiment, prepared.plan.num_ranks
     periods = status.periods_recorded(recorded, ranks)
     wanted = status.wanted(outcome, recorded, ranks, rule)
-    differences = records.differences(recorded, expected(prepared, wanted.periods))
+    differences = records.differences(recorded, expected_work(prepared, wanted.periods))
     differences += crosscheck.contradictions(prepared.flops, prepared.second_count)
     if periods < wanted.periods:
         conditions = observed.conditions(None)
@@ -77,7 +77,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     )
 
 
-def status_of(observed: Observed, measured: Measured) -> status.Verdict:
+def status_of(observed: Observed, measured: Measured) -> status.RunStatus:
     """Judge an observed run."""
     return status.judge(
         observed.outcome,
@@ -88,7 +88,7 @@ def status_of(observed: Observed, measured: Measured) -> status.Verdict:
     )
 
 
-def expected(prepared: Prepared, periods: int) -> Asked:
+def expected_work(prepared: Prepared, periods: int) -> Asked:
     """Return what the records of the run must show."""
     target, flops = prepared.target, prepared.flops
     experiment, machine, precision = target.experiment, target.machine, target.precision
@@ -114,7 +114,7 @@ def expected(prepared: Prepared, periods: int) -> Asked:
         wrapper=experiment.parallelism.wrapper,
         zero_stage=(experiment.parallelism.deepspeed or {}).get("zero_optimization", {}).get("stage"),
         attention=experiment.attention,
-        liger_kernels=liger_kernels(experiment),
+        liger_kernels=wanted_liger_kernels(experiment),
         sequence_varies=experiment.data.padding == "longest",
         torch_compile=experiment.torch_compile,
         optimizer=experiment.optimizer if "optimizer" in reach else None,
@@ -141,6 +141,6 @@ def as_done(experiment: Experiment, recorded: Records) -> Experiment:
     )
 
 
-def liger_kernels(experiment: Experiment) -> frozenset[str]:
+def wanted_liger_kernels(experiment: Experiment) -> frozenset[str]:
     """Return the switches of the kernels that must run."""
     return frozenset(switch for switch, on in asdict(experiment.liger).items() if on and experiment.liger_kernel)

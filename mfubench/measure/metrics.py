@@ -17,7 +17,7 @@ from mfubench.flops import FlopCount
 from mfubench.hardware import Ceiling, Conditions, GpuConditions, Peak
 from mfubench.measure.intervals import ratio_interval, summarize
 from mfubench.measure.steady_state import Steadiness, steadiness
-from mfubench.measure.step_breakdown import parts
+from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.records import Difference, MicroBatch, RankRecord, Records
 
 Counted = Callable[[int, int], FlopCount]  # [batch, sequence] of a micro-batch -> its FLOPs
@@ -151,7 +151,7 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
         padding_fraction=None if real is None else 1 - real / positions,
         peak_memory_bytes=max((r.peak_memory_bytes for r in records.ranks if r.peak_memory_bytes), default=None),
         memory_kind=recorded.memory_kind,
-        **asdict(parts(recorded, latest.start, times.n)),
+        **asdict(step_breakdown(recorded, latest.start, times.n)),
     )
 
 

@@ -13,7 +13,7 @@ from mfubench.files import secrets
 from mfubench.hardware import Conditions, Window
 from mfubench.launch.outcome import Ending, Outcome
 from mfubench.launch.start import launch
-from mfubench.measure.progress import watching
+from mfubench.measure.progress import progress_bar
 from mfubench.measure.stopping_rule import Rule
 from mfubench.plan.prepare import Prepared
 
@@ -38,7 +38,7 @@ def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Obse
     rule, ideal_step_s = rule_of(measurement), prepared.flops.model_flops / peaks.peak.flops_per_second
     monitor = hardware.watch(prepared.target.machine, plan.num_ranks)
     try:
-        with watching(plan, rule, measurement.stall_s, ideal_step_s, console) as progress:
+        with progress_bar(plan, rule, measurement.stall_s, ideal_step_s, console) as progress:
 
             def look() -> Ending | None:
                 monitor.look()

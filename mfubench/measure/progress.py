@@ -16,11 +16,11 @@ from mfubench.measure.stopping_rule import Rule, enough_after
 from mfubench.plan.native import Plan
 from mfubench.records import Follower, RankProgress
 
-LEAST_TO_SAY_HOW_SURE = 4
+MIN_STEPS_FOR_AN_INTERVAL = 4
 
 
 @contextmanager
-def watching(
+def progress_bar(
     plan: Plan, rule: Rule, stall_s: float | None, ideal_step_s: float, console: Console
 ) -> Iterator[Callable[[], Ending | None]]:
     """Yields `look()`: it looks at the plan's records, moves the bar, and says whether the run is to be ended: because every
@@ -47,7 +47,7 @@ def watching(
             seen = list(ranks.values())
             done = min(rank.periods for rank in seen) if len(seen) >= plan.num_ranks else 0
             if seen:
-                bar.update(task, description=_in_words(seen, rule, ideal_step_s) if done else "training")
+                bar.update(task, description=_description(seen, rule, ideal_step_s) if done else "training")
             bar.update(task, completed=min(done, plan.periods))
             bar.refresh()
             if done and enough_after([rank.step_times_s for rank in seen], rule) is not None:
@@ -58,12 +58,12 @@ def watching(
         yield look
 
 
-def _in_words(ranks: Sequence[RankProgress], rule: Rule, ideal_step_s: float) -> str:
+def _description(ranks: Sequence[RankProgress], rule: Rule, ideal_step_s: float) -> str:
     """The slowest rank's recent step time, the running MFU, and how sure the mean is by now."""
     recent = max(rank.recent_step_time_s or 0.0 for rank in ranks)
     words = f"training  {recent:.3f} s/step  MFU {ideal_step_s / recent:.1%}"
     measured = [rank.step_times_s[rule.warmup :] for rank in ranks]
-    if min(map(len, measured)) < LEAST_TO_SAY_HOW_SURE:
+    if min(map(len, measured)) < MIN_STEPS_FOR_AN_INTERVAL:
         return words
     sure = max(half_width(times) / (sum(times) / len(times)) for times in measured)
     return f"{words} ±{sure:.1%}" + (f" (to ±{rule.precision:.1%})" if rule.precision is not None else "")

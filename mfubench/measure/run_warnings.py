@@ -11,11 +11,11 @@ from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
 from mfubench.flops import FlopCount
 from mfubench.hardware import Peak, Peaks
-from mfubench.measure.in_situ import APART, InSitu
+from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
 from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Measurement
 from mfubench.measure.observe import Observed
-from mfubench.measure.status import Verdict
+from mfubench.measure.status import RunStatus
 from mfubench.plan import support
 from mfubench.plan.prepare import Prepared, Target
 from mfubench.records import Records
@@ -54,7 +54,7 @@ class RunWarning:
 
 def run_warnings(
     experiment: Experiment,
-    status: Verdict,
+    status: RunStatus,
     target: Target | None,
     prepared: Prepared | None,
     peaks: Peaks | None,
@@ -82,7 +82,7 @@ def run_warnings(
             how = f"the framework ended with exit status {observed.outcome.returncode}"
             yield RunWarning("ended_badly", f"{how} after all measured steps; see framework.log")
         if experiment.measurement.profile_flops:
-            yield from (RunWarning("in_situ", text) for text in _in_situ(measured.in_situ))
+            yield from (RunWarning("in_situ", text) for text in _of_the_in_situ_count(measured.in_situ))
 
 
 def _of_the_model(target: Target, flops: FlopCount) -> Iterator[RunWarning]:
@@ -98,12 +98,13 @@ def _hides_recomputation(records: Records) -> bool:
     return any(rank.work["recomputation"] is None for rank in records.ranks if rank.work)
 
 
-def _of_steps(experiment: Experiment, status: Verdict, peak: Peak, measurement: Measurement) -> Iterator[RunWarning]:
+def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement: Measurement) -> Iterator[RunWarning]:
     """Warn of a mean step time that can't be trusted as far as was asked for."""
     wanted = experiment.measurement
     if measurement.settled is False:
         yield RunWarning(
-            "not_steady", f"not_steady: {measurement.steady_because}; the mean is of steps {_window(measurement)}"
+            "not_steady",
+            f"not_steady: {measurement.steady_because}; the mean is of steps {_steady_window(measurement)}",
         )
     known, precision = measurement.relative_half_width, wanted.relative_precision
     took = f"steps took {measurement.step_time_s_min:.3g} to {measurement.step_time_s_max:.3g} s"
@@ -130,17 +131,17 @@ def _of_steps(experiment: Experiment, status: Verdict, peak: Peak, measurement: 
         )
 
 
-def _window(measurement: Measurement) -> str:
+def _steady_window(measurement: Measurement) -> str:
     return f"{measurement.warmup_steps + 1} to {measurement.warmup_steps + measurement.steps}"
 
 
-def _in_situ(counted: InSitu | None) -> Iterator[str]:
+def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:
     """Where the step that was counted in the framework's own process did something else than mfubench takes it to do."""
     if counted is None:
         yield "no step was counted in the framework's own process: not every rank has trained one model from its first step on"
     elif counted.flops is None or counted.apart is None:
         yield "no step could be counted in the framework's own process: torch.compile hides what it does"
-    elif abs(counted.apart) > APART:
+    elif abs(counted.apart) > MAX_RELATIVE_DIFFERENCE:
         why = counted.explanation or "nothing known explains it; flops.in_situ in result.json has its operators"
         unknown = ", ".join(f"{operator} ×{calls:g}" for operator, calls in counted.uncounted.items())
         yield (

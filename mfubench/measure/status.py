@@ -32,7 +32,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunStatus:
     """A run's status, why it isn't `ok`, and who ended it early."""
 
     status: Status
@@ -71,47 +71,51 @@ def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule) -> Wa
     return Wanted(rule.warmup + rule.most, "steps")
 
 
-def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences: Sequence[Difference]) -> Verdict:
+def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences: Sequence[Difference]) -> RunStatus:
     """The verdict on a run that recorded that many step periods of those wanted; `seen`: whether it recorded anything."""
     by = {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended)
     if recorded >= wanted:
-        return Verdict("inconsistent", _in_words(differences), by) if differences else Verdict("ok", None, by)
+        return RunStatus("inconsistent", _as_text(differences), by) if differences else RunStatus("ok", None, by)
     so_far = f"{recorded} of {wanted} step periods recorded"
     if outcome.ended == "not_installed":
-        return Verdict("not_installed", "; ".join(outcome.log_tail))
+        return RunStatus("not_installed", "; ".join(outcome.log_tail))
     if outcome.ended == "interrupted":
-        return Verdict("interrupted", f"ended by the user, {so_far}", by)
+        return RunStatus("interrupted", f"ended by the user, {so_far}", by)
     if outcome.out_of_memory:
-        return Verdict(
+        return RunStatus(
             "out_of_memory", f"the {outcome.out_of_memory}'s memory was full, {so_far}; {_last_words(outcome)}"
         )
     if outcome.ended == "timeout":
-        return Verdict("timeout", f"not done after {outcome.wall_s:.0f} s, {so_far}; measurement.timeout_s allows more")
+        return RunStatus(
+            "timeout", f"not done after {outcome.wall_s:.0f} s, {so_far}; measurement.timeout_s allows more"
+        )
     if outcome.ended == "stalled":
-        return Verdict("stalled", f"{outcome.why}, {so_far}; measurement.stall_s allows more")
+        return RunStatus("stalled", f"{outcome.why}, {so_far}; measurement.stall_s allows more")
     if outcome.ended == "disk_full":
-        return Verdict("failed", f"{outcome.why}, {so_far}")
+        return RunStatus("failed", f"{outcome.why}, {so_far}")
     if outcome.ended == "itself" and outcome.returncode is None:
-        return Verdict("failed", f"it couldn't be started: {outcome.last_words}")
+        return RunStatus("failed", f"it couldn't be started: {outcome.last_words}")
     if outcome.returncode != 0:
-        return Verdict("failed", f"exit status {outcome.returncode}{_who(outcome)}, {so_far}; {_last_words(outcome)}")
+        return RunStatus(
+            "failed", f"exit status {outcome.returncode}{_failed_rank(outcome)}, {so_far}; {_last_words(outcome)}"
+        )
     if not seen:
-        return Verdict("no_records", "it ended well, and no training step of it was seen")
-    return Verdict("inconsistent", _in_words(differences) or so_far)
+        return RunStatus("no_records", "it ended well, and no training step of it was seen")
+    return RunStatus("inconsistent", _as_text(differences) or so_far)
 
 
-def refused(error: Exception, sweep: Path | None) -> Verdict:
+def refused(error: Exception, sweep: Path | None) -> RunStatus:
     """Return the status of a run that can't be started; a wrong combination outside a sweep is raised again."""
     if isinstance(error, WrongCombination) and sweep is None:
         raise error
-    return Verdict("not_installed" if isinstance(error, NotInstalled) else "unsupported", str(error))
+    return RunStatus("not_installed" if isinstance(error, NotInstalled) else "unsupported", str(error))
 
 
-def _in_words(differences: Sequence[Difference]) -> str:
+def _as_text(differences: Sequence[Difference]) -> str:
     return "; ".join(f"{d.what}: asked {d.asked}, seen {d.seen}" for d in differences)
 
 
-def _who(outcome: Outcome) -> str:
+def _failed_rank(outcome: Outcome) -> str:
     """Which rank it was, and its signal, as far as they are known."""
     rank = "" if outcome.failed_rank is None else f"rank {outcome.failed_rank} "
     if outcome.signal:

@@ -26,7 +26,7 @@ from mfubench.records import RankRecord
 
 
 @dataclass(frozen=True)
-class Parts:
+class StepBreakdown:
     """Means per step, in s; None where not known. The two that are named after their ends add up to the step time."""
 
     data_wait_s: float | None
@@ -35,21 +35,21 @@ class Parts:
     probe_s: float | None  # the probe's own, wherever it was
 
 
-def parts(rank: RankRecord, first: int, steps: int) -> Parts:
+def step_breakdown(rank: RankRecord, first: int, steps: int) -> StepBreakdown:
     """Of the periods [first, first + steps) of this rank, which must have them."""
     window = slice(first, first + steps)
     times = rank.step_times_s[window]
     assert len(times) == steps > 0, (first, steps, len(rank.step_times_s))
-    to_optimizer = _mean(rank.to_optimizer_s[window])
-    return Parts(
-        data_wait_s=_mean(rank.data_waits_s[window]),
+    to_optimizer = _mean_if_known(rank.to_optimizer_s[window])
+    return StepBreakdown(
+        data_wait_s=_mean_if_known(rank.data_waits_s[window]),
         forward_to_optimizer_s=to_optimizer,
         optimizer_to_forward_s=None if to_optimizer is None else fmean(times) - to_optimizer,
-        probe_s=_mean(rank.probe_times_s[window]),
+        probe_s=_mean_if_known(rank.probe_times_s[window]),
     )
 
 
-def _mean(times: Sequence[float | None]) -> float | None:
+def _mean_if_known(times: Sequence[float | None]) -> float | None:
     """None where one of them is not known."""
     known = [time for time in times if time is not None]
     return fmean(known) if known and len(known) == len(times) else None

@@ -43,7 +43,7 @@ def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: 
     if stage.isdigit():
         wanted["zero_optimization.stage"] = (int(stage), f"parallelism={experiment.parallelism.name}")
     for key, (right, because) in wanted.items():
-        said = _at(tree, key)
+        said = _option_at(tree, key)
         if said not in (None, AUTO, right):
             written = str(right).lower()
             raise WrongCombination(
@@ -54,7 +54,7 @@ def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: 
             )
 
 
-def _at(tree: Mapping[str, Any], key: str) -> Any:
+def _option_at(tree: Mapping[str, Any], key: str) -> Any:
     value: Any = tree
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:

@@ -103,12 +103,12 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     files = _drop_nulls(_resolve(where, [framework.files], known))
     return Plan(
         command=tuple(_spliced(command)),
-        environment=_devices(place, experiment.parallelism.num_devices)
+        environment=_visible_devices(place, experiment.parallelism.num_devices)
         | {key: str(value) for key, value in environment.items()}
         | ({PROFILE_FLOPS: "1"} if experiment.measurement.profile_flops else {}),
         config_path=config_path,
-        config_text=_text(native, config_path.suffix),
-        other_files={name: _text(tree, Path(name).suffix) for name, tree in files.items()}
+        config_text=_file_text(native, config_path.suffix),
+        other_files={name: _file_text(tree, Path(name).suffix) for name, tree in files.items()}
         | _deepspeed_file(experiment, values, known, place.precision),
         folder=place.folder,
         num_ranks=experiment.parallelism.num_devices,
@@ -173,10 +173,10 @@ def _deepspeed_file(
         return {}
     tree = _drop_nulls(_resolve(f"conf/parallelism/{experiment.parallelism.name}.yaml", layers, known))
     deepspeed.check_deepspeed(tree, experiment, precision)
-    return {DEEPSPEED_CONFIG: _text(tree, ".json")}
+    return {DEEPSPEED_CONFIG: _file_text(tree, ".json")}
 
 
-def _devices(place: Place, num_devices: int) -> dict[str, str]:
+def _visible_devices(place: Place, num_devices: int) -> dict[str, str]:
     """As many devices as were asked for: some frameworks spread one process's batch over every GPU they see."""
     if place.device == "cpu":
         return {"OMP_NUM_THREADS": str(place.threads_per_rank), "CUDA_VISIBLE_DEVICES": ""}
@@ -211,7 +211,7 @@ def _drop_nulls(tree: Any) -> Any:
     return tree
 
 
-def _text(native: Mapping[str, Any], suffix: str) -> str:
+def _file_text(native: Mapping[str, Any], suffix: str) -> str:
     if suffix == ".json":
         return json.dumps(native, indent=2) + "\n"
     if suffix not in (".yaml", ".yml"):

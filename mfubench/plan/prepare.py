@@ -106,7 +106,7 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     experiment, machine, precision = target.experiment, target.machine, target.precision
     validate(experiment)
     known = defaults(experiment.mode.name)
-    support.check(experiment, support.values_of(experiment, machine.device, precision, target.engine), known)
+    support.check_supported(experiment, support.values_of(experiment, machine.device, precision, target.engine), known)
     support.check_devices(experiment.parallelism, machine)
 
     console.print("preparing the workload, counting its FLOPs", style="dim")
@@ -145,7 +145,7 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
 def check_memory(prepared: Prepared) -> None:
     """Raise Unsupported if the weights alone are more than a CPU's memory."""
     target = prepared.target
-    support.check_memory(prepared.flops.parameters, target.experiment.mode, target.precision, target.machine)
+    support.check_weights_fit(prepared.flops.parameters, target.experiment.mode, target.precision, target.machine)
 
 
 def measure_peaks(target: Target, programs: Programs, console: Console) -> hardware.Peaks:

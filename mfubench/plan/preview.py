@@ -37,10 +37,10 @@ def preview(prepared: Prepared, settings: Mapping[str, str], peak: Peak | None) 
         console,
     )
     second_count = second_count_in_words(prepared.target.experiment, prepared.second_count)
-    console.print(_flops(prepared.flops, second_count, peak))
+    console.print(_flops_table(prepared.flops, second_count, peak))
     _heading("expected memory of one device (an estimate)", console)
     try:
-        console.print(_memory(expected_memory(prepared.target), prepared.target.machine, plan.num_ranks))
+        console.print(_memory_table(expected_memory(prepared.target), prepared.target.machine, plan.num_ranks))
     except ValueError as error:  # a framework's YAML may name an optimizer that no formula knows
         console.print(str(error))
     console.print(
@@ -52,7 +52,7 @@ def _heading(text: str, console: Console) -> None:
     console.print(f"\n[bold]{text}[/bold]", highlight=False)
 
 
-def _flops(flops: FlopCount, second_count: str, peak: Peak | None) -> Table:
+def _flops_table(flops: FlopCount, second_count: str, peak: Peak | None) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, amount, meaning in (
         ("model", flops.model_flops, "MFU's numerator"),
@@ -71,7 +71,7 @@ def _flops(flops: FlopCount, second_count: str, peak: Peak | None) -> Table:
     return table
 
 
-def _memory(memory: ExpectedMemory, machine: Machine, num_ranks: int) -> Table:
+def _memory_table(memory: ExpectedMemory, machine: Machine, num_ranks: int) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     parts = {
         "weights": memory.weights,

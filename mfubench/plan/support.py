@@ -72,7 +72,7 @@ def mapped_settings(framework: Framework, values: Values) -> set[str]:
     return set(_interpolated(chosen)) | set(_asked_of(framework.when, values))
 
 
-def check(experiment: Experiment, values: Values, defaults: Values) -> None:
+def check_supported(experiment: Experiment, values: Values, defaults: Values) -> None:
     """Raise Unsupported where the framework can't do what is asked. `defaults`: setting → its value when nothing is said."""
     framework = experiment.framework
     for rule in framework.unsupported:
@@ -80,7 +80,7 @@ def check(experiment: Experiment, values: Values, defaults: Values) -> None:
         for setting in conditions:
             _must_be_known(setting, f"{framework.name}: `unsupported`", values)
         if all(_matches(values[key], wanted) for key, wanted in conditions.items()):
-            what = ", ".join(f"{key}={_text(values[key])}" for key in conditions)
+            what = ", ".join(f"{key}={_as_written(values[key])}" for key in conditions)
             raise Unsupported(f"{framework.name} with {what}: {rule['because']}")
     mapped = mapped_settings(framework, values)
     if experiment.model.revision is not None and "workload.revision" not in mapped:
@@ -99,7 +99,7 @@ def check(experiment: Experiment, values: Values, defaults: Values) -> None:
         reaches = any(name == setting or name.startswith(f"{setting}.") for name in mapped)
         if applies and not reaches and value != default:
             raise Unsupported(
-                f"{framework.name} has no way to set {setting}={_text(value)}; it runs with {_text(default)}"
+                f"{framework.name} has no way to set {setting}={_as_written(value)}; it runs with {_as_written(default)}"
             )
 
 
@@ -112,7 +112,7 @@ def check_devices(parallelism: Parallelism, machine: Machine) -> None:
         raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}")
 
 
-def check_memory(parameters: int, mode: Mode, precision: str, machine: Machine) -> None:
+def check_weights_fit(parameters: int, mode: Mode, precision: str, machine: Machine) -> None:
     """Raise Unsupported when the weights alone don't fit into a CPU's memory, which the system would run out of."""
     needed = parameters * (0.5 if mode.four_bit else 4 if precision == "fp32" else 2)
     if machine.device == "cpu" and machine.memory_bytes is not None and needed > machine.memory_bytes:
@@ -127,11 +127,11 @@ def inapplicable(experiment: Experiment, defaults: Values) -> Iterator[tuple[str
     for name in MODE_SETTINGS:
         value = _setting(experiment, name)
         if defaults[name] is None and value is not None:
-            yield name, _text(value), f"mode={experiment.mode.name}"
+            yield name, _as_written(value), f"mode={experiment.mode.name}"
     for name in LIGER_SETTINGS:
         value = _setting(experiment, name)
         if not experiment.liger_kernel and value != defaults[name]:
-            yield name, _text(value), "liger_kernel=false"
+            yield name, _as_written(value), "liger_kernel=false"
 
 
 def _setting(experiment: Experiment, name: str) -> Any:
@@ -151,10 +151,10 @@ def _check_liger(experiment: Experiment) -> None:
 def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[dict[str, Any]]:
     for setting, branches in when.items():
         _must_be_known(setting, f"{name}: `when`", values)
-        chosen = [content for value, content in branches.items() if _text(value) == _text(values[setting])]
+        chosen = [content for value, content in branches.items() if _as_written(value) == _as_written(values[setting])]
         if not chosen:
-            known = ("; " if setting == "mode.target_modules" else ", ").join(_text(value) for value in branches)
-            raise Unsupported(f"{name} does not support {setting}={_text(values[setting])}; it supports {known}")
+            known = ("; " if setting == "mode.target_modules" else ", ").join(_as_written(value) for value in branches)
+            raise Unsupported(f"{name} does not support {setting}={_as_written(values[setting])}; it supports {known}")
         content = dict(chosen[0] or {})
         nested = content.pop("when", {})
         yield content
@@ -182,10 +182,12 @@ def _asked_of(when: Mapping[str, Any], values: Values) -> Iterator[str]:
 
 
 def _matches(value: object, wanted: object) -> bool:
-    return _text(value) in ([_text(w) for w in wanted] if isinstance(wanted, list) else [_text(wanted)])
+    return _as_written(value) in (
+        [_as_written(w) for w in wanted] if isinstance(wanted, list) else [_as_written(wanted)]
+    )
 
 
-def _text(value: object) -> str:
+def _as_written(value: object) -> str:
     """A value as it is written in a YAML key or on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

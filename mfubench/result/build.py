@@ -21,7 +21,7 @@ from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import CONVENTIONS
 from mfubench.measure.observe import Observed
 from mfubench.measure.run_warnings import run_warnings
-from mfubench.measure.status import Verdict
+from mfubench.measure.status import RunStatus
 from mfubench.plan.engines import label
 from mfubench.plan.native import plan_as_json
 from mfubench.plan.prepare import Prepared, Target
@@ -51,7 +51,7 @@ def run_name(experiment: Experiment, engine: str | None) -> str:
 
 def build(
     job: Job,
-    status: Verdict,
+    status: RunStatus,
     target: Target | None,
     prepared: Prepared | None,
     peaks: Peaks | None,
@@ -77,15 +77,15 @@ def build(
         "group": job.group,
         "started_at": job.started_at.isoformat(timespec="seconds"),
         "settings": _spelled_out(asdict(experiment)),
-        "hardware": None if target is None else _hardware(target, peaks),
-        "flops": None if prepared is None else _flops(prepared, measured),
-        "work": next((_work(rank) for rank in ranks if rank.rank == measured_rank), None),
+        "hardware": None if target is None else _hardware_fields(target, peaks),
+        "flops": None if prepared is None else _flops_fields(prepared, measured),
+        "work": next((_work_fields(rank) for rank in ranks if rank.rank == measured_rank), None),
         "differences": [asdict(difference) for difference in measured.differences] if measured else [],
         "measurement": figures if ok else None,
         "withheld": None if ok else figures,
         "step_times_s": {str(rank.rank): list(rank.step_times_s) for rank in ranks},
         "history": list(measured.history) if measured and ok else [],
-        "conditions": _conditions(target, measured) if target and measured else [],
+        "conditions": _condition_fields(target, measured) if target and measured else [],
         "warnings": [asdict(warning) for warning in warnings],
         "conventions": CONVENTIONS,
         "plan": None if prepared is None else plan_as_json(prepared.plan),
@@ -104,13 +104,13 @@ def _spelled_out(settings: Any) -> Any:
     return str(settings) if isinstance(settings, float) and not math.isfinite(settings) else settings
 
 
-def _work(rank: RankRecord) -> dict[str, Any]:
+def _work_fields(rank: RankRecord) -> dict[str, Any]:
     """What the probe saw, and the positions of the first step."""
     first = rank.micro_batches[0] if rank.micro_batches else ()
     return {**rank.work, "positions_per_step": sum(batch.batch_size * batch.sequence_length for batch in first)}
 
 
-def _hardware(target: Target, peaks: Peaks | None) -> dict[str, Any]:
+def _hardware_fields(target: Target, peaks: Peaks | None) -> dict[str, Any]:
     peak, ceiling = (peaks.peak, peaks.ceiling) if peaks else (None, None)
     return {
         **asdict(target.machine),
@@ -124,11 +124,11 @@ def _hardware(target: Target, peaks: Peaks | None) -> dict[str, Any]:
     }
 
 
-def _conditions(target: Target, measured: Measured) -> list[dict[str, Any]]:
+def _condition_fields(target: Target, measured: Measured) -> list[dict[str, Any]]:
     return [{"device": target.machine.device, **asdict(condition)} for condition in measured.conditions]
 
 
-def _flops(prepared: Prepared, measured: Measured | None) -> dict[str, Any]:
+def _flops_fields(prepared: Prepared, measured: Measured | None) -> dict[str, Any]:
     """Per optimizer step and device: the count, the published reports' names for it, and the other two counts."""
     flops, second = (measured or prepared).flops, prepared.second_count
     in_situ = measured.in_situ if measured else None

@@ -32,7 +32,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
             "mfubench": mfubench.__version__,
             "commit": commit_of(ROOT),
             **{name: _version(name) for name in OUR_PACKAGES},
-            "framework_environment": _environment(experiment.framework),
+            "framework_environment": _environment_mark(experiment.framework),
             **_here(experiment),
         },
     }
@@ -52,7 +52,7 @@ def _here(experiment: Experiment) -> dict[str, str | None]:
     return {"device": device, "driver": driver, "engine": engine}
 
 
-def _environment(framework: Framework) -> str | None:
+def _environment_mark(framework: Framework) -> str | None:
     """What the framework's own environment was made from, as launchers/install left it there; None: it has none, or it is
     the user's own."""
     mark = (ROOT / framework.python).parent.parent / engines.INSTALLED if framework.python else None

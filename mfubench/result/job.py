@@ -35,9 +35,9 @@ class Job:
 
 def claim(experiment: Experiment, folder: Path, sweep: Path | None, composed: Composed) -> Job:
     """Take a folder for the run and keep the `composed` configuration in its .hydra/. Raises ConfigError if it is taken."""
-    own_identity, earlier = identity(experiment), resume.places(folder, sweep)
-    folder = resume.claimed(folder, experiment.resume)
-    _keep(composed, folder)
+    own_identity, earlier = identity(experiment), resume.earlier_folders(folder, sweep)
+    folder = resume.claim_folder(folder, experiment.resume)
+    _keep_composed(composed, folder)
     group = None if sweep is None else "/".join(sweep.parts[-2:])
     return Job(experiment, folder, group, own_identity, earlier, datetime.now(UTC))
 
@@ -45,8 +45,8 @@ def claim(experiment: Experiment, folder: Path, sweep: Path | None, composed: Co
 def claim_for_preview(folder: Path, composed: Composed) -> None:
     """Keep the composed configuration in the folder of a dry run. Raises ConfigError if a run's files lie there."""
     if (folder / RECORDS).exists():  # its files would say what this one would run
-        raise resume.taken(folder)
-    _keep(composed, folder)
+        raise resume.folder_taken(folder)
+    _keep_composed(composed, folder)
 
 
 def supersede_earlier(job: Job, result: Result) -> None:
@@ -57,8 +57,8 @@ def supersede_earlier(job: Job, result: Result) -> None:
 
 def done_before(experiment: Experiment, folder: Path, sweep: Path | None, console: Console) -> Result | None:
     """Return the ok result of this very experiment in its sweep, or in its own folder; None if it has to be run."""
-    earlier, own_identity = resume.places(folder, sweep), identity(experiment)
-    if (found := resume.done(own_identity, earlier)) is None:
+    earlier, own_identity = resume.earlier_folders(folder, sweep), identity(experiment)
+    if (found := resume.find_ok(own_identity, earlier)) is None:
         return None
     result, its_folder = found
     resume.supersede(own_identity, earlier, by=its_folder, ok=True)  # a process killed meanwhile left that undone
@@ -69,7 +69,7 @@ def done_before(experiment: Experiment, folder: Path, sweep: Path | None, consol
     return result
 
 
-def _keep(composed: Composed, folder: Path) -> None:
+def _keep_composed(composed: Composed, folder: Path) -> None:
     (folder / ".hydra").mkdir(exist_ok=True)
     for name, text in composed.items():
         (folder / ".hydra" / name).write_text(secrets.clean(text))

@@ -32,13 +32,13 @@ SUPERSEDED = "superseded.json"
 PLAIN = re.compile(r"[\w/.+-]+", re.ASCII)  # what Hydra reads as it stands
 
 
-def places(folder: Path, sweep: Path | None) -> tuple[Path, ...]:
+def earlier_folders(folder: Path, sweep: Path | None) -> tuple[Path, ...]:
     """Where runs of the same settings may lie: in the sweep; for a single run in its folder, and in those that it was given
     where another one had that already."""
     return (sweep,) if sweep else tuple(takewhile(Path.exists, _one_after_another(folder)))
 
 
-def done(mine: Mapping[str, Any], below: tuple[Path, ...]) -> tuple[Result, Path] | None:
+def find_ok(mine: Mapping[str, Any], below: tuple[Path, ...]) -> tuple[Result, Path] | None:
     """The ok result of this identity below the folders, and where it lies."""
     for earlier in _earlier(below):
         if earlier.status == "ok" and earlier.identity == mine:
@@ -57,7 +57,7 @@ def supersede(mine: Mapping[str, Any], below: tuple[Path, ...], by: Path, ok: bo
             os.rename(earlier.path, earlier.path.with_name(SUPERSEDED))
 
 
-def claimed(folder: Path, resuming: bool) -> Path:
+def claim_folder(folder: Path, resuming: bool) -> Path:
     """The folder, this run's own from now on: whoever makes its records has it, since two may start in the same second.
 
     Where a run has it already, one that is resumed takes the next: FOLDER-2, FOLDER-3, ...; else ConfigError.
@@ -69,13 +69,13 @@ def claimed(folder: Path, resuming: bool) -> Path:
             return candidate
         except FileExistsError as error:
             if not resuming:
-                raise taken(folder) from error
+                raise folder_taken(folder) from error
             if not (candidate / FILE_NAME).exists():  # it was killed before it could do that itself
                 secrets.clean_output(candidate / LOG, candidate / RECORDS)
     raise AssertionError("numbers don't end")
 
 
-def taken(folder: Path) -> ConfigError:
+def folder_taken(folder: Path) -> ConfigError:
     """What another run in this folder is refused with."""
     return ConfigError(
         "there is a run in this folder already",
@@ -85,7 +85,7 @@ def taken(folder: Path) -> ConfigError:
     )
 
 
-def folder_of(sweep: Sweep) -> Path:
+def sweep_folder(sweep: Sweep) -> Path:
     """Where the sweep's results go: the folder that the command line names; where it is to be resumed, the last one of the
     same command line; else a new one. ConfigError where runs lie there and aren't to be resumed."""
     if sweep.resume and not sweep.named:
@@ -104,7 +104,7 @@ def folder_of(sweep: Sweep) -> Path:
 
 
 @contextmanager
-def going_on(folder: Path) -> Iterator[None]:
+def locked_sweep(folder: Path) -> Iterator[None]:
     """The sweep's folder, made where it isn't there; ConfigError while another process goes on with the same sweep."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is the lock, so that nothing lies about
@@ -120,15 +120,15 @@ def going_on(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def in_folder(folder: Path) -> str:
+def sweep_dir_override(folder: Path) -> str:
     """The override that makes this the sweep's folder."""
     return f"hydra.sweep.dir={_quoted(str(folder))}"
 
 
-def command(argv: Sequence[str], folder: Path) -> str:
+def resume_command(argv: Sequence[str], folder: Path) -> str:
     """The command line that goes on with the sweep that `argv` began in this folder."""
     kept = [argument for argument in argv if key_of(argument) not in ("resume", "hydra.sweep.dir")]
-    return f"{COMMAND} {shlex.join([*kept, 'resume=true', in_folder(folder)])}"
+    return f"{COMMAND} {shlex.join([*kept, 'resume=true', sweep_dir_override(folder)])}"
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,10 @@ def _asked_the_same(multirun: Path, sweep: Sweep) -> bool:
         asked = yaml.safe_load(multirun.read_text())["hydra"]["overrides"]["task"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):  # torn, or of something else
         return False
-    return _settings(map(str, asked)) == _settings(sweep.overrides)
+    return _sorted_settings(map(str, asked)) == _sorted_settings(sweep.overrides)
 
 
-def _settings(overrides: Any) -> list[str]:
+def _sorted_settings(overrides: Any) -> list[str]:
     return sorted(override for override in overrides if key_of(override) != "resume")
 
 

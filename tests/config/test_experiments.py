@@ -13,7 +13,7 @@ from mfubench.config.compose import check_command_line, store_schema
 from mfubench.config.defaults import defaults
 from mfubench.config.validate import validate
 from mfubench.files.paths import CONF
-from mfubench.plan.support import Unsupported, check, inapplicable, values_of
+from mfubench.plan.support import Unsupported, check_supported, inapplicable, values_of
 from mfubench.report.published.studies import studies
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -39,7 +39,7 @@ def why_not(job: Experiment, device: str) -> str | None:
     precision = job.precision.replace("auto", "fp32" if device == "cpu" else "bf16")
     engine = "open-stack" if job.framework.engines else None
     try:
-        check(job, values_of(job, device, precision, engine), defaults(job.mode.name))
+        check_supported(job, values_of(job, device, precision, engine), defaults(job.mode.name))
     except Unsupported as error:
         return str(error)
     return None

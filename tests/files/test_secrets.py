@@ -146,7 +146,7 @@ def test_what_a_killed_run_left_is_cleaned_by_the_one_that_goes_on(tmp_path: Pat
     left = (killed / "framework.log", killed / "records" / "rank0.jsonl")
     for path in left:
         path.write_text(f"a {SECRET}")
-    assert resume.claimed(killed, resuming=True) == tmp_path / "run-2"
+    assert resume.claim_folder(killed, resuming=True) == tmp_path / "run-2"
     assert all("s3cr3t" not in path.read_text() for path in left)
 
 

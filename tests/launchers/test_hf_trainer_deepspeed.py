@@ -170,7 +170,7 @@ def verdict_on(experiment: Experiment, device: str, precision: str) -> str | Non
     """The reason why the experiment is unsupported; None when it isn't."""
     values = support.values_of(experiment, device, precision)
     try:
-        support.check(experiment, values, defaults(experiment.mode.name))
+        support.check_supported(experiment, values, defaults(experiment.mode.name))
     except support.Unsupported as reason:
         return str(reason)
     return None

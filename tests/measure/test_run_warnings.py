@@ -19,7 +19,7 @@ from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import measure, of_ceiling
 from mfubench.measure.observe import Observed, rule_of
 from mfubench.measure.run_warnings import Kind, run_warnings
-from mfubench.measure.status import Verdict, Wanted
+from mfubench.measure.status import RunStatus, Wanted
 from mfubench.plan.native import Place, make_plan
 from mfubench.plan.prepare import Prepared, Target
 from mfubench.records import MicroBatch, RankRecord, Records
@@ -62,7 +62,7 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
             "measurement": measurement,
             "in_situ": None,
             "conditions": (),
-            "verdict": Verdict("ok"),
+            "verdict": RunStatus("ok"),
         } | changes
         target = Target(experiment, stage["machine"], "bf16", None)
         plan = make_plan(experiment, WORKLOAD, PLACE)
@@ -117,7 +117,7 @@ def test_beating_a_measured_peak_is_said(said: Callable[..., list[str]]) -> None
 def test_what_the_machine_did_explains_a_run_that_failed(said: Callable[..., list[str]]) -> None:
     quiet = GpuConditions("GPU-1", 0, None, None, None, None, None, None, None, None, (), 0, 0, 0, ())
     hot, dying = replace(quiet, throttled={"hardware thermal slowdown": 0.9}), replace(quiet, xids=(79,))
-    (caveat,) = said(conditions=(hot, dying), measurement=None, verdict=Verdict("failed", "it died"))
+    (caveat,) = said(conditions=(hot, dying), measurement=None, verdict=RunStatus("failed", "it died"))
     assert "Xid 79" in caveat
     assert len(said(conditions=(hot, dying))) == 2
     assert said(conditions=(quiet,)) == []
@@ -133,7 +133,7 @@ def test_an_exit_status_after_all_steps_is_noted(said: Callable[..., list[str]])
 
 
 def test_a_run_cut_short_by_the_user_says_how_short(said: Callable[..., list[str]]) -> None:
-    assert said(verdict=Verdict("ok", None, "user")) == ["ended by the user after 4 steady steps of at most 200"]
+    assert said(verdict=RunStatus("ok", None, "user")) == ["ended by the user after 4 steady steps of at most 200"]
 
 
 def test_recomputation_that_a_compiled_model_hides_is_said(said: Callable[..., list[str]]) -> None:

@@ -86,7 +86,7 @@ def verdict_on(experiment: Experiment, device: str = "cuda", engine: str | None 
     """The reason why the experiment is unsupported; None when it isn't."""
     values = support.values_of(experiment, device, resolved(experiment, device), engine)
     try:
-        support.check(experiment, values, defaults(experiment.mode.name))
+        support.check_supported(experiment, values, defaults(experiment.mode.name))
     except support.Unsupported as reason:
         return str(reason)
     return None
@@ -192,10 +192,10 @@ def test_more_ranks_than_devices_are_unsupported(compose: Callable[..., Experime
 def test_weights_that_do_not_fit_into_a_cpus_memory_are_unsupported() -> None:
     machine = Machine("cpu", "A CPU", 2, 2, True, None, 24 * 2**30)
     full, qlora = Mode(name="full"), Mode(name="qlora", rank=8, quantization="nf4")
-    support.check_memory(8_030_261_248, full, "bf16", machine)
-    support.check_memory(8_030_261_248, qlora, "fp32", machine)
+    support.check_weights_fit(8_030_261_248, full, "bf16", machine)
+    support.check_weights_fit(8_030_261_248, qlora, "fp32", machine)
     with pytest.raises(support.Unsupported, match="the weights alone take 30 GiB, and this machine has 24 GiB"):
-        support.check_memory(8_030_261_248, full, "fp32", machine)
+        support.check_weights_fit(8_030_261_248, full, "fp32", machine)
 
 
 @pytest.mark.parametrize(("framework", "engine"), STARTED)

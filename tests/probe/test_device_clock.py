@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mfubench.measure.step_breakdown import parts
+from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.probe.device_clock import DeviceClock
 from mfubench.probe.events import Writer
 from mfubench.probe.observer import Observer
@@ -125,7 +125,7 @@ def test_a_host_that_runs_ahead_is_told_the_devices_steps_as_they_end(
     (rank,) = read(tmp_path).ranks
     assert rank.errors == ()
     assert rank.step_times_s == pytest.approx((0.1,) * 5)
-    told = parts(rank, 1, 4)
+    told = step_breakdown(rank, 1, 4)
     assert told.forward_to_optimizer_s == pytest.approx(0.07)
     assert told.optimizer_to_forward_s == pytest.approx(0.03)
     assert rank.memory_kind == "cuda_max_allocated"

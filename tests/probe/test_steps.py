@@ -10,7 +10,7 @@ from statistics import mean
 
 import pytest
 
-from mfubench.measure.step_breakdown import parts
+from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.records import MicroBatch, RankRecord, read
 
 # Steps whose every part sleeps for a known time, over three orders of magnitude.
@@ -90,7 +90,7 @@ def test_no_part_is_shorter_than_what_is_known_to_be_in_it(
     """Sleeps are at least as long as asked for; the forward's is what is left of the step, but for steps that come late."""
     record = records[scenario]
     steps = len(record.step_times_s) - 2
-    told = parts(record, 2, steps)
+    told = step_breakdown(record, 2, steps)
     assert told.data_wait_s is not None and told.data_wait_s >= 0.2 * step_s
     assert told.optimizer_to_forward_s is not None and told.optimizer_to_forward_s >= 0.5 * step_s
     assert told.forward_to_optimizer_s is not None

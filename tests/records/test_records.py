@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mfubench.measure.step_breakdown import Parts, parts
+from mfubench.measure.step_breakdown import StepBreakdown, step_breakdown
 from mfubench.records import Asked, Follower, MicroBatch, StepFlops, differences, read
 
 HOUR_NS = 3_600_000_000_000
@@ -342,7 +342,7 @@ def test_where_the_time_went_is_told_by_the_first_forward_of_the_next_step(writt
     assert rank.to_optimizer_s == pytest.approx((0.08, 0.25, 0.16))
     assert rank.data_waits_s == pytest.approx((0.005, 0.015, 0.001))
     # The last two periods, of 300 and 200 ms.
-    assert asdict(parts(rank, 1, 2)) == pytest.approx(
+    assert asdict(step_breakdown(rank, 1, 2)) == pytest.approx(
         {
             "data_wait_s": 0.008,
             "forward_to_optimizer_s": 0.205,
@@ -357,8 +357,8 @@ def test_parts_that_are_not_known_in_every_step_are_not_told(written: Callable[.
     for step, line in enumerate(line for line in lines if line["event"] == "forward"):
         line["before"] = before(1080 if step == 1 else None, None, 0.5)
     (rank,) = read(written(rank0=lines)).ranks
-    assert parts(rank, 0, 3) == Parts(None, None, None, 0.0005)
-    assert parts(rank, 0, 1).optimizer_to_forward_s == pytest.approx(0.02)
+    assert step_breakdown(rank, 0, 3) == StepBreakdown(None, None, None, 0.0005)
+    assert step_breakdown(rank, 0, 1).optimizer_to_forward_s == pytest.approx(0.02)
 
 
 def test_on_a_device_the_parts_are_by_its_clock_and_the_wait_for_data_by_the_hosts(
@@ -369,7 +369,7 @@ def test_on_a_device_the_parts_are_by_its_clock_and_the_wait_for_data_by_the_hos
         if line["event"] == "forward":
             line["before"] = before(1080, 7)
     (rank,) = read(written(rank0=lines)).ranks
-    assert list(asdict(parts(rank, 0, 2)).values()) == pytest.approx([0.007, 0.15, 0.05, 0.0])
+    assert list(asdict(step_breakdown(rank, 0, 2)).values()) == pytest.approx([0.007, 0.15, 0.05, 0.0])
 
 
 def test_a_counted_step_is_read_with_the_micro_batches_that_were_in_it(written: Callable[..., Path]) -> None:

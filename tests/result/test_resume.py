@@ -123,9 +123,9 @@ def test_a_sweep_in_the_folder_of_another_is_refused_unless_it_goes_on_with_it(t
 
 
 def test_two_at_once_do_not_go_on_with_one_sweep(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), resume.going_on(tmp_path / "sweep"):
+    with pytest.raises(BlockingIOError), resume.locked_sweep(tmp_path / "sweep"):
         raise BlockingIOError  # of the sweep itself: it is not taken for another's lock
-    with resume.going_on(tmp_path / "sweep"):
+    with resume.locked_sweep(tmp_path / "sweep"):
         done = mfubench_in(tmp_path, "-m", "repeat=0,1", "hydra.sweep.dir=sweep", "resume=true")
     assert done.returncode == 2
     assert "another mfubench goes on with this sweep" in done.stderr
@@ -253,7 +253,7 @@ def test_another_environment_of_the_framework_is_another_identity(
 )
 def test_the_command_to_go_on_names_the_folder_as_hydra_reads_it(name: str, tmp_path: Path) -> None:
     store_schema()
-    line = resume.command(["-m", "repeat=0,1", "resume=false", "hydra.sweep.dir=old"], Path(name))
+    line = resume.resume_command(["-m", "repeat=0,1", "resume=false", "hydra.sweep.dir=old"], Path(name))
     words = shlex.split(line)
     assert words[:5] == ["python", "-m", "mfubench", "-m", "repeat=0,1"]
     asked = check_command_line(words[3:])
@@ -274,10 +274,10 @@ def test_the_last_sweep_of_the_same_settings_is_gone_on_with(tmp_path: Path) -> 
     made("torn", [], 4)
     (tmp_path / "torn" / "multirun.yaml").write_text("hydra: {")
     asked = Sweep(tmp_path / "next", False, f"{tmp_path}/*", ("repeat=0,1", "mode=lora", "resume=true"), True)
-    assert resume.folder_of(asked) == tmp_path / "new"
-    assert resume.folder_of(replace(asked, resume=False)) == tmp_path / "next"
-    assert resume.folder_of(replace(asked, named=True)) == tmp_path / "next"
-    assert resume.folder_of(replace(asked, overrides=("repeat=0",))) == tmp_path / "next"
+    assert resume.sweep_folder(asked) == tmp_path / "new"
+    assert resume.sweep_folder(replace(asked, resume=False)) == tmp_path / "next"
+    assert resume.sweep_folder(replace(asked, named=True)) == tmp_path / "next"
+    assert resume.sweep_folder(replace(asked, overrides=("repeat=0",))) == tmp_path / "next"
 
 
 def wait_until(so: Callable[[], bool]) -> None:

@@ -26,7 +26,7 @@ from mfubench.plan import engines, support
 from mfubench.plan.native import Place, Plan, make_plan, plan_as_json, threads_per_rank
 from mfubench.plan.prepare import CANT
 from mfubench.result.identity import identity
-from mfubench.result.resume import command
+from mfubench.result.resume import resume_command
 from mfubench.workload import Workload
 
 EXAMPLES = int(os.environ.get("MFUBENCH_FUZZ", "60"))
@@ -94,7 +94,7 @@ def planned(experiment: Experiment, machine: Machine) -> Plan | None:
         framework, engine = engines.choose(experiment.framework, lambda _: True)
         precision = hardware.resolve_precision(experiment.precision, machine)
         experiment, known = replace(experiment, framework=framework), defaults(experiment.mode.name)
-        support.check(experiment, support.values_of(experiment, machine.device, precision, engine), known)
+        support.check_supported(experiment, support.values_of(experiment, machine.device, precision, engine), known)
         support.check_devices(experiment.parallelism, machine)
         threads = threads_per_rank(machine.cores, experiment.parallelism.num_devices)
         place = Place(Path("/run"), LAUNCHERS, ROOT, "/python", machine.device, precision, threads, engine)
@@ -131,4 +131,4 @@ def test_any_command_line_gives_valid_plans_or_one_screen(argv: list[str], sweep
         assert screen.startswith("mfubench: ") and "Traceback" not in screen
         return
     if sweep is not None:
-        assert shlex.split(command(line, sweep.folder))[:3] == ["python", "-m", "mfubench"]
+        assert shlex.split(resume_command(line, sweep.folder))[:3] == ["python", "-m", "mfubench"]

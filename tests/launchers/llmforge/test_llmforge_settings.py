@@ -80,7 +80,7 @@ def as_read(experiment: Experiment, device: str, precision: str, modules: Simple
     place = Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1, engine)
     try:
         values = support.values_of(chosen, device, precision, engine)
-        support.check(chosen, values, defaults(chosen.mode.name))
+        support.check_supported(chosen, values, defaults(chosen.mode.name))
         planned = make_plan(chosen, prepared, place)
     except support.Unsupported:
         return None
