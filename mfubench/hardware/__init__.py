@@ -1,6 +1,6 @@
 """The machine and the denominators: hardware settings in; a Machine, a Peak and a Ceiling in dense FLOP/s out.
 
-And the watch over the machine while a run goes on: Conditions out, and what in them is a trouble.
+And its monitors: Conditions during a run, and the troubles among them.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.hardware.conditions import Conditions, CpuConditions, GpuConditions, Window, troubles
 from mfubench.hardware.machine import Machine, Unavailable, detect, resolve_precision
+from mfubench.hardware.monitor_cpu import CpuMonitor
+from mfubench.hardware.monitor_gpu import GpuMonitor
 from mfubench.hardware.peaks import Ceiling, Peak, Peaks, UnknownPeak, ceiling, peak, peak_dtype
-from mfubench.hardware.watching import Monitor, watch
 
 __all__ = [
     "Ceiling",
@@ -26,9 +27,19 @@ __all__ = [
     "ceiling",
     "detect",
     "known_peaks",
+    "monitor",
     "peak",
     "peak_dtype",
     "resolve_precision",
     "troubles",
-    "watch",
 ]
+
+Monitor = GpuMonitor | CpuMonitor
+
+
+def monitor(machine: Machine, num_devices: int) -> Monitor:
+    """Start a monitor of a run's devices: the first `num_devices` GPUs of the machine, or the cores of this process.
+
+    Call `sample()` about once a second, then `conditions(window)`. It runs in mfubench's own process.
+    """
+    return GpuMonitor(machine.uuids[:num_devices]) if machine.device == "cuda" else CpuMonitor()

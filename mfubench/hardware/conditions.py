@@ -17,7 +17,7 @@ SLOWDOWNS = (
     "software thermal slowdown",
     "hardware power brake",
 )
-THROTTLED = 0.05  # share of the looks above which a slowdown is a trouble: one in thirty may be a spike
+THROTTLED = 0.05  # share of the samples above which a slowdown is a trouble: one in thirty may be a spike
 POWER_CAPPED = 0.05  # as above, of a limit that somebody has set below the default
 LOWER_LIMIT = 0.99  # of the default: boards report limits to the watt
 BUSY = 0.05  # share of the cores' time above which others disturb: a waiting rank holds up all of them
@@ -31,18 +31,18 @@ class GpuConditions:
     """One GPU: clocks, power, heat and energy over the steady steps (of a run without any: over all of it), errors and
     other processes over the whole run.
 
-    None is what the device didn't tell; with fewer than two looks in the steady steps, nothing is said of them.
+    None is what the device didn't tell; with fewer than two samples in the steady steps, they have no figures.
     """
 
     uuid: str
-    looks: int  # in the steady steps; means, extremes and shares are of these
+    looks: int  # samples in the steady steps; means, extremes and shares are of these
     sm_clock_mhz_mean: float | None
     sm_clock_mhz_min: float | None
     power_w_mean: float | None
     power_limit_w: float | None  # that holds
     power_limit_default_w: float | None  # that the board comes with
     temperature_c_max: float | None
-    throttled: Mapping[str, float] | None  # reason -> share of the looks
+    throttled: Mapping[str, float] | None  # reason -> share of the samples
     energy_j: float | None  # of the steady steps
     foreign_processes: tuple[int, ...]  # ids of processes that used it and are none of this run's
     unrecognised_processes: int  # how many more than one used it, where ids can't be compared: in some containers
@@ -55,16 +55,16 @@ class GpuConditions:
 class CpuConditions:
     """The cores this process may use, over the steady steps (of a run without any: over all of it).
 
-    Shares are of what all of these cores could have done; with fewer than two looks in the steady steps they are None.
+    Shares are of what all of these cores could have done; with fewer than two samples in the steady steps they are None.
     """
 
-    looks: int  # in the steady steps
+    looks: int  # samples in the steady steps
     cores: int
     own_share: float | None  # busy with this run's processes
     foreign_share: float | None  # busy with others
     stolen_share: float | None  # taken by other virtual machines
-    load: float | None  # threads of the whole machine that ran or wanted to, a one-minute mean: the most of all looks
-    threads: int | None  # of the run's processes, idle ones too: the most of all looks
+    load: float | None  # threads of the whole machine that ran or wanted to, a one-minute mean: the most of all samples
+    threads: int | None  # of the run's processes, idle ones too: the most of all samples
     frequency_mhz_mean: float | None
     frequency_mhz_min: float | None
 
@@ -155,7 +155,7 @@ def _busy(cpu: CpuConditions) -> Iterator[tuple[Trouble, str]]:
         )
 
 
-LEAST_LOOKS = 2  # in a window, to say anything of it
+MIN_SAMPLES = 2  # in a window, to say anything of it
 Window = tuple[float, float]  # begin and end, in seconds of the monotonic clock (time.perf_counter, on Linux)
 
 

@@ -1,4 +1,4 @@
-"""One mfubench at a time on a device. In: the devices of a run. Out: they are its own until the block ends or it dies.
+"""Exclusive locks on devices: one mfubench at a time, until the block ends or the process dies.
 
 A lock is a file in /tmp/mfubench-locks, or in $MFUBENCH_LOCKS: one for each GPU by its UUID, one for the host's CPU. The
 kernel lets go of it with the process, however that ends, and no program that the run starts inherits it. Another container
@@ -19,27 +19,27 @@ from rich.console import Console
 
 from mfubench.hardware import Machine
 
-PLACE = Path(
+LOCK_FOLDER = Path(
     "/tmp/mfubench-locks"
 )  # not below $TMPDIR: users and jobs have their own, and the devices are the machine's
 
 
 @contextmanager
-def alone_on(machine: Machine, num_devices: int, folder: Path, console: Console) -> Iterator[None]:
-    """Hold the first `num_devices` of the machine, those that a run in `folder` is given; wait for whoever holds them."""
+def exclusive(machine: Machine, num_devices: int, folder: Path, console: Console) -> Iterator[None]:
+    """Lock the first `num_devices` of the machine for a run in `folder`; wait for whoever holds them."""
     with ExitStack() as locks:
         for device in sorted(machine.uuids[:num_devices]) or [
             "cpu"
         ]:  # in one order for all, so that none waits in a circle
-            locks.enter_context(_held(device, folder, console))
+            locks.enter_context(_device_lock(device, folder, console))
         yield
 
 
 @contextmanager
-def _held(device: str, folder: Path, console: Console) -> Iterator[None]:
-    place = Path(os.environ.get("MFUBENCH_LOCKS") or PLACE)
+def _device_lock(device: str, folder: Path, console: Console) -> Iterator[None]:
+    place = Path(os.environ.get("MFUBENCH_LOCKS") or LOCK_FOLDER)
     try:
-        descriptor = _opened(place, f"{device}.lock")
+        descriptor = _open_lock_file(place, f"{device}.lock")
     except OSError as error:
         why = f"{device} can't be locked ({error}), so another mfubench may run beside this one"
         console.print(why, style="yellow", markup=False, highlight=False)
@@ -49,7 +49,7 @@ def _held(device: str, folder: Path, console: Console) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _in_words(file.read())
+            holder = _holder_in_words(file.read())
             waiting = f"waiting for {device}: {holder} has it (Ctrl-C ends the waiting)"
             console.print(waiting, style="yellow", markup=False, highlight=False, soft_wrap=True)
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -60,7 +60,7 @@ def _held(device: str, folder: Path, console: Console) -> Iterator[None]:
         yield
 
 
-def _opened(place: Path, name: str) -> int:
+def _open_lock_file(place: Path, name: str) -> int:
     """The lock's file, which every user may write whoever made it.
 
     It is made only where it is missing: Linux refuses O_CREAT on another user's file in a folder that all may write
@@ -81,7 +81,7 @@ def _opened(place: Path, name: str) -> int:
         os.umask(before)
 
 
-def _in_words(text: str) -> str:
+def _holder_in_words(text: str) -> str:
     """Whoever holds a lock, as it says itself; it may be about to, and it may be anybody."""
     try:
         said = json.loads(text)

@@ -46,22 +46,22 @@ def search(rate: Callable[[Shape], float], sizes: Sequence[int], over: Callable[
     """
     best: dict[Shape, float] = {}
 
-    def look(shape: Shape) -> None:
+    def remeasure(shape: Shape) -> None:
         best[shape] = max(best.get(shape, 0.0), rate(shape))
 
     for m, n, k in product(sizes, repeat=3):
-        look((m, n, k))
+        remeasure((m, n, k))
     step = min(sizes) // 2
     while step >= FINEST and not over():
         centre = max(best, key=best.__getitem__)
         for neighbour in _neighbours(centre, step, max(sizes)):
             if neighbour not in best:
-                look(neighbour)
+                remeasure(neighbour)
         if max(best, key=best.__getitem__) == centre:
             step //= 2
     while not over():
         for shape in sorted(best, key=best.__getitem__, reverse=True)[:FEW]:
-            look(shape)
+            remeasure(shape)
     return max(best.items(), key=lambda found: found[1])
 
 

@@ -1,4 +1,4 @@
-"""The host's processors while a run goes on, read from the kernel's own counters. In: looks. Out: CpuConditions."""
+"""The host's processors while a run goes on, read from the kernel's own counters."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfubench.hardware.conditions import LEAST_LOOKS, CpuConditions, Window, gained, inside, mean
+from mfubench.hardware.conditions import MIN_SAMPLES, CpuConditions, Window, gained, inside, mean
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One reading; seconds are of processor time, counted from some time in the past."""
+class _CpuSample:
+    """One reading of the CPU; seconds are of processor time, counted from some time in the past."""
 
     at_s: float
     busy_s: float | None  # all that the cores did
@@ -28,48 +28,52 @@ class _Look:
     frequency_mhz: float | None
 
 
-class CpuWatch:
-    """Looks at the cores this process may use, from now until `conditions` is asked for."""
+class CpuMonitor:
+    """Samples the cores this process may use, from now until `conditions` is called."""
 
     def __init__(self) -> None:
         self._cores = frozenset(os.sched_getaffinity(0))
-        self._looks: list[_Look] = []
-        self.look()
+        self._samples: list[_CpuSample] = []
+        self.sample()
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Read everything once; some milliseconds, for it asks every process of the machine who its parent is."""
         busy, stolen = core_seconds(STAT.read_text(), self._cores)
         own, threads = own_seconds_and_threads()
-        self._looks.append(
-            _Look(time.perf_counter(), busy, stolen, own, threads, os.getloadavg()[0], _frequency_mhz(self._cores)),
+        self._samples.append(
+            _CpuSample(
+                time.perf_counter(), busy, stolen, own, threads, os.getloadavg()[0], _frequency_mhz(self._cores)
+            ),
         )
 
     def conditions(self, window: Window | None) -> tuple[CpuConditions]:
-        """What it was like in the window, when the steady steps were; of a run without any (None) all the time."""
-        self.look()
-        times = [look.at_s for look in self._looks]
-        seen = self._looks[inside(times, window)]
+        """Summarize the window of the steady steps; of a run without any (None), the whole run."""
+        self.sample()
+        times = [sample.at_s for sample in self._samples]
+        in_window = self._samples[inside(times, window)]
         begin, end = window or (times[0], times[-1])
         possible = (end - begin) * len(self._cores)
 
         def share(counter: Sequence[float | None]) -> float | None:
-            grown = gained(times, counter, window) if len(seen) >= LEAST_LOOKS else None
+            grown = gained(times, counter, window) if len(in_window) >= MIN_SAMPLES else None
             return None if grown is None else min(grown / possible, 1.0)  # whole ticks may add up to a little more
 
-        busy = share([look.busy_s for look in self._looks])
-        own = share([look.own_s for look in self._looks])
+        busy = share([sample.busy_s for sample in self._samples])
+        own = share([sample.own_s for sample in self._samples])
         return (
             CpuConditions(
-                looks=len(seen),
+                looks=len(in_window),
                 cores=len(self._cores),
                 own_share=own,
                 # Each is counted for itself, in ticks of the clock: their difference may fall below nothing.
                 foreign_share=None if busy is None or own is None else max(busy - own, 0.0),
-                stolen_share=share([look.stolen_s for look in self._looks]),
-                load=max((look.load for look in seen), default=None),
-                threads=max((look.threads for look in seen), default=None),
-                frequency_mhz_mean=mean([look.frequency_mhz for look in seen]),
-                frequency_mhz_min=min((look.frequency_mhz for look in seen if look.frequency_mhz), default=None),
+                stolen_share=share([sample.stolen_s for sample in self._samples]),
+                load=max((sample.load for sample in in_window), default=None),
+                threads=max((sample.threads for sample in in_window), default=None),
+                frequency_mhz_mean=mean([sample.frequency_mhz for sample in in_window]),
+                frequency_mhz_min=min(
+                    (sample.frequency_mhz for sample in in_window if sample.frequency_mhz), default=None
+                ),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""GPUs while a run goes on, read through NVIDIA's management library, which needs no CUDA context. In: looks. Out: GpuConditions.
+"""GPUs while a run goes on, read through NVIDIA's management library, which needs no CUDA context.
 
 What a device or its driver doesn't tell is None; nothing here raises into the run. Not yet run on CUDA.
 """
@@ -12,16 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfubench.hardware.conditions import LEAST_LOOKS, POWER_CAP, SLOWDOWNS, GpuConditions, Window, gained, inside, mean
+from mfubench.hardware.conditions import MIN_SAMPLES, POWER_CAP, SLOWDOWNS, GpuConditions, Window, gained, inside, mean
 
 # NVML's bits for clocks below the highest; the others (idle, the applications' own setting, display) slow no kernel.
 THROTTLES = dict(zip((0x4, 0x8, 0x40, 0x20, 0x80), (POWER_CAP, *SLOWDOWNS), strict=True))
-EVENTS_PER_LOOK = 16  # at most: the rest waits for the next look
+MAX_EVENTS_PER_SAMPLE = 16  # the rest waits for the next sample
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One reading."""
+class _GpuSample:
+    """One reading of a GPU."""
 
     at_s: float
     clock_mhz: float | None
@@ -33,92 +33,94 @@ class _Look:
 
 @dataclass
 class _Gpu:
-    """One GPU, and what was seen of it so far."""
+    """One GPU, and its samples so far."""
 
     uuid: str
     handle: Any
     events: Any | None  # that hears of its Xid errors
     errors_before: int | None
     users_before: frozenset[int]
-    looks: list[_Look] = field(default_factory=list)
-    strangers: set[int] = field(default_factory=set)  # that came during the run, and don't descend from this process
-    one_of_ours: bool = False  # was ever listed, so that ids mean the same to the driver and to this process
-    users_at_once: int = 0  # that came during the run
+    samples: list[_GpuSample] = field(default_factory=list)
+    unrelated: set[int] = field(default_factory=set)  # that came during the run, and don't descend from this process
+    lists_ours: bool = False  # was ever listed, so that ids mean the same to the driver and to this process
+    max_new_users: int = 0  # that came during the run
     xids: list[int] = field(default_factory=list)
 
 
-class GpuWatch:
-    """Looks at the GPUs of these UUIDs, from now until `conditions` is asked for."""
+class GpuMonitor:
+    """Samples the GPUs of these UUIDs, from now until `conditions` is called."""
 
     def __init__(self, uuids: Sequence[str]) -> None:
         import pynvml
 
         self._nvml = pynvml
-        self._silence = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
-        self._gpus = [gpu for uuid in uuids if (gpu := self._found(uuid)) is not None] if self._opened() else []
-        self.look()
+        self._nvml_errors = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
+        self._gpus = (
+            [gpu for uuid in uuids if (gpu := self._opened_gpu(uuid)) is not None] if self._driver_opens() else []
+        )
+        self.sample()
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Read every GPU once."""
         for gpu in self._gpus:
-            gpu.looks.append(self._read(gpu.handle))
-            gpu.xids += self._heard(gpu.events)
-            self._who_is_there(gpu)
+            gpu.samples.append(self._read(gpu.handle))
+            gpu.xids += self._new_xids(gpu.events)
+            self._note_users(gpu)
 
     def conditions(self, window: Window | None) -> tuple[GpuConditions, ...]:
-        """What it was like in the window, when the steady steps were; of a run without any (None) all the time.
+        """Summarize the window of the steady steps; of a run without any (None), the whole run.
 
-        To be asked for when the run's processes have ended: whoever uses a GPU now is none of them.
+        To be called when the run's processes have ended: whoever uses a GPU now is none of them.
         """
         for gpu in self._gpus:
-            gpu.looks.append(self._read(gpu.handle))
-            gpu.xids += self._heard(gpu.events)
-        found = tuple(self._summed_up(gpu, window) for gpu in self._gpus)
-        with suppress(*self._silence):  # it never opened
+            gpu.samples.append(self._read(gpu.handle))
+            gpu.xids += self._new_xids(gpu.events)
+        found = tuple(self._summary(gpu, window) for gpu in self._gpus)
+        with suppress(*self._nvml_errors):  # it never opened
             for gpu in self._gpus:
                 if gpu.events is not None:
                     self._nvml.nvmlEventSetFree(gpu.events)
             self._nvml.nvmlShutdown()
         return found
 
-    def _opened(self) -> bool:
+    def _driver_opens(self) -> bool:
         try:
             self._nvml.nvmlInit()
-        except self._silence:
+        except self._nvml_errors:
             return False
         return True
 
-    def _found(self, uuid: str) -> _Gpu | None:
+    def _opened_gpu(self, uuid: str) -> _Gpu | None:
         nvml = self._nvml
         try:
             handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        except self._silence:
+        except self._nvml_errors:
             return None
         events = None
         try:
             events = nvml.nvmlEventSetCreate()
             nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
-        except self._silence:
+        except self._nvml_errors:
             events = None
         return _Gpu(uuid, handle, events, self._errors(handle), self._users(handle))
 
-    def _read(self, handle: Any) -> _Look:
+    def _read(self, handle: Any) -> _GpuSample:
         nvml = self._nvml
         heat = nvml.NVML_TEMPERATURE_GPU
         # The second of a pair is the newer name: drivers have one of them, or both.
-        reasons = self._told(
+        reasons = self._query(
             handle, ("nvmlDeviceGetCurrentClocksThrottleReasons",), ("nvmlDeviceGetCurrentClocksEventReasons",)
         )
-        return _Look(
+        return _GpuSample(
             at_s=time.perf_counter(),
-            clock_mhz=self._told(handle, ("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)),
-            power_w=self._told(handle, ("nvmlDeviceGetPowerUsage",), scale=1e-3),
-            temperature_c=self._told(handle, ("nvmlDeviceGetTemperature", heat), ("nvmlDeviceGetTemperatureV", heat)),
+            clock_mhz=self._query(handle, ("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)),
+            power_w=self._query(handle, ("nvmlDeviceGetPowerUsage",), scale=1e-3),
+            temperature_c=self._query(handle, ("nvmlDeviceGetTemperature", heat), ("nvmlDeviceGetTemperatureV", heat)),
             reasons=None if reasons is None else int(reasons),
-            energy_j=self._told(handle, ("nvmlDeviceGetTotalEnergyConsumption",), scale=1e-3),
+            energy_j=self._query(handle, ("nvmlDeviceGetTotalEnergyConsumption",), scale=1e-3),
         )
 
-    def _who_is_there(self, gpu: _Gpu) -> None:
+    def _note_users(self, gpu: _Gpu) -> None:
         """Note who uses the GPU that didn't before the run.
 
         A process is ours when it descends from this one, which is a subreaper while it runs something, so that orphans
@@ -129,73 +131,73 @@ class GpuWatch:
 
         came = self._users(gpu.handle) - gpu.users_before
         ours = {pid for pid in came if _descends_from_here(pid)}
-        gpu.one_of_ours |= bool(ours)
-        gpu.strangers |= {pid for pid in came - ours if psutil.pid_exists(pid)}  # else it has just ended
-        gpu.users_at_once = max(gpu.users_at_once, len(came))
+        gpu.lists_ours |= bool(ours)
+        gpu.unrelated |= {pid for pid in came - ours if psutil.pid_exists(pid)}  # else it has just ended
+        gpu.max_new_users = max(gpu.max_new_users, len(came))
 
-    def _heard(self, events: Any | None) -> list[int]:
-        """The Xid errors that came since this was asked last; it doesn't wait for any."""
+    def _new_xids(self, events: Any | None) -> list[int]:
+        """The Xid errors since the last call; it doesn't wait for any."""
         codes: list[int] = []
-        while events is not None and len(codes) < EVENTS_PER_LOOK:
+        while events is not None and len(codes) < MAX_EVENTS_PER_SAMPLE:
             try:
                 codes.append(int(self._nvml.nvmlEventSetWait(events, 0).eventData))
-            except self._silence:  # none has come: a timeout
+            except self._nvml_errors:  # none has come: a timeout
                 break
         return codes
 
-    def _summed_up(self, gpu: _Gpu, window: Window | None) -> GpuConditions:
-        times = [look.at_s for look in gpu.looks]
-        seen = gpu.looks[inside(times, window)]
-        told = seen if len(seen) >= LEAST_LOOKS else []
+    def _summary(self, gpu: _Gpu, window: Window | None) -> GpuConditions:
+        times = [sample.at_s for sample in gpu.samples]
+        seen = gpu.samples[inside(times, window)]
+        told = seen if len(seen) >= MIN_SAMPLES else []
         errors = self._errors(gpu.handle)
-        foreign = gpu.users_before | self._users(gpu.handle) | (gpu.strangers if gpu.one_of_ours else set())
-        limit = self._told(gpu.handle, ("nvmlDeviceGetEnforcedPowerLimit",), scale=1e-3)
-        default = self._told(gpu.handle, ("nvmlDeviceGetPowerManagementDefaultLimit",), scale=1e-3)
+        foreign = gpu.users_before | self._users(gpu.handle) | (gpu.unrelated if gpu.lists_ours else set())
+        limit = self._query(gpu.handle, ("nvmlDeviceGetEnforcedPowerLimit",), scale=1e-3)
+        default = self._query(gpu.handle, ("nvmlDeviceGetPowerManagementDefaultLimit",), scale=1e-3)
         return GpuConditions(
             uuid=gpu.uuid,
             looks=len(seen),
-            sm_clock_mhz_mean=mean([look.clock_mhz for look in told]),
-            sm_clock_mhz_min=min((look.clock_mhz for look in told if look.clock_mhz is not None), default=None),
-            power_w_mean=mean([look.power_w for look in told]),
+            sm_clock_mhz_mean=mean([sample.clock_mhz for sample in told]),
+            sm_clock_mhz_min=min((sample.clock_mhz for sample in told if sample.clock_mhz is not None), default=None),
+            power_w_mean=mean([sample.power_w for sample in told]),
             power_limit_w=limit,
             power_limit_default_w=default,
             temperature_c_max=max(
-                (look.temperature_c for look in told if look.temperature_c is not None), default=None
+                (sample.temperature_c for sample in told if sample.temperature_c is not None), default=None
             ),
-            throttled=_throttled([look.reasons for look in told if look.reasons is not None]),
-            energy_j=gained(times, [look.energy_j for look in gpu.looks], window) if told else None,
+            throttled=_throttled_shares([sample.reasons for sample in told if sample.reasons is not None]),
+            energy_j=gained(times, [sample.energy_j for sample in gpu.samples], window) if told else None,
             foreign_processes=tuple(sorted(foreign)),
-            unrecognised_processes=0 if gpu.one_of_ours else max(gpu.users_at_once - 1, 0),
+            unrecognised_processes=0 if gpu.lists_ours else max(gpu.max_new_users - 1, 0),
             memory_errors_before=gpu.errors_before,
             memory_errors=None if errors is None or gpu.errors_before is None else errors - gpu.errors_before,
             xids=None if gpu.events is None else tuple(gpu.xids),
         )
 
-    def _told(self, handle: Any, *questions: tuple[Any, ...], scale: float = 1.0) -> float | None:
-        """The answer to the first of the questions (a function's name, what it takes besides the GPU) that gets one."""
-        for name, *rest in questions:
+    def _query(self, handle: Any, *queries: tuple[Any, ...], scale: float = 1.0) -> float | None:
+        """The answer to the first of the queries (a function's name, its arguments besides the GPU) that gets one."""
+        for name, *rest in queries:
             try:
                 return float(getattr(self._nvml, name)(handle, *rest)) * scale
-            except self._silence:
+            except self._nvml_errors:
                 continue
         return None
 
     def _errors(self, handle: Any) -> int | None:
         """Uncorrected memory errors since the driver was loaded."""
         kinds = (self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, self._nvml.NVML_VOLATILE_ECC)
-        told = self._told(handle, ("nvmlDeviceGetTotalEccErrors", *kinds))
+        told = self._query(handle, ("nvmlDeviceGetTotalEccErrors", *kinds))
         return None if told is None else int(told)
 
     def _users(self, handle: Any) -> frozenset[int]:
         """Ids of the processes that compute on it."""
         try:
             return frozenset(process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-        except self._silence:
+        except self._nvml_errors:
             return frozenset()
 
 
-def _throttled(reasons: Sequence[int]) -> dict[str, float] | None:
-    """The share of the looks in which each reason held; None where none was told."""
+def _throttled_shares(reasons: Sequence[int]) -> dict[str, float] | None:
+    """The share of the samples in which each reason held; None if none was read."""
     if not reasons:
         return None
     return {name: sum(1 for seen in reasons if seen & bit) / len(reasons) for bit, name in THROTTLES.items()}

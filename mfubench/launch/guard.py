@@ -20,9 +20,9 @@ from mfubench.launch import extensions, processes
 if __name__ == "__main__":
     tag, began_s = sys.argv[1:]
     told = [Path(os.fsdecode(path)) for path in sys.stdin.buffer.read().split(b"\0")[:-1]]
-    orphans = processes.carriers(tag)
+    orphans = processes.tagged_processes(tag)
     if orphans:
-        processes.kill(lambda: processes.carriers(tag))
+        processes.kill(lambda: processes.tagged_processes(tag))
         extensions.release(float(began_s))
     if told:
         secrets.clean_output(*told[-2:])

@@ -1,5 +1,5 @@
-"""How a framework's processes ended, and why. In: what was seen of their end, and the last lines of their log. Out: an
-Outcome, whose every field stands in the result. Pure."""
+"""How a framework's processes ended, and why. Their end and the last lines of their log in; an
+Outcome out, whose every field stands in the result. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUT_OF_MEMORY = {
     ),
 }
 # A Python exception that says something; a launcher's own about its ranks says nothing of why.
-LAST_WORDS = re.compile(
+EXCEPTION_LINE = re.compile(
     r"^(\[rank(?P<rank>\d+)\]:\s*)?(?!subprocess\.CalledProcessError)"
     r"([A-Za-z_][\w.]*(Error|Exception): \S|Fatal Python error: \S)"
 )
@@ -54,7 +54,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Memory:
-    """The host's memory, looked at once a second: at the worst of the looks."""
+    """The host's memory, sampled once a second: the worst of the samples."""
 
     host_available_bytes_min: int
     resident_bytes_max: int  # of all processes of the run; what they share counts for each
@@ -74,20 +74,20 @@ class Outcome:
     last_words: str | None = None  # the line of the log that says why: of memory, else an exception, else the last one
     failed_rank: int | None = None  # the one that began it, where a launcher's report or its own words tell
     signal: str | None = None  # that ended that rank, or the leader
-    memory: Memory | None = None  # None: it ended before the first look
+    memory: Memory | None = None  # None: it ended before the first sample
     peak_memory_bytes: Mapping[int, int | None] = field(default_factory=dict)  # by rank, as its last step recorded it
     log_bytes_left_out: int = 0
     cleanup_s: float = 0.0  # from its end, or the decision to end it, until no process was left; in wall_s
     pids_left: tuple[int, ...] = ()  # that couldn't be ended
 
 
-def told(outcome: Outcome, oom_kills: int = 0) -> Outcome:
-    """The outcome with what its log and its exit status say of why. `oom_kills`: processes, of the whole machine, that the
+def with_cause(outcome: Outcome, oom_kills: int = 0) -> Outcome:
+    """Add the cause that the log and the exit status tell to the outcome. `oom_kills`: processes, of the whole machine, that the
     kernel killed for want of memory meanwhile."""
     lines = outcome.log_tail
-    full, evidence = _full(lines)
-    words = evidence or _words(lines)
-    rank, by = _first_failure(list(_failures(lines)), words, is_why=evidence is not None)
+    full, evidence = _full_memory(lines)
+    words = evidence or _cause_line(lines)
+    rank, by = _first_failure(list(_reported_failures(lines)), words, is_why=evidence is not None)
     if by is None and outcome.ended == "itself":
         by = _signal_of(outcome.returncode)
     by_sigkill = by == "SIGKILL" or SIGKILLED.search("\n".join(lines)) is not None
@@ -102,7 +102,7 @@ def told(outcome: Outcome, oom_kills: int = 0) -> Outcome:
     )
 
 
-def _full(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None, str | None]:
+def _full_memory(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None, str | None]:
     """Whose memory was full, and the last line that says so."""
     for where in ("device", "host"):
         if said := [line for line in lines if OUT_OF_MEMORY[where].search(line)]:
@@ -110,8 +110,8 @@ def _full(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None, str |
     return None, None
 
 
-def _words(lines: Sequence[str]) -> str | None:
-    exceptions = [line for line in lines if LAST_WORDS.search(line)]
+def _cause_line(lines: Sequence[str]) -> str | None:
+    exceptions = [line for line in lines if EXCEPTION_LINE.search(line)]
     own = [line for line in exceptions if not LOST_A_PEER.search(line)]
     for said in (own, exceptions, lines):
         if said:
@@ -119,7 +119,7 @@ def _words(lines: Sequence[str]) -> str | None:
     return None
 
 
-def _failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _reported_failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
     """(rank, exit status) as torchrun reports them, the one that it holds for the first before the others."""
     others, _, root = "\n".join(lines).partition(ROOT_CAUSE)
     for part in (root, others):
@@ -132,7 +132,7 @@ def _first_failure(
     """The rank that began it, and its signal. Of ranks that fail within a second torchrun takes any for the first: one that
     died of a signal comes before those that lost it; SIGTERM is what torchrun itself ends the rest with. `is_why`: the words
     leave no doubt, and whose they are began it."""
-    said = LAST_WORDS.search(words or "")
+    said = EXCEPTION_LINE.search(words or "")
     speaker = int(said["rank"]) if said and said["rank"] else None
     signalled = [(rank, name) for rank, code in failures if (name := _signal_of(code)) not in (None, "SIGTERM")]
     if is_why and speaker is not None:

@@ -18,7 +18,7 @@ import psutil
 RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run
 PR_SET_CHILD_SUBREAPER = 36
 KILLED_WITHIN_S = 15.0  # more than a driver or a file server takes to let go of a process
-BETWEEN_LOOKS_S = 0.1
+POLL_EVERY_S = 0.1
 
 Members = Callable[[], Collection[psutil.Process]]
 
@@ -33,13 +33,13 @@ def children() -> frozenset[psutil.Process]:
     return frozenset(psutil.Process().children())
 
 
-def family(strangers: Collection[psutil.Process]) -> list[psutil.Process]:
-    """What lives below this process, less the strangers: children that it had before, with theirs."""
-    return _alive(_with_descendants(children().difference(strangers)))
+def descendants(unrelated: Collection[psutil.Process]) -> list[psutil.Process]:
+    """Living descendants of this process without the `unrelated` ones: children that it had before, with theirs."""
+    return _alive(_with_descendants(children().difference(unrelated)))
 
 
-def carriers(tag: str) -> list[psutil.Process]:
-    """What lives with the tag in its environment, and what lives below that. This process is none of them."""
+def tagged_processes(tag: str) -> list[psutil.Process]:
+    """Living processes with the tag in their environment, and their descendants; never this process."""
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it is gone, or another user's
@@ -77,29 +77,29 @@ def end(leader: int | None, members: Members, grace_s: float, hurried: Callable[
         with suppress(psutil.Error):  # it is gone already
             process.terminate()
     while waiting and not hurried() and time.monotonic() < deadline:
-        time.sleep(BETWEEN_LOOKS_S)
+        time.sleep(POLL_EVERY_S)
         waiting = _alive(waiting)
     return kill(members)
 
 
 def kill(members: Members) -> tuple[int, ...]:
-    """SIGKILL to all members until two looks in a row find none: one that dies may have started another meanwhile. The
+    """SIGKILL to all members until two polls in a row find none: one that dies may have started another meanwhile. The
     pids that couldn't be ended."""
-    deadline, empty_looks = time.monotonic() + KILLED_WITHIN_S, 0
+    deadline, empty_polls = time.monotonic() + KILLED_WITHIN_S, 0
     while True:
         found = members()
-        empty_looks = 0 if found else empty_looks + 1
-        if empty_looks == 2 or time.monotonic() > deadline:
+        empty_polls = 0 if found else empty_polls + 1
+        if empty_polls == 2 or time.monotonic() > deadline:
             return tuple(sorted(process.pid for process in found))
         for process in found:
             with suppress(psutil.Error):  # it is gone already
                 process.kill()
-        time.sleep(BETWEEN_LOOKS_S if found else 0)
+        time.sleep(POLL_EVERY_S if found else 0)
 
 
-def reap(strangers: Collection[psutil.Process]) -> None:
+def reap(unrelated: Collection[psutil.Process]) -> None:
     """Take note of the adopted children that have died, so that no dead one stays listed and their time is counted."""
-    for child in children().difference(strangers):
+    for child in children().difference(unrelated):
         with suppress(ChildProcessError):  # somebody else has waited for it
             os.waitpid(child.pid, os.WNOHANG)
 

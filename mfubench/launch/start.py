@@ -30,8 +30,8 @@ NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # it is
 NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
 
 
-def launch(plan: Plan, look: supervision.Look) -> Outcome:
-    """Write the plan's files, start its command and wait for its end, or end it: when `look()`, asked once a second, says
+def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
+    """Write the plan's files, start its command and wait for its end, or end it: when `poll()`, called once a second, says
     so; at the timeout; before the disk is full; at Ctrl-C (a second Ctrl-C skips the grace, and only that: see
     interrupts.interrupted_once). Raises OSError where the disk is too full to start."""
     supervision.check_room(plan.folder)
@@ -42,7 +42,7 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
     processes.adopt_orphans()
     (tag, guard), strangers = guarded_tag(), processes.children()
     _tell(guard, plan)
-    process, ending, watch = None, Ending("interrupted"), supervision.Watch(plan, strangers)
+    process, ending, supervised = None, Ending("interrupted"), supervision.Supervision(plan, unrelated)
     started, began_s, kills_before = time.monotonic(), time.time(), _killed_for_memory()
     with open(plan.log, "ab") as output, interrupts.interrupted_once():  # appending: see supervision.keep_short
         try:
@@ -50,8 +50,8 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
                 process = _start_framework(plan, tag, output)
             except OSError as error:
                 how: How = "not_installed" if error.errno in NO_PROGRAM else "itself"
-                return told(Outcome(how, None, 0.0, (str(error),)))
-            ending = watch.until_the_end(process.wait, look, started + plan.timeout_s)
+                return with_cause(Outcome(how, None, 0.0, (str(error),)))
+            ending = supervised.until_the_end(process.wait, poll, started + plan.timeout_s)
         except KeyboardInterrupt:
             pass
         finally:
@@ -59,19 +59,19 @@ def launch(plan: Plan, look: supervision.Look) -> Outcome:
             left = _end_all(process, strangers)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
-    left_out = watch.left_out + supervision.keep_short(plan.log)
+    left_out = supervised.left_out + supervision.keep_short(plan.log)
     outcome = Outcome(
         ended=ending.how,
         returncode=process.returncode if process else None,
         wall_s=time.monotonic() - started,
         log_tail=supervision.tail(plan.log),
         why=ending.why,
-        memory=watch.memory,
+        memory=supervised.memory,
         log_bytes_left_out=left_out,
         cleanup_s=cleanup_s,
         pids_left=left,
     )
-    return told(outcome, oom_kills=_killed_for_memory() - kills_before)
+    return with_cause(outcome, oom_kills=_killed_for_memory() - kills_before)
 
 
 def _tell(guard: subprocess.Popen[bytes], plan: Plan) -> None:
@@ -99,13 +99,13 @@ def _end_all(process: subprocess.Popen[bytes] | None, strangers: Collection[psut
     so_far = interrupts.only_counted()
     left = processes.end(
         None if process is None else process.pid,
-        lambda: processes.family(strangers),
+        lambda: processes.descendants(unrelated),
         GRACE_S,
         hurried=lambda: interrupts.came_since(so_far),
     )
     if process is not None and process.pid not in left:
         process.wait()
-    processes.reap(strangers)
+    processes.reap(unrelated)
     return left
 
 

@@ -1,6 +1,6 @@
-"""A run from second to second: its output, its memory, its disk, and what whoever looks at its records says of it.
+"""Supervise a run once a second: its output, its memory, its disk, and what a poll of its records says.
 
-In: a wait for its end. Out: the Ending. Between two looks this sleeps.
+Between two polls this sleeps.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mfubench.launch import processes
 from mfubench.launch.outcome import Ending, Memory
 from mfubench.plan.native import Plan
 
-LOOK_EVERY_S = 1.0
+POLL_EVERY_S = 1.0
 MIB = 2**20
 FREE_TO_START_BYTES = 256 * MIB
 NEARLY_FULL_BYTES = 64 * MIB  # the records and the result of the longest run fit in it
 
-Look = Callable[[], Ending | None]
+Poll = Callable[[], Ending | None]
 
 
 def check_room(folder: Path) -> None:
@@ -35,35 +35,35 @@ def check_room(folder: Path) -> None:
 
 
 @dataclass
-class Watch:
-    """Looks at a run once a second. `strangers`: this process's children that are none of it."""
+class Supervision:
+    """Polls a run once a second. `unrelated`: this process's children that are no part of it."""
 
     plan: Plan
-    strangers: Collection[psutil.Process]
+    unrelated: Collection[psutil.Process]
     memory: Memory | None = None
     left_out: int = 0  # bytes of output
 
-    def until_the_end(self, wait: Callable[[], object], look: Look, deadline: float) -> Ending:
+    def until_the_end(self, wait: Callable[[], object], poll: Poll, deadline: float) -> Ending:
         """Wait until the leader ends or is to be ended. A thread blocks in wait(): with a timeout it would poll."""
         waiter = threading.Thread(target=wait, daemon=True)
         waiter.start()
         while True:
-            waiter.join(LOOK_EVERY_S)
+            waiter.join(POLL_EVERY_S)
             if not waiter.is_alive():
                 return Ending("itself")
-            self._look_at_memory()
+            self._sample_memory()
             self.left_out += keep_short(self.plan.log)
             if shutil.disk_usage(self.plan.folder).free < NEARLY_FULL_BYTES:
                 return Ending("disk_full", f"less than {NEARLY_FULL_BYTES // MIB} MiB were left on the disk")
-            ending = look()
+            ending = poll()
             if ending is not None:
                 return ending
             if time.monotonic() > deadline:
                 return Ending("timeout")
 
-    def _look_at_memory(self) -> None:
+    def _sample_memory(self) -> None:
         available = psutil.virtual_memory().available
-        resident = processes.resident_bytes(processes.family(self.strangers))
+        resident = processes.resident_bytes(processes.descendants(self.unrelated))
         before = self.memory or Memory(available, resident)
         self.memory = Memory(min(before.host_available_bytes_min, available), max(before.resident_bytes_max, resident))
 
@@ -74,14 +74,14 @@ AT_LEAST_S = 120.0
 
 @dataclass
 class Stall:
-    """Looks at a run; `allowed_s` seconds without a new step are no stall yet. None: 20 times the slowest, at least 120."""
+    """Detects a stall: more than `allowed_s` without a new step. None: 20 times the slowest step, at least 120 s."""
 
     allowed_s: float | None
     _steps: int = 0
     _since_s: float = 0.0
 
-    def look(self, ranks: Mapping[str, Sequence[float]], now_s: float) -> str | None:
-        """Where it stands, if no rank has ended a step for too long. `ranks`: the step times in s of each."""
+    def poll(self, ranks: Mapping[str, Sequence[float]], now_s: float) -> str | None:
+        """Name the step at which each rank stands if none has ended one for too long. `ranks`: the step times in s of each."""
         steps = sum(map(len, ranks.values()))
         if steps != self._steps:
             self._steps, self._since_s = steps, now_s

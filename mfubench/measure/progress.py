@@ -23,7 +23,7 @@ MIN_STEPS_FOR_AN_INTERVAL = 4
 def progress_bar(
     plan: Plan, rule: Rule, stall_s: float | None, ideal_step_s: float, console: Console
 ) -> Iterator[Callable[[], Ending | None]]:
-    """Yields `look()`: it looks at the plan's records, moves the bar, and says whether the run is to be ended: because every
+    """Yields `poll()`: it reads the plan's records, moves the bar, and says whether the run is to be ended: because every
     rank has enough by the rule, or because it stands still (`stall_s`: see Stall).
 
     `ideal_step_s`: the step's model FLOPs at the peak; its share of the step time is the running MFU.
@@ -42,8 +42,8 @@ def progress_bar(
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("starting the framework", total=plan.periods)
 
-        def look() -> Ending | None:
-            ranks = follower.look()
+        def poll() -> Ending | None:
+            ranks = follower.poll()
             seen = list(ranks.values())
             done = min(rank.periods for rank in seen) if len(seen) >= plan.num_ranks else 0
             if seen:
@@ -52,10 +52,10 @@ def progress_bar(
             bar.refresh()
             if done and enough_after([rank.step_times_s for rank in seen], rule) is not None:
                 return Ending("stopped")
-            still = stall.look({name: rank.step_times_s for name, rank in ranks.items()}, time.monotonic())
+            still = stall.poll({name: rank.step_times_s for name, rank in ranks.items()}, time.monotonic())
             return None if still is None else Ending("stalled", still)
 
-        yield look
+        yield poll
 
 
 def _description(ranks: Sequence[RankProgress], rule: Rule, ideal_step_s: float) -> str:

@@ -78,7 +78,7 @@ class FirstStep:
 
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """States exist now. Engines that step one group at a time show a different group in each event."""
-        self.optimizers.setdefault(id(optimizer), OptimizerSeen(optimizer)).look(optimizer)
+        self.optimizers.setdefault(id(optimizer), OptimizerSeen(optimizer)).update(optimizer)
         self.stop()
 
     def stop(self) -> None:
@@ -129,7 +129,7 @@ class OptimizerSeen:
         self.stepped: dict[int, tuple[str, int]] = {}
         self.state: dict[tuple[int, str], tuple[str, int]] = {}
 
-    def look(self, optimizer: Optimizer) -> None:
+    def update(self, optimizer: Optimizer) -> None:
         """Takes in the parameter groups the optimizer has now."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mfubench.records.expected import Asked, Difference
+from mfubench.records.expected import Difference, Expected
 from mfubench.records.invariants import differences
-from mfubench.records.reading import Follower, MicroBatch, RankProgress, RankRecord, Records, StepFlops, read
+from mfubench.records.reading import Follower, MicroBatch, RankProgress, RankRecord, Records, StepFlops, read_records
 
 __all__ = [
-    "Asked",
     "Difference",
+    "Expected",
     "Follower",
     "MicroBatch",
     "RankProgress",
@@ -16,5 +16,5 @@ __all__ = [
     "Records",
     "StepFlops",
     "differences",
-    "read",
+    "read_records",
 ]

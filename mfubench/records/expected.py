@@ -1,4 +1,4 @@
-"""What a run had to do, and what of it was not so: the nouns of `invariants` and `work_check`."""
+"""The work expected of a run, and its differences from the records: nouns of `invariants` and `work_check`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run had to do. None: not known, so not compared."""
+class Expected:
+    """The work expected of a run. None: not known, so not compared."""
 
     num_ranks: int
     micro_batch_shape: tuple[int, int]  # [batch, sequence]; the longest sequence where it varies
@@ -35,7 +35,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that was not as asked."""
+    """One difference between the expected and the recorded work; the field names are result.json's."""
 
     what: str
     asked: str

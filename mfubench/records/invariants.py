@@ -1,4 +1,4 @@
-"""Records against what was asked: everything that must hold for a figure to mean what it says. Pure.
+"""Compare the records with the expected work: everything that must hold for a figure to mean what it says. Pure.
 
 Each Difference reads as "<what>: asked <asked>, seen <seen>".
 """
@@ -9,30 +9,30 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from mfubench.records.expected import Asked, Difference
+from mfubench.records.expected import Difference, Expected
 from mfubench.records.reading import RankRecord, Records
-from mfubench.records.work_check import work_differences
+from mfubench.records.work_check import compare_work
 
 # The time of day is read just after the monotonic clock, and may be slewed by some 0.05 %. A machine that slept, or a
 # clock that was set, shows as much more.
-CLOCKS_APART = 0.005
-CLOCKS_APART_S = 0.02
-# How far a device's clock may run apart from the host's; and what may lie between the moment in a line and the look, in
+MAX_CLOCK_DIFFERENCE = 0.005
+MAX_CLOCK_DIFFERENCE_S = 0.02
+# How far a device's clock may run apart from the host's; and what may lie between the moment in a line and the query, in
 # the same line, at what the device has passed.
-DEVICE_APART = 0.01
-DEVICE_APART_S = 0.02
+MAX_DEVICE_CLOCK_DIFFERENCE = 0.01
+MAX_DEVICE_CLOCK_DIFFERENCE_S = 0.02
 
 
-def differences(records: Records, asked: Asked) -> tuple[Difference, ...]:
+def differences(records: Records, expected: Expected) -> tuple[Difference, ...]:
     """All differences, in the order of how much they explain; over the first `asked.periods` periods of each rank."""
     found = [_probe_error(error, "before any training") for error in records.errors]
-    found += _ranks(records, asked)
-    found += _same_samples(records, asked)
+    found += _ranks(records, expected)
+    found += _same_samples(records, expected)
     for rank in records.ranks:
         found += [_probe_error(error, f"on rank {rank.rank}") for error in rank.errors]
-        found += work_differences(rank, asked)
-        found += _steps(rank, asked)
-        found += _clocks(rank, asked)
+        found += compare_work(rank, expected)
+        found += _steps(rank, expected)
+        found += _clock_differences(rank, expected)
     return tuple(found)
 
 
@@ -40,20 +40,20 @@ def _probe_error(error: str, where: str) -> Difference:
     return Difference(f"the observation {where}", "no mistake of the probe", error)
 
 
-def _ranks(records: Records, asked: Asked) -> Iterator[Difference]:
+def _ranks(records: Records, expected: Expected) -> Iterator[Difference]:
     """Every rank once, none besides."""
     seen = Counter(rank.rank for rank in records.ranks)
-    if seen != Counter(range(asked.num_ranks)):
+    if seen != Counter(range(expected.num_ranks)):
         listed = ", ".join(f"{rank}" if n == 1 else f"{rank} ({n} processes)" for rank, n in sorted(seen.items()))
-        wanted = ", ".join(map(str, range(asked.num_ranks)))
+        wanted = ", ".join(map(str, range(expected.num_ranks)))
         yield Difference("ranks that trained", wanted, listed or "none")
 
 
-def _same_samples(records: Records, asked: Asked) -> Iterator[Difference]:
+def _same_samples(records: Records, expected: Expected) -> Iterator[Difference]:
     """Ranks that read the same samples in every step. Batches that are all alike, as of a single row, tell nothing."""
     readers: dict[tuple[int | None, ...], list[int]] = {}
     for rank in records.ranks:
-        read = tuple(batch.checksum for step in rank.micro_batches[: asked.periods] for batch in step)
+        read = tuple(batch.checksum for step in rank.micro_batches[: expected.periods] for batch in step)
         if None not in read and len(set(read)) > 1:
             readers.setdefault(read, []).append(rank.rank)
     for ranks in readers.values():
@@ -61,44 +61,44 @@ def _same_samples(records: Records, asked: Asked) -> Iterator[Difference]:
             yield Difference(f"samples of ranks {', '.join(map(str, ranks))}", "each its own", "the same in every step")
 
 
-def _steps(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
+def _steps(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
     """Enough periods, and in each the micro-batches that were asked for."""
-    if len(rank.step_times_s) < asked.periods:
-        yield Difference(f"step periods on rank {rank.rank}", f"{asked.periods}", f"{len(rank.step_times_s)}")
-    steps = rank.micro_batches[: asked.periods]
+    if len(rank.step_times_s) < expected.periods:
+        yield Difference(f"step periods on rank {rank.rank}", f"{expected.periods}", f"{len(rank.step_times_s)}")
+    steps = rank.micro_batches[: expected.periods]
     counts = Counter(len(step) for step in steps)
-    if set(counts) - {asked.micro_batches_per_step}:
+    if set(counts) - {expected.micro_batches_per_step}:
         what = f"micro-batches per optimizer step on rank {rank.rank}"
-        yield Difference(what, f"{asked.micro_batches_per_step}", _listed(counts))
+        yield Difference(what, f"{expected.micro_batches_per_step}", _listed(counts))
     shapes = Counter((batch.batch_size, batch.sequence_length) for step in steps for batch in step)
-    if not all(_fits(shape, asked) for shape in shapes):
+    if not all(_fits(shape, expected) for shape in shapes):
         what = f"[batch, sequence] of micro-batches on rank {rank.rank}"
-        wanted = f"{list(asked.micro_batch_shape)}{' at most' if asked.sequence_varies else ''}"
+        wanted = f"{list(expected.micro_batch_shape)}{' at most' if expected.sequence_varies else ''}"
         yield Difference(what, wanted, _listed({str(list(k)): n for k, n in shapes.items()}))
 
-    efforts = Counter(rank.efforts[: asked.periods])
-    if len(efforts) > 1:
+    repeats = Counter(rank.gradient_and_recompute_counts[: expected.periods])
+    if len(repeats) > 1:
         what = f"(tensors with a gradient, calls recomputed) in a step on rank {rank.rank}"
-        yield Difference(what, "the same in every step", _listed({str(k): n for k, n in efforts.items()}))
+        yield Difference(what, "the same in every step", _listed({str(k): n for k, n in repeats.items()}))
 
 
-def _fits(shape: tuple[int, int], asked: Asked) -> bool:
-    batch, longest = asked.micro_batch_shape
-    return shape[0] == batch and (shape[1] <= longest if asked.sequence_varies else shape[1] == longest)
+def _fits(shape: tuple[int, int], expected: Expected) -> bool:
+    batch, longest = expected.micro_batch_shape
+    return shape[0] == batch and (shape[1] <= longest if expected.sequence_varies else shape[1] == longest)
 
 
 def _listed(counts: Counter[int] | dict[str, int]) -> str:
     return ", ".join(f"{value} ({n} times)" for value, n in counts.items())
 
 
-def _clocks(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
+def _clock_differences(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
     """The clocks agree on how long the periods took together."""
-    n = min(asked.periods, len(rank.step_times_s))
+    n = min(expected.periods, len(rank.step_times_s))
     if n == 0:
         return
     host = rank.boundaries_s[n] - rank.boundaries_s[0]
     wall = rank.wall_boundaries_s[n] - rank.wall_boundaries_s[0]
-    if abs(wall - host) > CLOCKS_APART_S + CLOCKS_APART * host:
+    if abs(wall - host) > MAX_CLOCK_DIFFERENCE_S + MAX_CLOCK_DIFFERENCE * host:
         what = f"time of day that {n} steps took on rank {rank.rank} (was the machine suspended, or its clock set?)"
         yield Difference(what, f"{host:.3f} s, as on the monotonic clock", f"{wall:.3f} s")
     if rank.device_step_times_s is not None:
@@ -115,6 +115,6 @@ def _device_clock(rank: RankRecord, times: Sequence[float], host: float) -> Iter
     since_first = [0.0, *accumulate(times)]
     earliest = max(queued - after for queued, after in zip(rank.boundaries_s, since_first, strict=False))
     latest = min(heard - after for heard, after in zip(rank.device_heard_s, since_first[1:], strict=False))
-    if earliest > latest + DEVICE_APART_S + DEVICE_APART * host:
+    if earliest > latest + MAX_DEVICE_CLOCK_DIFFERENCE_S + MAX_DEVICE_CLOCK_DIFFERENCE * host:
         what = f"device time that {len(times)} steps took on rank {rank.rank}"
         yield Difference(what, f"{host:.3f} s, as on the host's clock", f"{since_first[-1]:.3f} s")

@@ -21,7 +21,7 @@ class DevicePeriod:
 
 
 @dataclass
-class Series:
+class RankEvents:
     """One process's steps of the root module found last; step indices are the probe's.
 
     A period runs from the first training forward of one optimizer step to that of the next.

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mfubench.records.rank_events import Series, events_of
+from mfubench.records.rank_events import RankEvents, events_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class RankRecord:
     work: Mapping[str, Any]  # probe/describe.py; empty before the second step
     versions: Mapping[str, str]  # every distribution in the framework's environment
     errors: tuple[str, ...]
-    efforts: tuple[tuple[int, int], ...] = ()  # of each period: tensors with a gradient, calls in the backward passes
+    # Of each period: tensors with a gradient, outermost calls in the backward passes.
+    gradient_and_recompute_counts: tuple[tuple[int, int], ...] = ()
     step_flops: StepFlops | None = None  # of one warm-up step, where they were to be counted
     to_optimizer_s: tuple[float | None, ...] = ()  # of each period, by the clock of `step_times_s`; None: not known
     data_waits_s: tuple[float | None, ...] = ()  # of each period: in DataLoaders, by the host's clock; None: not known
@@ -77,27 +78,27 @@ class Records:
     errors: tuple[str, ...] = ()
 
 
-def read(folder: Path) -> Records:
+def read_records(folder: Path) -> Records:
     """Everything recorded so far; a line torn by the writer's death ends its file. Empty where nothing was recorded."""
-    series = [_series(path) for path in sorted(folder.glob("rank*.jsonl"))]
+    series = [_events_in(path) for path in sorted(folder.glob("rank*.jsonl"))]
     ranks = sorted((_rank(each, each.start) for each in series if each.start), key=lambda rank: (rank.rank, rank.pid))
-    errors = (error for path in sorted(folder.glob("errors.*.jsonl")) for error in _series(path).errors)
+    errors = (error for path in sorted(folder.glob("errors.*.jsonl")) for error in _events_in(path).errors)
     return Records(tuple(ranks), tuple(errors))
 
 
-def _series(path: Path) -> Series:
-    series = Series()
+def _events_in(path: Path) -> RankEvents:
+    series = RankEvents()
     for event in events_of(path.read_text(encoding="utf-8", errors="replace")):
         series.take(event)
     return series
 
 
-def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
+def _rank(series: RankEvents, start: Mapping[str, Any]) -> RankRecord:
     boundaries = series.boundaries[: series.periods + 1]
     periods = series.device_periods if series.on_device else None
     befores = [boundary["before"] for boundary in boundaries[1:]]
     to_optimizer = [
-        _seconds(before["optimizer_t"], since["t"]) for since, before in zip(boundaries, befores, strict=False)
+        _seconds_between(before["optimizer_t"], since["t"]) for since, before in zip(boundaries, befores, strict=False)
     ]
     return RankRecord(
         rank=start["rank"],
@@ -113,20 +114,20 @@ def _rank(series: Series, start: Mapping[str, Any]) -> RankRecord:
         work=series.work,
         versions=start["versions"],
         errors=tuple(series.errors),
-        efforts=tuple((before["gradients"], before["recomputed_calls"]) for before in befores),
+        gradient_and_recompute_counts=tuple((before["gradients"], before["recomputed_calls"]) for before in befores),
         step_flops=_step_flops(series),
         to_optimizer_s=tuple(to_optimizer if periods is None else (period.to_optimizer_s for period in periods)),
-        data_waits_s=tuple(_seconds(before["loading_ns"]) for before in befores),
+        data_waits_s=tuple(_seconds_between(before["loading_ns"]) for before in befores),
         probe_times_s=tuple(before["probe_ns"] / 1e9 for before in befores),
         device_heard_s=() if periods is None else tuple(period.heard_s for period in periods),
     )
 
 
-def _seconds(until_ns: int | None, since_ns: int = 0) -> float | None:
+def _seconds_between(until_ns: int | None, since_ns: int = 0) -> float | None:
     return None if until_ns is None else (until_ns - since_ns) / 1e9
 
 
-def _step_flops(series: Series) -> StepFlops | None:
+def _step_flops(series: RankEvents) -> StepFlops | None:
     counted = series.flops
     if counted is None:
         return None
@@ -162,8 +163,8 @@ class RankProgress:
 
 
 @dataclass
-class _Followed:
-    series: Series = field(default_factory=Series)
+class _FileProgress:
+    series: RankEvents = field(default_factory=RankEvents)
     offset: int = 0  # bytes of whole lines read
 
 
@@ -172,15 +173,15 @@ class Follower:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[Path, _Followed] = {}
+        self._files: dict[Path, _FileProgress] = {}
 
-    def look(self) -> Mapping[str, RankProgress]:
+    def poll(self) -> Mapping[str, RankProgress]:
         """Progress by file name: `rank0`, `rank1`, ...; reads what is new."""
         for path in sorted(self._folder.glob("rank*.jsonl")):
-            self._read_on(path, self._files.setdefault(path, _Followed()))
+            self._read_on(path, self._files.setdefault(path, _FileProgress()))
         return {path.stem: RankProgress(followed.series.step_times_s) for path, followed in self._files.items()}
 
-    def _read_on(self, path: Path, followed: _Followed) -> None:
+    def _read_on(self, path: Path, followed: _FileProgress) -> None:
         with path.open("rb") as file:
             file.seek(followed.offset)
             new = file.read()

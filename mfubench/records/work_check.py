@@ -1,11 +1,11 @@
-"""The work that the probe saw against the work that was asked for: one rank's, as its `work` event has it. Pure."""
+"""Compare one rank's work, as its `work` event describes it, with the expected work. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mfubench.records.expected import Asked, Difference
+from mfubench.records.expected import Difference, Expected
 from mfubench.records.reading import RankRecord
 
 # Where in liger_kernel.transformers a kernel comes from -> the switch that brings it in. Gated MLPs of any kind,
@@ -30,53 +30,53 @@ OPTIMIZERS = {
 }
 
 
-def work_differences(rank: RankRecord, asked: Asked) -> Iterator[Difference]:
-    """The same work as asked. What the probe could not tell is None and is not compared."""
+def compare_work(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
+    """Yield each difference from the expected work. What the probe could not tell is None and is not compared."""
     work = rank.work
     if not work:
         if rank.step_times_s:
             yield Difference(f"the work of rank {rank.rank}", "a description after its first step", "none")
         return
-    for what, (want, saw) in _asked_and_seen(asked, work).items():
+    for what, (want, saw) in _expected_and_recorded(expected, work).items():
         if want is not None and saw is not None and want != saw:
             yield Difference(f"{what} on rank {rank.rank}", f"{want}", f"{saw}")
 
 
-def _asked_and_seen(asked: Asked, work: Any) -> dict[str, tuple[Any, Any]]:
+def _expected_and_recorded(expected: Expected, work: Any) -> dict[str, tuple[Any, Any]]:
     return {
-        "processes that train together": (asked.num_ranks, work["world_size"]),
-        "classes around the model for parallel training": _wrapper(asked, work["parallel_wrappers"]),
-        "ZeRO stage": (asked.zero_stage, work.get("zero_stage")),
-        "trainable parameters": (asked.trainable_parameters, work["trainable_parameters"]),
+        "processes that train together": (expected.num_ranks, work["world_size"]),
+        "classes around the model for parallel training": _wrapper(expected, work["parallel_wrappers"]),
+        "ZeRO stage": (expected.zero_stage, work.get("zero_stage")),
+        "trainable parameters": (expected.trainable_parameters, work["trainable_parameters"]),
         "trainable parameters with a gradient": (
-            asked.trainable_parameters,
+            expected.trainable_parameters,
             work["trainable_parameters_with_gradient"],
         ),
-        "trainable parameters stepped by an optimizer": (asked.trainable_parameters, _stepped(work)),
-        "parameters": (asked.parameters, work.get("parameters")),
-        "device": (asked.device, work.get("device")),
-        "threads": (asked.threads, work.get("threads")),
-        "dtype that the weights are multiplied in": (asked.linear_dtype, work.get("linear_dtype")),
-        "4-bit type of frozen weights": (asked.quantization, _quantization(work)),
-        "use of TF32": (asked.tf32, work.get("tf32")),
+        "trainable parameters stepped by an optimizer": (expected.trainable_parameters, _stepped(work)),
+        "parameters": (expected.parameters, work.get("parameters")),
+        "device": (expected.device, work.get("device")),
+        "threads": (expected.threads, work.get("threads")),
+        "dtype that the weights are multiplied in": (expected.linear_dtype, work.get("linear_dtype")),
+        "4-bit type of frozen weights": (expected.quantization, _quantization(work)),
+        "use of TF32": (expected.tf32, work.get("tf32")),
         "blocks recomputed": (
-            asked.recomputed_blocks,
+            expected.recomputed_blocks,
             None if work["recomputation"] is None else sum(work.get("recomputed", {}).values()),
         ),
-        "recomputation in the backward pass": (asked.recomputation, work["recomputation"]),
-        "attention": (asked.attention, _attention(work)),
+        "recomputation in the backward pass": (expected.recomputation, work["recomputation"]),
+        "attention": (expected.attention, _attention_name(work)),
         "Liger kernels": (
-            None if asked.liger_kernels is None else _names(asked.liger_kernels),
+            None if expected.liger_kernels is None else _names(expected.liger_kernels),
             _names(liger_switches(work["liger_kernels"])),
         ),
-        "use of torch.compile": (asked.torch_compile, work["compiled"]),
-        "optimizer": _optimizer(asked, work["optimizers"]),
-        "seed": (asked.seed, work.get("seed")),
-        "dtype that the optimizer steps": (asked.optimizer_dtype, _optimizer_dtypes(work)),
+        "use of torch.compile": (expected.torch_compile, work["compiled"]),
+        "optimizer": _optimizer(expected, work["optimizers"]),
+        "seed": (expected.seed, work.get("seed")),
+        "dtype that the optimizer steps": (expected.optimizer_dtype, _optimizer_dtypes(work)),
     }
 
 
-def _attention(work: Any) -> str | None:
+def _attention_name(work: Any) -> str | None:
     """As the model's config names it, unless its calls say otherwise."""
     named: str | None = work["attention"]["implementation"]
     if named == "sdpa" and work["attention"].get("sdpa_calls") == 0:
@@ -99,15 +99,15 @@ def _names(several: frozenset[str]) -> str:
     return ", ".join(sorted(several)) or "none"
 
 
-def _wrapper(asked: Asked, seen: list[str]) -> tuple[str, str]:
-    if asked.wrapper in seen:
-        return (asked.wrapper, asked.wrapper)  # what else its class derives from is no difference
-    return (asked.wrapper or "none", ", ".join(seen) or "none")
+def _wrapper(expected: Expected, seen: list[str]) -> tuple[str, str]:
+    if expected.wrapper in seen:
+        return (expected.wrapper, expected.wrapper)  # what else its class derives from is no difference
+    return (expected.wrapper or "none", ", ".join(seen) or "none")
 
 
-def _optimizer(asked: Asked, seen: list[dict[str, Any]]) -> tuple[str | None, str]:
+def _optimizer(expected: Expected, seen: list[dict[str, Any]]) -> tuple[str | None, str]:
     """In words; a value that is in no table is not compared."""
-    name, fused = OPTIMIZERS.get(asked.optimizer or "", (None, None))
+    name, fused = OPTIMIZERS.get(expected.optimizer or "", (None, None))
     if name is None:
         return None, ""
     kinds = {(each["class"], bool(each.get("fused")) if fused is not None else None) for each in seen}

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from mfubench.files.paths import PROBE_SITE, ROOT
 from mfubench.measure.ratio import paired
-from mfubench.records import read
+from mfubench.records import read_records
 
 from .figures import Comparison, run
 
@@ -53,5 +53,5 @@ def _slept(folder: Path, step_s: float) -> float:
     command = [sys.executable, str(ROOT / "tests" / "trainers" / "sleeper.py"), "--seconds", f"{step_s}"]
     probed = {"PYTHONPATH": str(PROBE_SITE), "MFUBENCH_RECORDS": str(folder), "OMP_NUM_THREADS": "1"}
     run([*command, "--steps", "42"], folder, os.environ | probed)
-    (rank,) = read(folder).ranks
+    (rank,) = read_records(folder).ranks
     return fmean(rank.step_times_s[2:])

@@ -9,7 +9,7 @@ from statistics import median
 
 from mfubench.files.paths import CONF
 from mfubench.measure.ratio import paired
-from mfubench.records import read
+from mfubench.records import read_records
 
 from .figures import Comparison, Line, run
 
@@ -46,6 +46,6 @@ def _toggled(folder: Path, *options: str) -> tuple[float, list[float], dict[str,
     folder.mkdir()
     command = [sys.executable, str(TOGGLED), str(CONF / "model" / "llama-tiny.yaml"), str(folder)]
     rounds = json.loads(run([*command, "--warmup", f"{WARMUP}", *options], folder).stdout.splitlines()[-1])
-    (rank,) = read(folder).ranks
+    (rank,) = read_records(folder).ranks
     assert not rank.errors, rank.errors
     return median(rounds["off_s"]), list(rank.probe_times_s[WARMUP:]), rounds

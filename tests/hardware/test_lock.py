@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from mfubench.hardware import Machine
-from mfubench.hardware.lock import alone_on
+from mfubench.hardware.lock import exclusive
 
 CPU = Machine("cpu", "Some CPU", 2, 2, True, None, None)
 GPUS = replace(CPU, device="cuda", num_devices=3, uuids=("GPU-c", "GPU-a", "GPU-b"))
@@ -26,8 +26,8 @@ from pathlib import Path
 from rich.console import Console
 sys.path.insert(0, {tests!r})
 from test_lock import CPU
-from mfubench.hardware.lock import alone_on
-with alone_on(CPU, 1, Path("/some/run"), Console(stderr=True, width=300)):
+from mfubench.hardware.lock import exclusive
+with exclusive(CPU, 1, Path("/some/run"), Console(stderr=True, width=300)):
     print("mine", flush=True)
     {then}
 print("done", flush=True)
@@ -90,7 +90,7 @@ def test_a_killed_holder_holds_nothing_though_what_it_started_lives_on() -> None
 
 
 def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
-    with alone_on(CPU, 1, tmp_path, Console(file=StringIO())):
+    with exclusive(CPU, 1, tmp_path, Console(file=StringIO())):
         second = start("pass")
         assert "waiting for cpu" in hears(second)
         second.send_signal(signal.SIGINT)
@@ -99,19 +99,19 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
 
 
 def test_each_gpu_has_a_lock_and_a_run_takes_those_that_it_uses(tmp_path: Path) -> None:
-    with alone_on(GPUS, 2, tmp_path, Console(file=StringIO())):
+    with exclusive(GPUS, 2, tmp_path, Console(file=StringIO())):
         locks = {path.stem for path in (tmp_path / "locks").iterdir()}
         assert locks == {"GPU-a", "GPU-c"}
-        with alone_on(replace(GPUS, uuids=("GPU-b",)), 1, tmp_path, Console(file=StringIO())):
+        with exclusive(replace(GPUS, uuids=("GPU-b",)), 1, tmp_path, Console(file=StringIO())):
             pass
-        with alone_on(CPU, 1, tmp_path, Console(file=StringIO())):
+        with exclusive(CPU, 1, tmp_path, Console(file=StringIO())):
             pass
 
 
 def test_every_user_may_take_a_lock_that_another_one_made(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        with alone_on(CPU, 1, tmp_path, Console(file=StringIO())):
+        with exclusive(CPU, 1, tmp_path, Console(file=StringIO())):
             pass
     finally:
         os.umask(before)
@@ -123,7 +123,7 @@ def test_every_user_may_take_a_lock_that_another_one_made(tmp_path: Path) -> Non
     "text", ["", "{", "[]", '{"pid": 1}', '{"pid": "\\u001b[2J", "since": "[bold]", "folder": "x"}']
 )
 def test_what_a_holder_says_of_itself_may_be_anything(tmp_path: Path, text: str) -> None:
-    with alone_on(CPU, 1, tmp_path, Console(file=StringIO())):
+    with exclusive(CPU, 1, tmp_path, Console(file=StringIO())):
         (tmp_path / "locks" / "cpu.lock").write_text(text)
         second = start("pass")
         waiting = hears(second)
@@ -138,7 +138,7 @@ def test_a_place_where_nothing_can_be_locked_is_said_and_the_run_goes_on(
     (tmp_path / "file").touch()
     monkeypatch.setenv("MFUBENCH_LOCKS", str(tmp_path / "file" / "locks"))
     output = StringIO()
-    with alone_on(CPU, 1, tmp_path, Console(file=output, width=300)):
+    with exclusive(CPU, 1, tmp_path, Console(file=output, width=300)):
         pass
     assert "can't be locked" in output.getvalue()
 
@@ -147,7 +147,7 @@ def test_a_lock_holds_where_no_note_can_be_written(tmp_path: Path) -> None:
     most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # as on a full disk
     try:
-        with alone_on(CPU, 1, tmp_path, Console(file=StringIO())):
+        with exclusive(CPU, 1, tmp_path, Console(file=StringIO())):
             second = start("pass")
             waiting = hears(second)
     finally:

@@ -19,8 +19,8 @@ import pytest
 from mfubench import hardware
 from mfubench.hardware import CpuConditions, GpuConditions, Machine, troubles
 from mfubench.hardware.conditions import gained, inside
-from mfubench.hardware.monitor_cpu import TICKS_PER_SECOND, CpuWatch, core_seconds
-from mfubench.hardware.monitor_gpu import GpuWatch
+from mfubench.hardware.monitor_cpu import TICKS_PER_SECOND, CpuMonitor, core_seconds
+from mfubench.hardware.monitor_gpu import GpuMonitor
 
 
 class Refused(Exception):
@@ -132,7 +132,7 @@ def test_looks_at_the_ends_of_the_window_are_in_it() -> None:
 def test_a_gpu_is_described_by_the_looks_at_its_steady_steps(driver: Driver) -> None:
     """A look a second. Power 650 W in the warm-up, to 3 s; then 400 W. Steady from 2.5 s to 6.5 s: the looks at 3, 4, 5
     and 6 s, of which one is power-capped and one hot as well; 0.5 s x 650 W + 3.5 s x 400 W = 1725 J."""
-    watch = GpuWatch(["GPU-1"])
+    watch = GpuMonitor(["GPU-1"])
     for second in range(1, 9):
         driver.now = float(second)
         driver.energy += 650_000 if second <= 3 else 400_000
@@ -142,7 +142,7 @@ def test_a_gpu_is_described_by_the_looks_at_its_steady_steps(driver: Driver) -> 
             5: (1500, 0x4, 70),
             6: (1400, 0x44, 88),
         }.get(second, (1980, 0x1, 60))
-        watch.look()
+        watch.sample()
     seen = one(watch.conditions((2.5, 6.5)))
     assert (seen.uuid, seen.looks) == ("GPU-1", 4)
     assert (seen.sm_clock_mhz_mean, seen.sm_clock_mhz_min) == ((1980 * 2 + 1500 + 1400) / 4, 1400)
@@ -156,16 +156,16 @@ def test_a_gpu_is_described_by_the_looks_at_its_steady_steps(driver: Driver) -> 
 
 
 def test_a_run_without_steady_steps_is_described_as_a_whole(driver: Driver) -> None:
-    watch = GpuWatch(["GPU-1"])
+    watch = GpuMonitor(["GPU-1"])
     driver.now, driver.energy = 10.0, 5_000
     seen = one(watch.conditions(None))
     assert (seen.looks, seen.energy_j, seen.power_w_mean) == (2, 5.0, 650.0)
 
 
 def test_steady_steps_with_one_look_or_none_have_no_means_but_the_run_has_its_errors(driver: Driver) -> None:
-    watch = GpuWatch(["GPU-1"])
+    watch = GpuMonitor(["GPU-1"])
     driver.now, driver.errors = 1.0, 3
-    watch.look()
+    watch.sample()
     driver.now = 2.0
     seen = one(watch.conditions((0.9, 1.1)))
     assert (seen.looks, seen.power_w_mean, seen.throttled, seen.energy_j) == (1, None, None, None)
@@ -174,9 +174,9 @@ def test_steady_steps_with_one_look_or_none_have_no_means_but_the_run_has_its_er
 
 
 def test_errors_are_told_before_and_during_the_run_to_its_end(driver: Driver) -> None:
-    watch = GpuWatch(["GPU-1"])
+    watch = GpuMonitor(["GPU-1"])
     driver.xids = [63, 94]
-    watch.look()
+    watch.sample()
     driver.xids, driver.errors = [94], 5
     seen = one(watch.conditions(None))
     assert (seen.memory_errors_before, seen.memory_errors, seen.xids) == (2, 3, (63, 94, 94))
@@ -188,11 +188,11 @@ def test_a_process_is_foreign_that_was_there_first_came_from_elsewhere_or_is_the
     with subprocess.Popen(["true"]) as over:
         over.wait()
     driver.pids = [11]
-    watch = GpuWatch(["GPU-1"])
+    watch = GpuMonitor(["GPU-1"])
     driver.pids = [11, rank, over.pid]  # ours, and one that ended between being listed and being looked for
-    watch.look()
+    watch.sample()
     driver.pids = [rank, os.getppid()]
-    watch.look()
+    watch.sample()
     driver.pids = [44]
     seen = one(watch.conditions(None))
     assert seen.foreign_processes == tuple(sorted((11, 44, os.getppid())))
@@ -201,14 +201,14 @@ def test_a_process_is_foreign_that_was_there_first_came_from_elsewhere_or_is_the
 
 def test_ids_of_another_namespace_are_only_counted(driver: Driver) -> None:
     """In a container the driver may list ids of the machine outside, where none is one of ours: a rank and two more."""
-    watch = GpuWatch(["GPU-1"])
+    watch = GpuMonitor(["GPU-1"])
     driver.pids = [os.getppid()]
-    watch.look()
+    watch.sample()
     alone = one(watch.conditions(None))
     assert alone.unrecognised_processes == 0
-    watch = GpuWatch(["GPU-1"])
+    watch = GpuMonitor(["GPU-1"])
     driver.pids = [os.getppid(), 2**22 + 1, 2**22 + 2, 2**22 + 3]  # the first was there before
-    watch.look()
+    watch.sample()
     driver.pids = []
     seen = one(watch.conditions(None))
     assert (seen.foreign_processes, seen.unrecognised_processes) == ((os.getppid(),), 2)
@@ -218,8 +218,8 @@ def test_a_driver_that_tells_nothing_leaves_nothing_but_the_looks(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "lacking", Everything())
-    watch = GpuWatch(["GPU-1"])
-    watch.look()
+    watch = GpuMonitor(["GPU-1"])
+    watch.sample()
     seen = one(watch.conditions(None))
     told = {name: value for name, value in vars(seen).items() if value is not None}
     assert told == {"uuid": "GPU-1", "looks": 3, "foreign_processes": (), "unrecognised_processes": 0}
@@ -228,29 +228,29 @@ def test_a_driver_that_tells_nothing_leaves_nothing_but_the_looks(
 def test_a_driver_that_has_only_the_newer_names_is_understood(driver: Driver) -> None:
     driver.lacking = ("nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetTemperature")
     driver.reasons = 0x20
-    seen = one(GpuWatch(["GPU-1"]).conditions(None))
+    seen = one(GpuMonitor(["GPU-1"]).conditions(None))
     assert seen.temperature_c_max == 60
     assert seen.throttled is not None and seen.throttled["software thermal slowdown"] == 1.0
 
 
 def test_a_driver_that_doesnt_answer_or_has_lost_a_gpu_watches_none(driver: Driver) -> None:
     driver.lacking = ("nvmlDeviceGetHandleByUUID",)
-    watch = GpuWatch(["GPU-1", "GPU-2"])
-    watch.look()
+    watch = GpuMonitor(["GPU-1", "GPU-2"])
+    watch.sample()
     assert watch.conditions(None) == ()
     driver.lacking = ("nvmlInit", "nvmlShutdown")
-    watch = GpuWatch(["GPU-1"])
-    watch.look()
+    watch = GpuMonitor(["GPU-1"])
+    watch.sample()
     assert watch.conditions((0.0, 1.0)) == ()
 
 
 def test_the_watch_is_over_the_first_gpus_of_the_machine_or_over_its_cores(driver: Driver) -> None:
     gpus = Machine("cuda", "NVIDIA A100-SXM4-80GB", 3, 8, True, "580", 80 * 2**30, ("GPU-1", "GPU-2", "GPU-3"))
-    assert [gpu.uuid for gpu in hardware.watch(gpus, 2).conditions(None) if isinstance(gpu, GpuConditions)] == [
+    assert [gpu.uuid for gpu in hardware.monitor(gpus, 2).conditions(None) if isinstance(gpu, GpuConditions)] == [
         "GPU-1",
         "GPU-2",
     ]
-    assert isinstance(hardware.watch(replace(gpus, device="cpu", uuids=()), 2), CpuWatch)
+    assert isinstance(hardware.monitor(replace(gpus, device="cpu", uuids=()), 2), CpuMonitor)
 
 
 # The CPU
@@ -268,18 +268,18 @@ BURN = "import time\nwhile time.process_time() < 1: pass"
 # In a process of its own, since what other tests have left running would be this one's.
 WATCH = """
 import json, os, subprocess, sys, time
-from mfubench.hardware.monitor_cpu import CpuWatch
+from mfubench.hardware.monitor_cpu import CpuMonitor
 import psutil
 burn, whose = sys.argv[1:]
 began = time.perf_counter()
-watch = CpuWatch()
+watch = CpuMonitor()
 print("watching", flush=True)
 if whose == "ours":  # a grandchild, that nobody but its parent waits for
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
     subprocess.run([sys.executable, "-c", parent])
 else:
     sys.stdin.readline()
-    watch.look()
+    watch.sample()
 (seen,) = watch.conditions(None)
 cores_s = (time.perf_counter() - began) * seen.cores
 print(json.dumps({"looks": seen.looks, "cores": seen.cores, "load": seen.load, "threads": seen.threads,
@@ -312,19 +312,19 @@ def test_a_process_of_the_run_counts_as_its_own_and_another_as_foreign() -> None
 def test_threads_are_those_of_the_runs_processes() -> None:
     sleepers = "for _ in range(4): threading.Thread(target=time.sleep, args=(60,)).start()"
     program = f"import threading, time\n{sleepers}\nprint(flush=True)"
-    watch = CpuWatch()
+    watch = CpuMonitor()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        watch.look()
+        watch.sample()
         (seen,) = watch.conditions(None)
         child.kill()
     assert seen.threads is not None and seen.threads >= 5
 
 
 def test_steady_steps_with_one_look_or_none_have_no_shares() -> None:
-    watch = CpuWatch()
-    watch.look()
+    watch = CpuMonitor()
+    watch.sample()
     later = time.perf_counter() + 100
     (seen,) = watch.conditions((later, later + 1))
     assert (seen.looks, seen.own_share, seen.foreign_share, seen.stolen_share, seen.load) == (0,) + (None,) * 4

@@ -243,11 +243,11 @@ def test_children_that_were_there_before_are_none_of_the_run(tmp_path: Path) -> 
 
 
 def test_a_mistake_while_looking_leaves_no_process_either(tmp_path: Path) -> None:
-    def look() -> Ending | None:
+    def poll() -> Ending | None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        launch.launch(plan_of(tmp_path, "import time; time.sleep(60)"), look)
+        launch.launch(plan_of(tmp_path, "import time; time.sleep(60)"), poll)
     assert left_of(tmp_path) == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mfubench.launch.outcome import How, Outcome, told
+from mfubench.launch.outcome import How, Outcome, with_cause
 
 REPORT = """\
 ======================================================
@@ -35,7 +35,7 @@ def report(root: str, *others: str) -> str:
 
 
 def after(log: str, returncode: int | None = 1, ended: How = "itself", oom_kills: int = 0) -> Outcome:
-    return told(Outcome(ended, returncode, 9.0, tuple(log.splitlines())), oom_kills)
+    return with_cause(Outcome(ended, returncode, 9.0, tuple(log.splitlines())), oom_kills)
 
 
 @pytest.mark.parametrize(

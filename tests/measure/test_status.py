@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mfubench.launch.outcome import How, Memory, Outcome, told
+from mfubench.launch.outcome import How, Memory, Outcome, with_cause
 from mfubench.measure.status import STATUSES, Wanted, judge, wanted
 from mfubench.measure.stopping_rule import Rule
 from mfubench.records import Difference, RankRecord, Records
@@ -16,7 +16,7 @@ DIFFERENCE = (Difference(what="world size", asked="2", seen="1"),)
 
 
 def ended(how: How, returncode: int | None = 0, *log: str) -> Outcome:
-    return told(Outcome(how, returncode, 12.0, log))
+    return with_cause(Outcome(how, returncode, 12.0, log))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_failure_names_the_rank_and_its_signal() -> None:
 
 
 def test_full_memory_says_whose_and_what_was_held() -> None:
-    killed = replace(told(Outcome("itself", -9, 12.0, ()), oom_kills=1), memory=Memory(2**20, 3 * 2**30))
+    killed = replace(with_cause(Outcome("itself", -9, 12.0, ()), oom_kills=1), memory=Memory(2**20, 3 * 2**30))
     reason = judge(killed, True, 3, PLANNED, ()).reason
     assert reason == "the host's memory was full, 3 of 35 step periods recorded; the kernel killed it: it held 3.0 GiB"
 

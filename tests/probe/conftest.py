@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mfubench.files.paths import PROBE_SITE
-from mfubench.records import RankRecord, Records, read
+from mfubench.records import RankRecord, Records, read_records
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
@@ -59,7 +59,7 @@ def run_several(run: Callable[..., subprocess.CompletedProcess[str]]) -> Callabl
         given = "\n".join(options.values())
         done = run(TRAINERS / "several.py", TRAINERS / trainer, *imports, records=records, given=given)
         assert done.returncode == 0, done.stderr
-        ranks = read(records).ranks
+        ranks = read_records(records).ranks
         assert [rank.rank for rank in ranks] == list(range(len(options)))
         return dict(zip(options, ranks, strict=True))
 
@@ -76,6 +76,8 @@ def run_pair(run: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[.
         script = (TRAINERS / trainer, *options, "--stopwatch", stopwatch)
         done = run(*TORCHRUN, *script, records=folder / "records")
         assert done.returncode == 0, done.stderr
-        return Pair(read(folder / "records"), tuple((a / 1e9, b / 1e9) for a, b in json.loads(stopwatch.read_text())))
+        return Pair(
+            read_records(folder / "records"), tuple((a / 1e9, b / 1e9) for a, b in json.loads(stopwatch.read_text()))
+        )
 
     return pair

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mfubench.files.paths import PROBE_SITE
-from mfubench.records import read
+from mfubench.records import read_records
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_looking_for_torch_before_importing_it_does_not_disable_the_probe(
         "-c", f"{look}; sys.argv = [{trainer!r}]; runpy.run_path({trainer!r}, run_name='__main__')", records=records
     )
     assert done.returncode == 0, done.stderr
-    assert len(read(records).ranks[0].step_times_s) == 4
+    assert len(read_records(records).ranks[0].step_times_s) == 4
 
 
 @pytest.mark.parametrize("switched_on", [True, False])
@@ -72,7 +72,7 @@ def trained_twice(tmp_path_factory: pytest.TempPathFactory, run: Callable, train
 
 
 def test_a_second_process_of_the_same_rank_gets_records_of_its_own(trained_twice: Path) -> None:
-    first, second = read(trained_twice).ranks
+    first, second = read_records(trained_twice).ranks
     assert (first.rank, second.rank) == (0, 0)
     names = {path.stem for path in trained_twice.iterdir()}
     assert names in ({"rank0", f"rank0.{first.pid}"}, {"rank0", f"rank0.{second.pid}"})
@@ -113,7 +113,7 @@ def test_a_mistake_of_the_probe_is_recorded_and_does_not_disturb_the_host(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("final loss")
     assert done.stderr == ""
-    seen = read(records)
+    seen = read_records(records)
     errors = [*seen.errors, *(error for rank in seen.ranks for error in rank.errors)]
     assert len(errors) == 1
     assert "broken on purpose" in errors[0]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from mfubench.records import read
+from mfubench.records import read_records
 
 
 def test_torch_compile_captures_the_same_graphs_with_and_without_the_probe(
@@ -25,7 +25,7 @@ def test_torch_compile_captures_the_same_graphs_with_and_without_the_probe(
     lines = map(json.loads, (tmp_path / "rank0.jsonl").read_text().splitlines())
     assert Counter(line["root"] for line in lines if line["event"] == "forward") == {root: 3 for root in range(8)}
 
-    (record,) = read(tmp_path).ranks  # of the last model, which has compiled blocks
+    (record,) = read_records(tmp_path).ranks  # of the last model, which has compiled blocks
     assert len(record.step_times_s) == 2
     assert record.work["compiled"] is True
     assert record.work["recomputation"] is None  # a compiled block may hide it

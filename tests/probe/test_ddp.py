@@ -8,7 +8,7 @@ from statistics import mean
 
 import pytest
 
-from mfubench.records import Asked, Records, differences, read
+from mfubench.records import Expected, Records, differences, read_records
 
 SLOW_S = 0.4
 
@@ -20,7 +20,7 @@ def records(tmp_path_factory: pytest.TempPathFactory, run: Callable, trainers: P
     options = ("--ddp", "--seconds", 0.1, SLOW_S, "--steps", 7)
     done = run(*launcher, trainers / "sleeper.py", *options, records=folder)
     assert done.returncode == 0, done.stderr
-    return read(folder)
+    return read_records(folder)
 
 
 def test_each_rank_has_one_record_and_the_launcher_none(records: Records) -> None:
@@ -42,7 +42,7 @@ def test_ddp_is_the_wrapper_and_the_ranks_know_each_other(records: Records) -> N
 
 def test_what_was_asked_was_done_but_for_samples_of_their_own(records: Records) -> None:
     """This trainer gives the same samples to both ranks, which no run that is measured may do."""
-    asked = Asked(
+    asked = Expected(
         num_ranks=2,
         micro_batch_shape=(2, 16),
         micro_batches_per_step=1,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mfubench.records import Asked, MicroBatch, differences
+from mfubench.records import Expected, MicroBatch, differences
 
 LAYERS, HIDDEN, MLP, VOCABULARY, KEYS = 3, 32, 48, 64, 16  # of the trainer's model; 2 of 4 heads have keys of their own
 MATRICES = 2 * VOCABULARY * HIDDEN + LAYERS * (2 * HIDDEN * (HIDDEN + KEYS) + 3 * HIDDEN * MLP)
@@ -64,7 +64,7 @@ def test_the_effort_is_the_same_in_every_step(ran: Any) -> None:
     case, pair = ran
     recomputed = 0 if case.recomputation == "none" else 2 * LAYERS * CALLS_IN_A_BLOCK
     for rank in pair.records.ranks:
-        assert rank.efforts == ((case.gradients, recomputed),) * 3
+        assert rank.gradient_and_recompute_counts == ((case.gradients, recomputed),) * 3
 
 
 def test_parameters_are_whole_and_one_without_a_gradient_shows(ran: Any) -> None:
@@ -106,7 +106,7 @@ def test_the_engine_attention_and_recomputation_are_seen(ran: Any) -> None:
 def test_what_was_asked_was_done_but_for_the_adapter_without_a_gradient(ran: Any) -> None:
     case, pair = ran
     parameters = MODEL + UNUSED_ADAPTER * case.with_adapter
-    asked = Asked(
+    asked = Expected(
         num_ranks=2,
         micro_batch_shape=(2, 16),
         micro_batches_per_step=2,

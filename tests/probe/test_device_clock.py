@@ -14,7 +14,7 @@ from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.probe.device_clock import DeviceClock
 from mfubench.probe.events import Writer
 from mfubench.probe.observer import Observer
-from mfubench.records import read
+from mfubench.records import read_records
 
 IDS = torch.zeros(2, 8, dtype=torch.int64)
 
@@ -118,11 +118,11 @@ def test_a_host_that_runs_ahead_is_told_the_devices_steps_as_they_end(
 ) -> None:
     for _ in range(6):  # queued within milliseconds
         train()
-    assert read(tmp_path).ranks[0].step_times_s == ()
+    assert read_records(tmp_path).ranks[0].step_times_s == ()
     for step in range(6):  # 100 ms each, of which 70 to the optimizer
         Event.happened_ms |= {2 * step: 100.0 * step, 2 * step + 1: 100.0 * step + 70}
     train()
-    (rank,) = read(tmp_path).ranks
+    (rank,) = read_records(tmp_path).ranks
     assert rank.errors == ()
     assert rank.step_times_s == pytest.approx((0.1,) * 5)
     told = step_breakdown(rank, 1, 4)
@@ -141,7 +141,7 @@ def test_what_is_put_into_a_cuda_graph_is_no_step_and_leaves_the_graph_whole(
     train()
     Event.happened_ms = {n: 10.0 * n for n in range(4)}
     train()
-    (rank,) = read(tmp_path).ranks
+    (rank,) = read_records(tmp_path).ranks
     assert rank.errors == ()
     assert len(Event.recorded) == 6  # two in each step that ran
     assert rank.step_times_s == pytest.approx((0.02,))
@@ -156,7 +156,7 @@ def test_a_root_that_replays_a_graph_is_seen_without_any_call_inside_it(
         train()
         Event.happened_ms |= {2 * step: 20.0 * step, 2 * step + 1: 20.0 * step + 15}
     train()
-    (rank,) = read(tmp_path).ranks
+    (rank,) = read_records(tmp_path).ranks
     assert rank.step_times_s == pytest.approx((0.02,) * 4)
     assert rank.work["device"] == "cuda"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mfubench.records import Asked, MicroBatch, differences
+from mfubench.records import Expected, MicroBatch, differences
 
 LAYERS, HIDDEN, MLP, VOCABULARY, KEYS = 3, 32, 48, 64, 16  # of the trainer's model; 2 of 4 heads have keys of their own
 MATRICES = 2 * VOCABULARY * HIDDEN + LAYERS * (2 * HIDDEN * (HIDDEN + KEYS) + 3 * HIDDEN * MLP)
@@ -24,7 +24,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, run_pair: Callable) -> Any:
 def test_the_steps_are_the_trainers_and_each_has_its_micro_batches(pair: Any) -> None:
     for rank in pair.records.ranks:
         assert rank.micro_batches == ((MicroBatch(2, 16, None, None),) * 2,) * 3
-        assert rank.efforts == ((TENSORS, 2 * LAYERS * CALLS_IN_A_BLOCK),) * 3
+        assert rank.gradient_and_recompute_counts == ((TENSORS, 2 * LAYERS * CALLS_IN_A_BLOCK),) * 3
     boundaries = pair.records.ranks[0].boundaries_s
     assert len(boundaries) == 4
     for boundary, (before, after) in zip(boundaries, pair.first_forwards_s, strict=True):
@@ -51,7 +51,7 @@ def test_model_and_blocks_are_named_by_the_classes_that_were_sharded(pair: Any) 
 
 
 def test_what_was_asked_was_done(pair: Any) -> None:
-    asked = Asked(
+    asked = Expected(
         num_ranks=2,
         micro_batch_shape=(2, 16),
         micro_batches_per_step=2,

@@ -9,7 +9,7 @@ import pytest
 
 from mfubench.config import Mode
 from mfubench.flops import count
-from mfubench.records import RankRecord, Records, read
+from mfubench.records import RankRecord, Records, read_records
 
 ARCHITECTURE = {  # of the trainers' model
     "model_type": "llama",
@@ -103,7 +103,7 @@ def test_ranks_of_ddp_each_count_their_own(tmp_path: Path, run: Callable, traine
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     done = run(*torchrun, trainers / "llama.py", "--ddp", "--accumulation", 2, records=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert counted_on_both(read(tmp_path)) == [(flops(FULL, "none", "sdpa", 2), {})] * 2
+    assert counted_on_both(read_records(tmp_path)) == [(flops(FULL, "none", "sdpa", 2), {})] * 2
 
 
 @pytest.mark.parametrize(

@@ -161,4 +161,4 @@ def test_training_comes_out_the_same_with_and_without_the_probe(tmp_path: Path, 
     assert bare.returncode == probed.returncode == 0
     assert bare.stdout == probed.stdout != ""
     assert probed.stderr == bare.stderr
-    assert len(read(tmp_path).ranks[0].step_times_s) == 4
+    assert len(read_records(tmp_path).ranks[0].step_times_s) == 4

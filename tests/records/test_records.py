@@ -31,7 +31,7 @@ WORK = {
     "optimizers": [{"class": "AdamW", "fused": True, "steps": {"float32": 100}, "state": {"float32": 200}}],
 }
 BEFORE = {"gradients": 4, "recomputed_calls": 0, "optimizer_t": None, "loading_ns": None, "probe_ns": 0}
-ASKED = Asked(
+ASKED = Expected(
     num_ranks=1,
     micro_batch_shape=(2, 8),
     micro_batches_per_step=1,
@@ -93,12 +93,12 @@ def written(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def whats(folder: Path, asked: Asked = ASKED) -> list[tuple[str, str, str]]:
-    return [(d.what, d.asked, d.seen) for d in differences(read(folder), asked)]
+def whats(folder: Path, asked: Expected = ASKED) -> list[tuple[str, str, str]]:
+    return [(d.what, d.asked, d.seen) for d in differences(read_records(folder), asked)]
 
 
 def test_a_run_is_read_as_its_periods_and_what_was_in_them(written: Callable[..., Path]) -> None:
-    (rank,) = read(written(rank0=run())).ranks
+    (rank,) = read_records(written(rank0=run())).ranks
     assert rank.step_times_s == pytest.approx((0.1, 0.3, 0.2))
     assert rank.wall_boundaries_s == pytest.approx((3601.0, 3601.1, 3601.4, 3601.6))
     assert rank.micro_batches == ((MicroBatch(2, 8, 12, 9),),) * 3
@@ -113,8 +113,8 @@ def test_a_run_as_asked_has_no_differences(written: Callable[..., Path]) -> None
 
 
 def test_an_empty_folder_has_no_ranks_and_says_so(tmp_path: Path) -> None:
-    assert read(tmp_path).ranks == ()
-    assert read(tmp_path / "missing").ranks == ()
+    assert read_records(tmp_path).ranks == ()
+    assert read_records(tmp_path / "missing").ranks == ()
     assert whats(tmp_path) == [("ranks that trained", "0", "none")]
 
 
@@ -122,9 +122,9 @@ def test_a_torn_last_line_is_left_out(written: Callable[..., Path]) -> None:
     file = written(rank0=run()) / "rank0.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole[:-20])
-    assert read(file.parent).ranks[0].step_times_s == pytest.approx((0.1, 0.3))
+    assert read_records(file.parent).ranks[0].step_times_s == pytest.approx((0.1, 0.3))
     file.write_bytes(whole[: len(json.dumps(start())) - 5])
-    assert read(file.parent).ranks == ()
+    assert read_records(file.parent).ranks == ()
 
 
 def test_forwards_before_a_later_root_do_not_count(written: Callable[..., Path]) -> None:
@@ -132,7 +132,7 @@ def test_forwards_before_a_later_root_do_not_count(written: Callable[..., Path])
     early = [start(), {"event": "root", "root": 0, "class": "P", "wrappers": ["P"]}, forward(0, 500), optimizer(0, 600)]
     later = [{**line, "root": 1} if "root" in line else line for line in lines[1:]]
     later = [{**line, "step": line["step"] + 1} if "step" in line else line for line in later]
-    (rank,) = read(written(rank0=early + later)).ranks
+    (rank,) = read_records(written(rank0=early + later)).ranks
     assert rank.step_times_s == pytest.approx((0.1, 0.3, 0.2))
     assert rank.errors == ()
 
@@ -154,7 +154,7 @@ def on_device(lines: Lines, told: dict[int, Any]) -> Lines:
 
 
 def test_on_a_device_its_clock_counts_and_periods_end_where_it_is_known(written: Callable[..., Path]) -> None:
-    (rank,) = read(written(rank0=on_device(run(), {2: [[1, 0.12, 0.1]], 3: [[2, 0.29, None]]}))).ranks
+    (rank,) = read_records(written(rank0=on_device(run(), {2: [[1, 0.12, 0.1]], 3: [[2, 0.29, None]]}))).ranks
     assert rank.step_times_s == rank.device_step_times_s == (0.12, 0.29)
     assert rank.host_step_times_s == pytest.approx((0.1, 0.3))
     assert (rank.to_optimizer_s, rank.device_heard_s) == ((0.1, None), (1.4, 1.6))
@@ -191,7 +191,7 @@ def test_a_host_that_queues_all_steps_at_once_hears_of_them_late_and_that_is_no_
     told = {step: [[step - 39, 0.1, 0.08]] for step in range(40, 51)}
     at_exit = {"event": "device", "t": int(6.1e9), "w": HOUR_NS, "device": [[n, 0.1, 0.08] for n in range(12, 51)]}
     folder = written(rank0=[*on_device(lines, told), WORK, at_exit])
-    assert read(folder).ranks[0].step_times_s == (0.1,) * 50
+    assert read_records(folder).ranks[0].step_times_s == (0.1,) * 50
     assert whats(folder, replace(ASKED, periods=50)) == []
 
 
@@ -338,7 +338,7 @@ def test_where_the_time_went_is_told_by_the_first_forward_of_the_next_step(writt
     told = [before(None, None), before(1080, 5, 0.1), before(1350, 15, 0.2), before(1560, 1, 0.3)]
     for step, line in enumerate(line for line in lines if line["event"] == "forward"):
         line["before"] = told[step]
-    (rank,) = read(written(rank0=lines)).ranks
+    (rank,) = read_records(written(rank0=lines)).ranks
     assert rank.to_optimizer_s == pytest.approx((0.08, 0.25, 0.16))
     assert rank.data_waits_s == pytest.approx((0.005, 0.015, 0.001))
     # The last two periods, of 300 and 200 ms.
@@ -378,11 +378,11 @@ def test_a_counted_step_is_read_with_the_micro_batches_that_were_in_it(written: 
     second = forward(1, 1200) | {"shape": [2, 6]}  # another micro-batch of the second step
     of_step_1 = next(n for n, line in enumerate(lines) if line["event"] == "forward" and line["step"] == 1)
     lines.insert(of_step_1 + 1, second)
-    (counted,) = read(written(rank0=[*lines, {"event": "flops", "root": 0, "step": 1, **figures}])).ranks
+    (counted,) = read_records(written(rank0=[*lines, {"event": "flops", "root": 0, "step": 1, **figures}])).ranks
     assert counted.step_flops == StepFlops(
         70, {"aten::mm": 70}, {"x::y [2, 3]": 4}, (MicroBatch(2, 8, 12, 9), MicroBatch(2, 6, 12, 9))
     )
-    (uncounted,) = read(written(rank0=run())).ranks
+    (uncounted,) = read_records(written(rank0=run())).ranks
     assert uncounted.step_flops is None
 
 
@@ -428,21 +428,21 @@ def test_errors_of_the_probe_are_differences_wherever_they_happened(written: Cal
 
 def test_a_follower_sees_what_is_appended_and_never_half_a_line(tmp_path: Path) -> None:
     follower = Follower(tmp_path / "records")
-    assert follower.look() == {}
+    assert follower.poll() == {}
     (tmp_path / "records").mkdir()
     text = "".join(json.dumps(line) + "\n" for line in run())
     seen: list[int] = []
     for end in range(0, len(text) + 50, 50):
         (tmp_path / "records" / "rank0.jsonl").write_text(text[:end])
-        seen.append(follower.look()["rank0"].periods)
+        seen.append(follower.poll()["rank0"].periods)
     assert seen == sorted(seen)
     assert set(seen) == {0, 1, 2, 3}
-    assert follower.look()["rank0"].step_times_s == pytest.approx([0.1, 0.3, 0.2])
-    assert follower.look()["rank0"].recent_step_time_s == pytest.approx(0.2)  # (0.1 + 0.3 + 0.2) / 3
+    assert follower.poll()["rank0"].step_times_s == pytest.approx([0.1, 0.3, 0.2])
+    assert follower.poll()["rank0"].recent_step_time_s == pytest.approx(0.2)  # (0.1 + 0.3 + 0.2) / 3
 
 
 def test_a_follower_counts_the_periods_that_reading_counts(written: Callable[..., Path]) -> None:
     folder = written(rank0=run(0), rank1=run(1)[:-1])
-    progress = Follower(folder).look()
+    progress = Follower(folder).poll()
     assert {name: rank.periods for name, rank in progress.items()} == {"rank0": 3, "rank1": 2}
-    assert [len(rank.step_times_s) for rank in read(folder).ranks] == [3, 2]
+    assert [len(rank.step_times_s) for rank in read_records(folder).ranks] == [3, 2]
