@@ -14,33 +14,33 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from mfubench.config import ConfigError
-from mfubench.doctor.findings import as_json, examine
-from mfubench.doctor.findings_table import show
+from mfubench.doctor.findings import examine, findings_as_json
+from mfubench.doctor.findings_table import show_findings
 
-COMMAND = "python -m mfubench.doctor"
+DOCTOR_COMMAND = "python -m mfubench.doctor"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what is found; the exit status."""
     parser = argparse.ArgumentParser(
-        prog=COMMAND,
+        prog=DOCTOR_COMMAND,
         description="What each framework can do on this machine, what is installed, and what to run next.",
-        epilog=f"{COMMAND} hardware=cpu model=llama-3.1-8b",
+        epilog=f"{DOCTOR_COMMAND} hardware=cpu model=llama-3.1-8b",
     )
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="as of a run: group=option and key=value")
     parser.add_argument("--json", action="store_true", help="everything, for machines")
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = parser.parse_intermixed_args(arguments)
     try:
-        found = examine(given.overrides)
+        findings = examine(given.overrides)
     except ConfigError as error:
-        print(error.screen(arguments, COMMAND), file=sys.stderr)
+        print(error.screen(arguments, DOCTOR_COMMAND), file=sys.stderr)
         return 2
     if given.json:
-        print(json.dumps(as_json(found), indent=1))
+        print(json.dumps(findings_as_json(findings), indent=1))
     else:
-        show(found, Console())
-    return 3 if found.problems else 0
+        show_findings(findings, Console())
+    return 3 if findings.problems else 0
 
 
 if __name__ == "__main__":

@@ -12,21 +12,31 @@ import mfubench
 from mfubench.config import Experiment
 from mfubench.config.compose import compose_one
 from mfubench.config.errors import COMMAND, key_of
-from mfubench.doctor.here import CHANGED, MISSING, READY, Cache, Devices, Environment, cache, devices, environment
-from mfubench.doctor.matrix import Row, every_option, matrix
+from mfubench.doctor.here import (
+    STATE_CHANGED,
+    STATE_MISSING,
+    STATE_READY,
+    Cache,
+    Devices,
+    Environment,
+    cache,
+    devices,
+    framework_environment,
+)
+from mfubench.doctor.matrix import MatrixRow, every_option, matrix
 from mfubench.tracking import destination
 from mfubench.workload.hub import has_token
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is ready here, and what isn't."""
+    """The doctor's findings: ready and missing parts."""
 
     version: str
     python: str
     devices: Devices
     environments: dict[str, Environment]  # by framework
-    rows: list[Row]  # the support matrix
+    rows: list[MatrixRow]  # the support matrix
     tracking: str  # online | offline | disabled
     hub_token: bool
     cache: Cache
@@ -40,10 +50,10 @@ def examine(overrides: Sequence[str]) -> Findings:
     options = every_option()
     named = any(key_of(override) == "framework" for override in overrides)
     frameworks = [base.framework] if named else list(options["framework"].values())
-    environments = {framework.name: environment(framework) for framework in frameworks}
-    asked = {each.name: replace(base, framework=environments[each.name].framework) for each in frameworks}
+    environments = {framework.name: framework_environment(framework) for framework in frameworks}
+    experiments = {each.name: replace(base, framework=environments[each.name].framework) for each in frameworks}
     found, kept = devices(base.hardware), cache()
-    rows = matrix(asked, options, found.machine)
+    rows = matrix(experiments, options, found.machine)
     return Findings(
         version=mfubench.__version__,
         python=platform.python_version(),
@@ -58,7 +68,7 @@ def examine(overrides: Sequence[str]) -> Findings:
     )
 
 
-def as_json(found: Findings) -> dict[str, Any]:
+def findings_as_json(found: Findings) -> dict[str, Any]:
     """The findings for machines; of a framework's YAML only the engine, which is what was found."""
     tree = asdict(found)
     for each in tree["environments"].values():
@@ -72,7 +82,7 @@ def _problems(found: Devices, environments: dict[str, Environment], kept: Cache)
         yield found.problem
     if not kept.writable:
         yield f"{kept.folder} can't be written to; MFUBENCH_CACHE=FOLDER names another"
-    for state in (MISSING, CHANGED):
+    for state in (STATE_MISSING, STATE_CHANGED):
         if names := [name for name, each in environments.items() if each.state == state]:
             yield f"{state}: {', '.join(names)}"
 
@@ -82,7 +92,7 @@ def _commands(
     base: Experiment,
     found: Devices,
     environments: dict[str, Environment],
-    rows: Sequence[Row],
+    rows: Sequence[MatrixRow],
 ) -> Iterator[str]:
     """A run that works here, over as much as is ready; and what would make more ready."""
     on_cpu = ["hardware=cpu"] if found.problem else []
@@ -90,7 +100,7 @@ def _commands(
     in_modes = {
         name: [row.value for row in rows if row.setting == "mode" and row.cells[name].everywhere]
         for name, each in environments.items()
-        if each.state != MISSING
+        if each.state != STATE_MISSING
     }
     able = {name: modes for name, modes in in_modes.items() if base.mode.name in modes}
     if able:
@@ -98,6 +108,8 @@ def _commands(
         flag = ["-m"] if len(able) > 1 or len(shared) > 1 else []
         sweep = [*flag, f"framework={','.join(able)}", f"mode={','.join(shared)}"]
         yield f"{COMMAND} {shlex.join([*sweep, *kept, *on_cpu])}"
-    own = [name for name, each in environments.items() if each.state != READY and each.framework.python is not None]
+    own = [
+        name for name, each in environments.items() if each.state != STATE_READY and each.framework.python is not None
+    ]
     if own:
         yield f"launchers/install {' '.join(own)}"

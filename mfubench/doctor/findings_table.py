@@ -10,53 +10,55 @@ from rich.table import Table
 from rich.text import Text
 
 from mfubench.doctor.findings import Findings
-from mfubench.doctor.here import MISSING, READY, Environment
-from mfubench.doctor.matrix import Cell, Row
+from mfubench.doctor.here import STATE_MISSING, STATE_READY, Environment
+from mfubench.doctor.matrix import MatrixCell, MatrixRow
 from mfubench.plan.engines import label
 
 WIDEST = 1000  # columns
-LEGEND = (
+MATRIX_LEGEND = (
     "✓ runs here   full, lora: here in these modes only   {other}: runs on one   –: doesn't run   1: why not, below"
 )
 SHOWN_ALREADY = ("does not support ", "has no way to set ")  # by the matrix: needs no words below it
 
 
-def show(found: Findings, console: Console) -> None:
+def show_findings(findings: Findings, console: Console) -> None:
     """Print the page."""
-    for name, text in _about(found).items():
+    for name, text in _about(findings).items():
         console.print(Text(f"{name:<11}", style="bold").append(text, style="not bold"), highlight=False)
     console.print()
-    console.print(_frameworks(found.environments))
-    if found.rows:
-        reasons = _numbered(found.rows)
-        _wide(_matrix(found, reasons), console)
-        other = "CUDA" if found.devices.machine.device == "cpu" else "CPU"
-        console.print(LEGEND.format(other=other), style="dim", highlight=False)
+    console.print(_frameworks(findings.environments))
+    if findings.rows:
+        reasons = _numbered_reasons(findings.rows)
+        _wide(_matrix(findings, reasons), console)
+        other = "CUDA" if findings.devices.machine.device == "cpu" else "CPU"
+        console.print(MATRIX_LEGEND.format(other=other), style="dim", highlight=False)
         notes = Table.grid(padding=(0, 2))
         notes.add_column(justify="right")
         for reason, number in reasons.items():
             notes.add_row(str(number), Text(reason), style="dim")
         console.print(notes)
         console.print()
-    for problem in found.problems:
+    for problem in findings.problems:
         console.print(problem, style="yellow", markup=False, highlight=False)
     console.print("try")
-    for command in found.commands:
+    for command in findings.commands:
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _about(found: Findings) -> dict[str, str]:
-    machine, cache = found.devices.machine, found.cache
+def _about(findings: Findings) -> dict[str, str]:
+    machine, cache = findings.devices.machine, findings.cache
     device = f"{machine.num_devices} × {machine.device_name}" if machine.device == "cuda" else machine.device_name
     memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 2**30:.0f} GiB"
     driver = "" if machine.driver is None else f", driver {machine.driver}"
-    peaks = ", ".join(f"{dtype} {value / 1e12:.3g} TFLOP/s" for dtype, value in found.devices.peaks.items())
+    peaks = ", ".join(f"{dtype} {value / 1e12:.3g} TFLOP/s" for dtype, value in findings.devices.peaks.items())
     return {
-        "mfubench": f"{found.version}, Python {found.python}",
+        "mfubench": f"{findings.version}, Python {findings.python}",
         "device": f"{device}, {machine.cores} cores{memory}{driver}",
-        "peak": ": ".join(filter(None, (peaks, found.devices.source))) or "not known",
-        "W&B": f"runs are logged {found.tracking}" if found.tracking != "disabled" else "off",
-        "hub": "a token is here" if found.hub_token else "no token: what is public can be fetched, gated models can't",
+        "peak": ": ".join(filter(None, (peaks, findings.devices.source))) or "not known",
+        "W&B": f"runs are logged {findings.tracking}" if findings.tracking != "disabled" else "off",
+        "hub": "a token is here"
+        if findings.hub_token
+        else "no token: what is public can be fetched, gated models can't",
         "cache": f"{cache.folder}, {cache.free_bytes / 2**30:.0f} GiB free",
     }
 
@@ -66,29 +68,31 @@ def _frameworks(environments: dict[str, Environment]) -> Table:
     for heading in ("framework", "environment", "versions"):
         table.add_column(heading, no_wrap=heading != "versions")
     for name, environment in environments.items():
-        state = Text(environment.state, "green" if environment.state == READY else "yellow")
+        state = Text(environment.state, "green" if environment.state == STATE_READY else "yellow")
         versions = ", ".join(f"{package} {version}" for package, version in environment.versions.items())
         table.add_row(label(name, environment.framework.engine), state, versions)
     return table
 
 
-def _matrix(found: Findings, reasons: dict[str, int]) -> Table:
+def _matrix(findings: Findings, reasons: dict[str, int]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for name, environment in found.environments.items():
-        table.add_column(name.replace("_", "_\n"), no_wrap=True, style="dim" if environment.state == MISSING else "")
-    other = "CUDA" if found.devices.machine.device == "cpu" else "CPU"
-    for before, row in zip([None, *found.rows], found.rows, strict=False):
+    for name, environment in findings.environments.items():
+        table.add_column(
+            name.replace("_", "_\n"), no_wrap=True, style="dim" if environment.state == STATE_MISSING else ""
+        )
+    other = "CUDA" if findings.devices.machine.device == "cpu" else "CPU"
+    for before, row in zip([None, *findings.rows], findings.rows, strict=False):
         table.add_row(
             "" if before and before.setting == row.setting else row.setting,
             row.value,
-            *(_in_words(row.cells[name], other, reasons) for name in found.environments),
+            *(_cell_in_words(row.cells[name], other, reasons) for name in findings.environments),
         )
     return table
 
 
-def _in_words(cell: Cell, other: str, reasons: dict[str, int]) -> Text:
+def _cell_in_words(cell: MatrixCell, other: str, reasons: dict[str, int]) -> Text:
     notes = dict.fromkeys(map(_note, cell.reasons.values()))
     numbers = ",".join(str(reasons[note]) for note in notes if note in reasons)
     if not cell.here:
@@ -97,11 +101,11 @@ def _in_words(cell: Cell, other: str, reasons: dict[str, int]) -> Text:
     return Text(" ".join(filter(None, (modes, numbers))), style="green")
 
 
-def _numbered(rows: Sequence[Row]) -> dict[str, int]:
+def _numbered_reasons(rows: Sequence[MatrixRow]) -> dict[str, int]:
     """Every reason once, in the order in which the matrix comes to them."""
     said = (_note(reason) for row in rows for cell in row.cells.values() for reason in cell.reasons.values())
-    told = (note for note in dict.fromkeys(said) if not note.startswith(SHOWN_ALREADY))
-    return {note: number for number, note in enumerate(told, 1)}
+    notes = (note for note in dict.fromkeys(said) if not note.startswith(SHOWN_ALREADY))
+    return {note: number for number, note in enumerate(notes, 1)}
 
 
 def _note(reason: str) -> str:

@@ -1,5 +1,5 @@
-"""What is on this machine. In: a framework, or the hardware asked for. Out: the framework's environment with its versions,
-read off its files, so that nothing is imported; the devices and their peaks; the cache folder."""
+"""Read this machine: a framework's environment with its versions, read off its files so that nothing is imported; the
+devices and their peaks; the cache folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mfubench.launch.programs import responds, run_together
 from mfubench.plan import engines
 
 # What a step's time depends on, besides the framework's own version.
-READY, MISSING, CHANGED = "ready", "not installed", "out of date"
+STATE_READY, STATE_MISSING, STATE_CHANGED = "ready", "not installed", "out of date"
 SHOWN = ("torch", "transformers", "peft", "accelerate", "deepspeed", "liger-kernel")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a framework runs in."""
+    """The environment of a framework."""
 
     framework: Framework  # as the engine that is here starts it, which `framework.engine` names
     state: str  # READY | MISSING | CHANGED
@@ -35,7 +35,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Devices:
-    """What is measured on."""
+    """The devices of the machine."""
 
     machine: Machine
     peaks: dict[str, float]  # dtype → dense FLOP/s of one device; empty where it is measured before each run
@@ -45,37 +45,37 @@ class Devices:
 
 @dataclass(frozen=True)
 class Cache:
-    """Where models, datasets and FLOP counts are kept."""
+    """The cache folder of models, datasets and FLOP counts."""
 
     folder: Path
     free_bytes: int
     writable: bool
 
 
-def environment(framework: Framework) -> Environment:
-    """Whether the framework can be started here, and with which versions."""
+def framework_environment(framework: Framework) -> Environment:
+    """Check if the framework can be started here, and read its versions."""
     try:
         engines.check_installed(framework, ROOT)
         framework, engine = engines.choose(framework, responds)
     except engines.NotInstalled as reason:
-        return Environment(framework, MISSING, str(reason), {})
-    state = READY if _as_required(framework) else CHANGED
-    return Environment(replace(framework, engine=engine), state, None, _versions(framework))
+        return Environment(framework, STATE_MISSING, str(reason), {})
+    state = STATE_READY if _as_required(framework) else STATE_CHANGED
+    return Environment(replace(framework, engine=engine), state, None, _package_versions(framework))
 
 
-def devices(asked: Hardware) -> Devices:
+def devices(settings: Hardware) -> Devices:
     """The machine that a run would use, and its peaks."""
     try:
-        machine = hardware.detect(asked)
+        machine = hardware.detect(settings)
     except hardware.Unavailable as reason:
-        on_cpu = hardware.detect(replace(asked, device="cpu"))
+        on_cpu = hardware.detect(replace(settings, device="cpu"))
         return Devices(on_cpu, {}, "", str(reason))
-    if machine.device == "cpu" and asked.peak_flops_per_second is None:
+    if machine.device == "cpu" and settings.peak_flops_per_second is None:
         return Devices(machine, {}, "measured before each run", None)
     peaks, source, problem = {}, "", None
     for dtype in dict.fromkeys(hardware.peak_dtype(precision, machine.device) for precision in ("bf16", "fp32")):
         try:
-            found = hardware.peak(asked, machine, dtype, 1, 1, run_together)
+            found = hardware.peak(settings, machine, dtype, 1, 1, run_together)
         except hardware.UnknownPeak as unknown:
             problem = problem or str(unknown)
         else:
@@ -91,13 +91,13 @@ def cache() -> Cache:
 
 
 def _as_required(framework: Framework) -> bool:
-    """Whether an environment that mfubench's installer makes is what its requirements say now."""
+    """True if an environment made by mfubench's installer is what its requirements say now."""
     if framework.python is None or Path(framework.python).is_absolute():
         return True
     return responds((sys.executable, str(LAUNCHERS / "install"), "--check", framework.name))
 
 
-def _versions(framework: Framework) -> dict[str, str]:
+def _package_versions(framework: Framework) -> dict[str, str]:
     """Package → version: of the framework itself, where it has an environment, and of what its speed depends on."""
     path, wanted = sys.path, list(SHOWN)
     if framework.python is not None:

@@ -1,5 +1,5 @@
-"""The support matrix. In: what is asked of each framework, and the machine. Out: for every value of every setting, in which
-modes each framework runs it here, in which on other devices only, and why not in the rest. Pure but for reading conf/.
+"""The support matrix: for every value of every setting, the modes in which each framework runs it here, those in which it
+runs on other devices only, and why not in the rest. Pure but for reading conf/.
 
 A value is tried alone, over the defaults: combinations of several are answered by `dry_run=true`.
 """
@@ -30,8 +30,8 @@ Variation = Callable[[Experiment], Experiment]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What one framework makes of one value: the modes in which it runs here, if need be with a precision other than `auto`'s;
+class MatrixCell:
+    """One framework and one value: the modes in which it runs here, if need be with a precision other than `auto`'s;
     those in which it would on another device; and the reasons why it doesn't run as asked."""
 
     here: Sequence[str]
@@ -40,17 +40,17 @@ class Cell:
 
     @property
     def everywhere(self) -> bool:
-        """Whether it runs here in every mode that the framework has."""
+        """True if it runs here in every mode that the framework has."""
         return not self.elsewhere and not self.reasons
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """One value of one setting, as it is written on the command line."""
 
     setting: str
     value: str
-    cells: Mapping[str, Cell]  # by framework
+    cells: Mapping[str, MatrixCell]  # by framework
 
 
 def every_option() -> Options:
@@ -66,27 +66,27 @@ def every_option() -> Options:
     return found
 
 
-def matrix(asked: Mapping[str, Experiment], options: Options, machine: Machine) -> list[Row]:
-    """A row for each value of each setting. `asked`: framework → what is asked of it, over which each value is laid."""
+def matrix(base: Mapping[str, Experiment], options: Options, machine: Machine) -> list[MatrixRow]:
+    """A row for each value of each setting. `base`: for each framework, the experiment in which one setting is varied."""
     modes: dict[str, Variation] = {name: _set(mode=mode) for name, mode in options["mode"].items()}
     rows = [
-        Row("mode", mode, {name: _cell(each, {mode: vary}, machine) for name, each in asked.items()})
+        MatrixRow("mode", mode, {name: _framework_cell(each, {mode: vary}, machine) for name, each in base.items()})
         for mode, vary in modes.items()
     ]
-    for setting, value, vary in _variations(options, asked):
+    for setting, value, vary in _variations(options, base):
         cells = {}
-        for name, experiment in asked.items():
+        for name, experiment in base.items():
             it_has = {
                 mode: _both(modes[mode], vary)
                 for mode in (row.value for row in rows if row.setting == "mode" and _has(row.cells[name]))
                 if setting != "lora_on_lm_head" or options["mode"][mode].rank is not None
             }
-            cells[name] = _cell(experiment, it_has, machine)
-        rows.append(Row(setting, value, cells))
+            cells[name] = _framework_cell(experiment, it_has, machine)
+        rows.append(MatrixRow(setting, value, cells))
     return rows
 
 
-def _cell(experiment: Experiment, by_mode: Mapping[str, Variation], machine: Machine) -> Cell:
+def _framework_cell(experiment: Experiment, by_mode: Mapping[str, Variation], machine: Machine) -> MatrixCell:
     other = replace(machine, device="cuda" if machine.device == "cpu" else "cpu", supports_bf16=True, num_devices=2**16)
     here, elsewhere, reasons = [], [], {}
     for mode, vary in by_mode.items():
@@ -102,22 +102,22 @@ def _cell(experiment: Experiment, by_mode: Mapping[str, Variation], machine: Mac
             reason = Counter(reversed(why["cuda"])).most_common(1)[0][0]
         if reason is not None:
             reasons[mode] = reason.removeprefix(f"{experiment.framework.name} ")
-    return Cell(here, elsewhere, reasons)
+    return MatrixCell(here, elsewhere, reasons)
 
 
 def _at_every_precision(experiment: Experiment, machine: Machine) -> list[str | None]:
-    """Why not as asked; then, where `auto` is asked, with each precision."""
+    """Reasons against the experiment's precision; if that is `auto`, against each precision."""
     tried = PRECISIONS if experiment.precision == "auto" else (experiment.precision,)
     return [why_not(replace(experiment, precision=precision), machine) for precision in tried]
 
 
-def _has(mode: Cell) -> bool:
-    """Whether the framework has the mode on any device."""
+def _has(mode: MatrixCell) -> bool:
+    """True if the framework has the mode on any device."""
     return bool(mode.here or mode.elsewhere)
 
 
 def why_not(experiment: Experiment, machine: Machine) -> str | None:
-    """Why the experiment can't run on the machine, as a run would say it; None where it can."""
+    """Say why the experiment can't run on the machine, as a run would; None if it can."""
     try:
         validate(experiment)
         precision = hardware.resolve_precision(experiment.precision, machine)
@@ -131,8 +131,8 @@ def why_not(experiment: Experiment, machine: Machine) -> str | None:
     return None
 
 
-def _variations(options: Options, asked: Mapping[str, Experiment]) -> Iterator[tuple[str, str, Variation]]:
-    """(setting, value, how to ask for it) of what the frameworks differ in, but for the mode."""
+def _variations(options: Options, base: Mapping[str, Experiment]) -> Iterator[tuple[str, str, Variation]]:
+    """(setting, value, how to set it) for everything in which the frameworks differ, except the mode."""
     for group in GROUPS[2:]:
         for name, option in options[group].items():
             yield group, name, _set(**{group: option})
@@ -142,13 +142,13 @@ def _variations(options: Options, asked: Mapping[str, Experiment]) -> Iterator[t
     for attention in ATTENTIONS:
         yield "attention", attention, _set(attention=attention)
     for optimizer in dict.fromkeys(
-        each for experiment in asked.values() for each in experiment.framework.when.get("optimizer", {})
+        each for experiment in base.values() for each in experiment.framework.when.get("optimizer", {})
     ):
         yield "optimizer", optimizer, _set(optimizer=optimizer)
     yield "torch_compile", "true", _set(torch_compile=True)
     yield "liger_kernel", "true", _set(liger_kernel=True)
     for switch in (field.name for field in fields(Liger)):
-        other = not getattr(next(iter(asked.values())).liger, switch)
+        other = not getattr(next(iter(base.values())).liger, switch)
         yield f"liger.{switch}", str(other).lower(), _flipped(switch)
     yield "lora_on_lm_head", "true", _on_lm_head
     yield "comparison", "defaults", _set(comparison="defaults")

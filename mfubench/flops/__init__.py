@@ -5,20 +5,20 @@ Importing this imports neither torch nor transformers; counting does.
 
 from __future__ import annotations
 
-from mfubench.flops.analytic import ClosedForm, apart
+from mfubench.flops.analytic import AnalyticCount, relative_difference
 from mfubench.flops.count import count, profile
 from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.step import cached_profile, profile_of, second_count, step_flops
 
 __all__ = [
-    "ClosedForm",
+    "AnalyticCount",
     "FlopCount",
     "Profile",
-    "apart",
     "cached_profile",
     "count",
     "profile",
     "profile_of",
+    "relative_difference",
     "second_count",
     "step_flops",
 ]

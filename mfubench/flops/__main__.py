@@ -20,33 +20,33 @@ from rich.console import Console
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import compose_one
-from mfubench.flops.analytic import TOLERANCE, apart
+from mfubench.flops.analytic import COUNTS_TOLERANCE, relative_difference
 from mfubench.flops.analytic_model import not_written_down
 from mfubench.flops.breakdown import by_module, by_operator, by_phase, hardware_flops
 from mfubench.flops.conventions import figures
-from mfubench.flops.flop_table import TOTALS, Counted, share, show
+from mfubench.flops.flop_table import TOTALS, CountedStep, flops_share, show_step
 from mfubench.flops.step import profile_of, second_count, step_flops
 
-COMMAND = "python -m mfubench.flops"
+FLOPS_COMMAND = "python -m mfubench.flops"
 
 
-def counted(
+def count_step(
     experiment: Experiment, *, documents: tuple[int, ...] | None = None, trained_tokens: int | None = None
-) -> Counted:
+) -> CountedStep:
     """Count the step that `experiment` asks for; ValueError for what can't be counted."""
     shape = (experiment.batch_size, experiment.sequence_length)
     micro_batches = experiment.gradient_accumulation_steps
-    step = step_flops(experiment, documents=documents, projected=trained_tokens)
+    step = step_flops(experiment, documents=documents, trained_tokens=trained_tokens)
     profile = profile_of(experiment)
-    places = hardware_flops(profile, *shape, documents=documents, projected=trained_tokens)
+    places = hardware_flops(profile, *shape, documents=documents, trained_tokens=trained_tokens)
     tokens = experiment.batch_size * experiment.sequence_length * micro_batches
     adapted = experiment.mode.has_adapters
-    return Counted(
+    return CountedStep(
         experiment=experiment,
         documents=documents,
         trained_tokens=trained_tokens,
         step=step,
-        second=second_count(experiment, documents=documents, projected=trained_tokens),
+        second=second_count(experiment, documents=documents, trained_tokens=trained_tokens),
         no_second=not_written_down(experiment.model.architecture, experiment.mode),
         places={place: flops * micro_batches for place, flops in places.items()},
         conventions=figures(profile, step, tokens=tokens, sequence_length=experiment.sequence_length, lora=adapted),
@@ -57,14 +57,14 @@ def counted(
 def main(argv: Sequence[str] | None = None) -> int:
     """Count what the command line asks for and print it; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    given = _parser().parse_intermixed_args(arguments)
+    given = _flops_parser().parse_intermixed_args(arguments)
     try:
         if (given.step_time_s is None) != (given.peak_tflops is None):
             raise ValueError("--step-time-s and --peak-tflops make an MFU together; give both or neither")
-        asked = compose_one(given.overrides)
-        found = counted(asked, documents=given.documents, trained_tokens=given.trained_tokens)
+        experiment = compose_one(given.overrides)
+        counted = count_step(experiment, documents=given.documents, trained_tokens=given.trained_tokens)
     except ConfigError as error:
-        print(error.screen(arguments, COMMAND), file=sys.stderr)
+        print(error.screen(arguments, FLOPS_COMMAND), file=sys.stderr)
         return 2
     except ValueError as error:
         print(f"mfubench.flops: {error}", file=sys.stderr)
@@ -74,72 +74,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     rate = None if given.step_time_s is None else given.step_time_s * given.peak_tflops * 1e12
     if given.json:
-        print(json.dumps(as_json(found, rate), indent=1))
+        print(json.dumps(step_as_json(counted, rate), indent=1))
     else:
-        show(found, rate, Console(), conventions=given.conventions)
-    return _verdict(found)
+        show_step(counted, rate, Console(), conventions=given.conventions)
+    return _exit_status(counted)
 
 
-def as_json(found: Counted, possible_flops: float | None) -> dict[str, Any]:
+def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str, Any]:
     """Everything about a step, in FLOP per optimizer step and device.
 
     `possible_flops`: what the device could do in the step's time, of which the MFU of every convention is a fraction.
     """
-    step, asked, second = found.step, found.experiment, found.second
+    step, experiment, second = counted.step, counted.experiment, counted.second
     return {
         "workload": {
-            "model": asked.model.name,
-            "mode": asked.mode.name,
-            "gradient_checkpointing": asked.gradient_checkpointing.name,
-            "attention": asked.attention,
-            "batch_size": asked.batch_size,
-            "sequence_length": asked.sequence_length,
-            "documents": found.documents,
-            "trained_tokens": found.trained_tokens,
-            "gradient_accumulation_steps": asked.gradient_accumulation_steps,
+            "model": experiment.model.name,
+            "mode": experiment.mode.name,
+            "gradient_checkpointing": experiment.gradient_checkpointing.name,
+            "attention": experiment.attention,
+            "batch_size": experiment.batch_size,
+            "sequence_length": experiment.sequence_length,
+            "documents": counted.documents,
+            "trained_tokens": counted.trained_tokens,
+            "gradient_accumulation_steps": experiment.gradient_accumulation_steps,
         },
         **{name: getattr(step, name) for name in TOTALS},
         "closed_form": None if second is None else {name: getattr(second, name) for name in TOTALS},
-        "closed_form_apart": None if second is None else apart(step, second),
+        "closed_form_apart": None if second is None else relative_difference(step, second),
         "parameters": step.parameters,
         "trainable_parameters": step.trainable_parameters,
-        "tokens": found.tokens,
-        "flops_per_token": step.model_flops / found.tokens,
-        "by_phase": by_phase(found.places),
-        "by_operator": by_operator(found.places),
-        "by_module": by_module(found.places),
+        "tokens": counted.tokens,
+        "flops_per_token": step.model_flops / counted.tokens,
+        "by_phase": by_phase(counted.places),
+        "by_operator": by_operator(counted.places),
+        "by_module": by_module(counted.places),
         "uncounted": dict(step.uncounted),
         "conventions": [
             {
                 "name": figure.convention.name,
                 "flops": figure.flops,
-                "mfu": share(figure.flops, possible_flops),
+                "mfu": flops_share(figure.flops, possible_flops),
                 "formula": figure.expression,
                 "words": figure.convention.words,
                 "source": figure.convention.source,
             }
-            for figure in found.conventions
+            for figure in counted.conventions
         ],
     }
 
 
-def _verdict(found: Counted) -> int:
+def _exit_status(counted: CountedStep) -> int:
     """The exit status; says so where the two counts disagree, as neither is to be believed then."""
-    if found.second is None or apart(found.step, found.second) <= TOLERANCE:
+    if counted.second is None or relative_difference(counted.step, counted.second) <= COUNTS_TOLERANCE:
         return 0
-    each = [
-        f"{name} {getattr(found.step, name):,} traced, {getattr(found.second, name):,} by formulas" for name in TOTALS
+    totals = [
+        f"{name} {getattr(counted.step, name):,} traced, {getattr(counted.second, name):,} by formulas"
+        for name in TOTALS
     ]
-    told = f"mfubench.flops: the two counts disagree, by more than {TOLERANCE:.1%}; believe neither, and report this"
-    print("\n  ".join([told, *each]), file=sys.stderr)
+    message = f"mfubench.flops: the two counts disagree, by more than {COUNTS_TOLERANCE:.1%}; believe neither, and report this"
+    print("\n  ".join([message, *totals]), file=sys.stderr)
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _flops_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=COMMAND,
+        prog=FLOPS_COMMAND,
         description="Count the FLOPs of one optimizer step on one device, without running it.",
-        epilog=f"{COMMAND} model=llama-3.1-8b mode=lora batch_size=2 sequence_length=2048 --conventions "
+        epilog=f"{FLOPS_COMMAND} model=llama-3.1-8b mode=lora batch_size=2 sequence_length=2048 --conventions "
         "--step-time-s 1.15 --peak-tflops 312",
         allow_abbrev=False,
     )

@@ -1,4 +1,4 @@
-"""A second count, by formulas instead of a trace. In: architecture, mode and shape. Out: a ClosedForm, or None. Pure.
+"""The analytic FLOP count, by formulas instead of a trace. From architecture, mode and shape. Pure.
 
 It shares no code with the trace: what it knows of a model is written down in `analytic_model`, so that the two agree only where
 both are right. What it is built of:
@@ -23,13 +23,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mfubench.config import Mode
-from mfubench.flops.analytic_model import Block, Decoder, Layer, decoder, not_written_down
+from mfubench.flops.analytic_model import AnalyticModel, Block, Layer, analytic_model, not_written_down
 
-TOLERANCE = 1e-3  # as a fraction; counts that are further apart are not to be trusted
+COUNTS_TOLERANCE = 1e-3  # as a fraction; counts that differ by more are not to be trusted
 
 
 @dataclass(frozen=True)
-class ClosedForm:
+class AnalyticCount:
     """FLOPs of one micro-batch's forward and backward pass on one device, and parameters; the names are FlopCount's."""
 
     model_flops: int
@@ -39,7 +39,7 @@ class ClosedForm:
     parameters: int
     trainable_parameters: int
 
-    def scaled(self, micro_batches: int) -> ClosedForm:
+    def scaled(self, micro_batches: int) -> AnalyticCount:
         """The count of `micro_batches` such micro-batches: FLOPs times as many, parameters the same."""
         return replace(
             self,
@@ -60,7 +60,7 @@ class _Passage:
     forwards: int  # how often attention goes forward
 
 
-def closed_form(
+def analytic_count(
     architecture: Mapping[str, Any],
     mode: Mode,
     *,
@@ -69,25 +69,25 @@ def closed_form(
     batch_size: int,
     sequence_length: int,
     documents: Sequence[int] | None = None,
-    projected: int | None = None,
-) -> ClosedForm | None:
+    trained_tokens: int | None = None,
+) -> AnalyticCount | None:
     """The count of one micro-batch of [batch_size, sequence_length] positions, as `count` makes it.
 
     `architecture`: transformers' config.json by its own keys. `mode`: full, or LoRA on any linear layers.
     `recomputation`: none | reentrant | non_reentrant. `attention`: sdpa | eager | flash_attention_2.
-    `documents`: the lengths of those that every sequence is packed with, None for one. `projected`: the positions of the
+    `documents`: the lengths of those that every sequence is packed with, None for one. `trained_tokens`: the positions of the
     micro-batch that pass lm_head, None for all.
     None for what has no formula here, which `not_written_down` says in words. It checks nothing: what `count` refuses has
     no meaning here.
     """
     if not_written_down(architecture, mode) is not None:
         return None
-    model = decoder(architecture, mode)
+    model = analytic_model(architecture, mode)
     lengths = (sequence_length,) if documents is None else documents
     positions = batch_size * sequence_length
-    heads = positions if projected is None else projected
-    needed = _passage(model, reached=model.embedding_trained)
-    executed = needed if recomputation == "none" else _recomputed(model, recomputation)
+    heads = positions if trained_tokens is None else trained_tokens
+    needed = _passage(model, needs_input_gradient=model.embedding_trained)
+    executed = needed if recomputation == "none" else _with_recomputation(model, recomputation)
 
     def total(passage: _Passage, backward: Callable[[str], int], pairs: Callable[[Block], int]) -> int:
         products = (2 * passage.forwards + backward(made) for made in passage.gradients)
@@ -111,7 +111,7 @@ def closed_form(
         return visible(block) if causal and attention == "sdpa" and not masked else sequence_length**2
 
     kernel = _eager_backward if attention == "eager" else _fused_backward
-    return ClosedForm(
+    return AnalyticCount(
         model_flops=total(needed, _least_backward, squares),
         model_flops_causal=total(needed, _least_backward, visible),
         hardware_flops=total(executed, kernel, lambda block: computed(block, causal=False)),
@@ -121,42 +121,49 @@ def closed_form(
     )
 
 
-def apart(counted: Any, closed: ClosedForm) -> float:
-    """The largest difference from `counted`, a FlopCount or its like, as a fraction of the closed form's figure, of six."""
+def relative_difference(counted: Any, closed: AnalyticCount) -> float:
+    """The largest relative difference among the six figures of `counted`, a FlopCount or its like; `closed` is the base."""
     return max(abs(getattr(counted, name) - figure) / figure for name, figure in asdict(closed).items())
 
 
-def _passage(model: Decoder, reached: bool) -> _Passage:
+def _passage(model: AnalyticModel, needs_input_gradient: bool) -> _Passage:
     """Forward and back once; `reached`: the first block's input requires a gradient."""
     flops, gradients = 0, []
     for block in model.blocks:
-        q, k, v = (reached or layer.learns for layer in (block.queries, block.keys, block.values))
+        q, k, v = (needs_input_gradient or layer.is_trained for layer in (block.queries, block.keys, block.values))
         attended = q or k or v
-        halfway = attended or block.output.learns  # the residual that goes past them is reached only where they are
-        wide = halfway or any(layer.learns for layer in block.widening)
-        flops += sum(_forward(layer) for layer in block.layers)
-        flops += sum(_backward(layer, reached) for layer in (block.queries, block.keys, block.values))
-        flops += _backward(block.output, attended)
-        flops += sum(_backward(layer, halfway) for layer in block.widening)
-        flops += _backward(block.narrowing, wide)
+        halfway = attended or block.output.is_trained  # the residual that goes past them is reached only where they are
+        wide = halfway or any(layer.is_trained for layer in block.widening)
+        flops += sum(_forward_flops(layer) for layer in block.layers)
+        flops += sum(
+            _backward_flops(layer, needs_input_gradient) for layer in (block.queries, block.keys, block.values)
+        )
+        flops += _backward_flops(block.output, attended)
+        flops += sum(_backward_flops(layer, halfway) for layer in block.widening)
+        flops += _backward_flops(block.narrowing, wide)
         gradients.append("q" * q + "k" * k + "v" * v)
-        reached = wide or block.narrowing.learns
-    return _Passage(flops, _forward(model.head) + _backward(model.head, reached), tuple(gradients), forwards=1)
+        needs_input_gradient = wide or block.narrowing.is_trained
+    return _Passage(
+        flops,
+        _forward_flops(model.head) + _backward_flops(model.head, needs_input_gradient),
+        tuple(gradients),
+        forwards=1,
+    )
 
 
-def _recomputed(model: Decoder, recomputation: str) -> _Passage:
+def _with_recomputation(model: AnalyticModel, recomputation: str) -> _Passage:
     """With the blocks' forward pass repeated. Under LoRA, too, the first block's input then requires a gradient.
 
     Without it reentrant checkpointing would train nothing, so every framework arranges it, for both kinds.
     """
-    once = _passage(model, reached=True)
-    again = sum(_forward(layer) for block in model.blocks for layer in block.layers)
+    once = _passage(model, needs_input_gradient=True)
+    again = sum(_forward_flops(layer) for block in model.blocks for layer in block.layers)
     if recomputation == "non_reentrant":
         again -= sum(_last_product(block.narrowing) for block in model.blocks if block.ends_in_product)
     return replace(once, blocks=once.blocks + again, forwards=2)
 
 
-def _forward(layer: Layer) -> int:
+def _forward_flops(layer: Layer) -> int:
     return 2 * (layer.inputs * layer.outputs + layer.adapters)
 
 
@@ -165,10 +172,10 @@ def _last_product(layer: Layer) -> int:
     return 2 * layer.outputs * (layer.rank or layer.inputs)
 
 
-def _backward(layer: Layer, reached: bool) -> int:
+def _backward_flops(layer: Layer, needs_input_gradient: bool) -> int:
     """FLOPs of the gradients; `reached`: its input requires one. Between its two matrices an adapter always does."""
     of_weights = 2 * (layer.trained * layer.inputs * layer.outputs + layer.adapters)
-    of_input = 2 * reached * (layer.inputs * layer.outputs + layer.rank * layer.inputs)
+    of_input = 2 * needs_input_gradient * (layer.inputs * layer.outputs + layer.rank * layer.inputs)
     return of_weights + of_input + 2 * layer.rank * layer.outputs
 
 
@@ -191,5 +198,5 @@ def _visible_pairs(block: Block, length: int) -> int:
     """Query i, counted from 1, sees i keys, or as many as the window has: s(s+1)/2, or w(w+1)/2 + (s-w)w beyond it."""
     if not block.causal:
         return length**2
-    seen = min(block.window or length, length)
-    return seen * (seen + 1) // 2 + (length - seen) * seen
+    keys = min(block.window or length, length)
+    return keys * (keys + 1) // 2 + (length - keys) * keys

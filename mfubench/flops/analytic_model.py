@@ -1,6 +1,6 @@
-"""A decoder-only transformer, written down. In: architecture and mode. Out: a Decoder, the matrices that it is made of. Pure.
+"""The analytic model of a decoder-only transformer: the matrices that it is made of. Pure.
 
-It is what the closed form counts with, and shares no code with the trace: blocks of attention and a gated MLP, or
+The analytic count is made of it; it shares no code with the trace: blocks of attention and a gated MLP, or
 experts, between an embedding and lm_head, as the families' modeling_*.py in transformers 5 have them.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from mfubench.config import Mode
 
-SIZES = (
+SIZE_KEYS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -61,8 +61,8 @@ class Layer:
     rank: int = 0  # of the LoRA matrices beside it; 0: there are none
 
     @property
-    def learns(self) -> bool:
-        """Whether it, or what stands beside it, is trained."""
+    def is_trained(self) -> bool:
+        """True if the layer or its adapter is trained."""
         return self.trained or self.rank > 0
 
     @property
@@ -93,8 +93,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A model, trained as its mode says."""
+class AnalyticModel:
+    """A model's matrices, trained as its mode says."""
 
     blocks: tuple[Block, ...]
     head: Layer
@@ -108,22 +108,22 @@ class Decoder:
 
 
 def not_written_down(architecture: Mapping[str, Any], mode: Mode) -> str | None:
-    """Why there is no Decoder of this, in words that follow "because"; None where there is one."""
+    """Say why there is no analytic model of this, in words that follow "because"; None if there is one."""
     family = architecture.get("model_type")
     if family not in DEFAULTS:
         return f"model_type={family} is none of {', '.join(DEFAULTS)}"
-    if "num_experts" in _words(architecture) and _beside_experts(mode):
+    if "num_experts" in _architecture_values(architecture) and _lora_beside_experts(mode):
         return "LoRA stands beside experts"
     return None
 
 
-def decoder(architecture: Mapping[str, Any], mode: Mode) -> Decoder:
-    """What is multiplied in a model of `architecture`, transformers' config.json by its own keys, trained as `mode` says.
+def analytic_model(architecture: Mapping[str, Any], mode: Mode) -> AnalyticModel:
+    """The matrices of a model of `architecture`, transformers' config.json by its own keys, trained as `mode` says.
 
     It checks nothing: `not_written_down` has to be None, and what no model can be has no meaning here.
     """
-    words = _words(architecture)
-    return Decoder(
+    words = _architecture_values(architecture)
+    return AnalyticModel(
         blocks=tuple(_block(words, mode, index) for index in range(words["num_hidden_layers"])),
         head=_layer(mode, "lm_head", words["hidden_size"], words["vocab_size"]),
         embedding_trained=not mode.has_adapters,
@@ -131,14 +131,14 @@ def decoder(architecture: Mapping[str, Any], mode: Mode) -> Decoder:
     )
 
 
-def _words(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The words that the family reads, all with values, and `family`."""
+def _architecture_values(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of all keys that the family reads, and `family`."""
     family = architecture["model_type"]
     given = dict(architecture)
     if "num_local_experts" in given:  # transformers has one number under both names
         given.setdefault("num_experts", given["num_local_experts"])
     sizes, more = DEFAULTS[family]
-    defaults = {**dict(zip(SIZES, sizes, strict=True)), "tie_word_embeddings": family == "gemma2", **more}
+    defaults = {**dict(zip(SIZE_KEYS, sizes, strict=True)), "tie_word_embeddings": family == "gemma2", **more}
     words = {"family": family, **{word: given.get(word, default) for word, default in defaults.items()}}
     heads = words["num_attention_heads"]
     words["num_key_value_heads"] = words["num_key_value_heads"] or heads
@@ -146,8 +146,8 @@ def _words(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return words
 
 
-def _beside_experts(mode: Mode) -> bool:
-    """Whether peft would turn LoRA's targets into parameters of experts, as it does for gate_proj and its like."""
+def _lora_beside_experts(mode: Mode) -> bool:
+    """True if peft would turn LoRA's targets into parameters of experts, as it does for gate_proj and its like."""
     plain = ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
     return any(target.split(".")[-1] not in plain for target in _targets(mode))
 
@@ -189,7 +189,7 @@ def _block(words: Mapping[str, Any], mode: Mode, index: int) -> Block:
         ends_in_product=words["family"] != "gemma2" and not _has_experts(words, index),
         channels=channels,
         causal=not words.get("use_bidirectional_attention"),
-        window=_window(words, index),
+        window=_block_window(words, index),
     )
 
 
@@ -203,7 +203,7 @@ def _expert_size(words: Mapping[str, Any]) -> int:
     return words.get("moe_intermediate_size", words["intermediate_size"])
 
 
-def _window(words: Mapping[str, Any], index: int) -> int | None:
+def _block_window(words: Mapping[str, Any], index: int) -> int | None:
     """The sliding window of a block: of all, of those that layer_types names, or of those that it would by default."""
     if not words.get("use_sliding_window", True):
         return None

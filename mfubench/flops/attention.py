@@ -43,7 +43,7 @@ def model_flops(call: AttentionCall, batch_size: int, documents: Sequence[int], 
     """
     products = 2 if call.gradients else 1
     pairs = sum(visible_pairs(call, length) if causal else length**2 for length in documents)
-    return batch_size * _flops(call, pairs, products, products)
+    return batch_size * _pair_flops(call, pairs, products, products)
 
 
 def kernel_flops(
@@ -57,8 +57,8 @@ def kernel_flops(
     """
     pairs = _computed_pairs(call, documents, kernel, skip_masked)
     if kernel == "eager":
-        return batch_size * _flops(call, pairs, *_eager_products(call.gradients))
-    return batch_size * _flops(call, pairs, 3 if call.gradients else 1, 2 if call.gradients else 1)
+        return batch_size * _pair_flops(call, pairs, *_eager_products(call.gradients))
+    return batch_size * _pair_flops(call, pairs, 3 if call.gradients else 1, 2 if call.gradients else 1)
 
 
 def _computed_pairs(call: AttentionCall, documents: Sequence[int], kernel: str, skip_masked: bool) -> int:
@@ -82,7 +82,7 @@ def _eager_products(gradients: str) -> tuple[int, int]:
     return ("q" in gradients) + ("k" in gradients), ("v" in gradients) + ("q" in gradients or "k" in gradients)
 
 
-def _flops(call: AttentionCall, pairs: int, key_products: int, value_products: int) -> int:
+def _pair_flops(call: AttentionCall, pairs: int, key_products: int, value_products: int) -> int:
     return 2 * call.heads * pairs * (key_products * call.head_dim + value_products * call.value_dim)
 
 

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from mfubench.flops.attention import kernel_flops
-from mfubench.flops.profile import OF_HEAD, Profile, product_flops
+from mfubench.flops.profile import LM_HEAD_GROUPS, Profile, product_flops
 
-Place = tuple[str, str, str]  # phase, operator, module group
-FORWARD, BACKWARD, RECOMPUTATION = PHASES = ("forward", "backward", "recomputation")
+OperatorPlace = tuple[str, str, str]  # phase, operator, module group
+FORWARD_PHASE, BACKWARD_PHASE, RECOMPUTATION_PHASE = PHASES = ("forward", "backward", "recomputation")
 ATTENTION = "attention"  # the operator that stands for every attention kernel
 SCORES = "attention scores"
-LM_HEAD, LORA_OF_HEAD = OF_HEAD
+LM_HEAD, LORA_OF_HEAD = LM_HEAD_GROUPS
 LORA = "LoRA"
-OTHER = "other"
-NAMED = (  # the first rule that matches a part of a module's dotted name, from its end, decides
+OTHER_MODULES = "other"
+MODULE_GROUP_PATTERNS = (  # the first rule that matches a part of a module's dotted name, from its end, decides
     ("router", r"gate|router|shared_expert_gate"),
     ("experts", r"experts|shared_experts?"),
     ("attention projections", r"(\w+_)?(attn|attention)"),
@@ -30,23 +30,27 @@ NAMED = (  # the first rule that matches a part of a module's dotted name, from 
     ("embedding", r"embed_tokens|embed_in|wte|wpe"),
     (LM_HEAD, r"lm_head|embed_out"),
 )
-GROUPS = ("embedding", "attention projections", SCORES, "MLP", "experts", "router", LM_HEAD, LORA, OTHER)
+MODULE_GROUPS = ("embedding", "attention projections", SCORES, "MLP", "experts", "router", LM_HEAD, LORA, OTHER_MODULES)
 
 
 def group_of(name: str) -> str:
     """The group of the module with that dotted name: layers.0.self_attn.q_proj is among the attention projections.
 
-    LoRA's matrices stand inside the layer that they adapt; those of lm_head are told apart, as they see what it sees.
+    LoRA's matrices stand inside the layer that they adapt; those of lm_head have a group of their own, as fewer
+    positions may pass them.
     """
     parts = name.split(".")
-    group = next((g for part in reversed(parts) for g, pattern in NAMED if re.fullmatch(pattern, part)), OTHER)
+    group = next(
+        (g for part in reversed(parts) for g, pattern in MODULE_GROUP_PATTERNS if re.fullmatch(pattern, part)),
+        OTHER_MODULES,
+    )
     if any(part.startswith("lora_") for part in parts):
         return LORA_OF_HEAD if group == LM_HEAD else LORA
     return group
 
 
 @contextmanager
-def places(model: Any) -> Iterator[Callable[[str], Place]]:
+def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
     """Gives a function that a dispatch mode asks, while `model` runs, for the place of the operator that it sees.
 
     An operator inside a module's forward belongs to that module: in the recomputation if the backward pass is under
@@ -61,18 +65,22 @@ def places(model: Any) -> Iterator[Callable[[str], Place]]:
     made: dict[int, str] = {}
 
     def enter(module: Any, _: Any) -> None:
-        running.append(groups.get(id(module), OTHER))
+        running.append(groups.get(id(module), OTHER_MODULES))
 
     def leave(*_: Any) -> None:
         running.pop()
 
-    def place(operator: str) -> Place:
+    def place(operator: str) -> OperatorPlace:
         node = torch._C._current_autograd_node()
         if not running:
-            return BACKWARD, operator, OTHER if node is None else made.get(node._sequence_nr(), OTHER)
+            return (
+                BACKWARD_PHASE,
+                operator,
+                OTHER_MODULES if node is None else made.get(node._sequence_nr(), OTHER_MODULES),
+            )
         # An operator that makes no node finds the number of one before it, which has its operator already.
         made.setdefault(torch._C._autograd._get_sequence_nr() - 1, running[-1])
-        return FORWARD if node is None else RECOMPUTATION, operator, running[-1]
+        return FORWARD_PHASE if node is None else RECOMPUTATION_PHASE, operator, running[-1]
 
     entered = register_module_forward_pre_hook(enter)
     # A recomputation that has all it needs ends in the middle of a block, by an exception.
@@ -90,44 +98,44 @@ def hardware_flops(
     sequence_length: int,
     *,
     documents: Sequence[int] | None = None,
-    projected: int | None = None,
-) -> dict[Place, int]:
+    trained_tokens: int | None = None,
+) -> dict[OperatorPlace, int]:
     """Hardware FLOPs of a micro-batch by place; together those of `profile.of` the same shape, to the last one."""
     lengths = (sequence_length,) if documents is None else documents
-    found: Counter[Place] = Counter()
-    for key, flops in product_flops(profile.executed_products, batch_size * sequence_length, projected).items():
+    by_place: Counter[OperatorPlace] = Counter()
+    for key, flops in product_flops(profile.executed_products, batch_size * sequence_length, trained_tokens).items():
         phase, operator, group = key.split("/")
-        found[phase, operator, group] += flops
+        by_place[phase, operator, group] += flops
     needed = dict(profile.needed_attention)
     for call, times in profile.executed_attention:
         each = kernel_flops(call, batch_size, lengths, kernel=profile.attention, skip_masked=False)
         if call.gradients:
-            found[BACKWARD, ATTENTION, SCORES] += times * each
+            by_place[BACKWARD_PHASE, ATTENTION, SCORES] += times * each
         else:  # the forward pass is the same with recomputation and without
-            found[FORWARD, ATTENTION, SCORES] += needed[call] * each
-            found[RECOMPUTATION, ATTENTION, SCORES] += (times - needed[call]) * each
-    return dict(found)
+            by_place[FORWARD_PHASE, ATTENTION, SCORES] += needed[call] * each
+            by_place[RECOMPUTATION_PHASE, ATTENTION, SCORES] += (times - needed[call]) * each
+    return dict(by_place)
 
 
-def by_phase(found: Mapping[Place, int]) -> dict[str, int]:
+def by_phase(by_place: Mapping[OperatorPlace, int]) -> dict[str, int]:
     """FLOPs of every phase, those of none too."""
-    return {phase: sum(n for place, n in found.items() if place[0] == phase) for phase in PHASES}
+    return {phase: sum(n for place, n in by_place.items() if place[0] == phase) for phase in PHASES}
 
 
-def by_operator(found: Mapping[Place, int]) -> dict[str, int]:
+def by_operator(by_place: Mapping[OperatorPlace, int]) -> dict[str, int]:
     """FLOPs of every operator, by PyTorch's name for it, the largest first."""
-    return dict(_summed(found, 1).most_common())
+    return dict(_summed(by_place, 1).most_common())
 
 
-def by_module(found: Mapping[Place, int]) -> dict[str, int]:
+def by_module(by_place: Mapping[OperatorPlace, int]) -> dict[str, int]:
     """FLOPs of every module group that has some, and of the embedding, whose look-up costs none."""
-    flops = _summed(found, 2)
+    flops = _summed(by_place, 2)
     flops[LORA] += flops.pop(LORA_OF_HEAD, 0)
-    return {group: flops[group] for group in GROUPS if flops[group] or group == "embedding"}
+    return {group: flops[group] for group in MODULE_GROUPS if flops[group] or group == "embedding"}
 
 
-def _summed(found: Mapping[Place, int], part: int) -> Counter[str]:
+def _summed(by_place: Mapping[OperatorPlace, int], part: int) -> Counter[str]:
     flops: Counter[str] = Counter()
-    for place, n in found.items():
+    for place, n in by_place.items():
         flops[place[part]] += n
     return flops

@@ -16,8 +16,8 @@ import yaml
 
 from mfubench.flops.profile import FlopCount, Profile
 
-FILE = Path(__file__).with_name("conventions.yaml")
-SIZES = {  # of an architecture
+CONVENTIONS_FILE = Path(__file__).with_name("conventions.yaml")
+ARCHITECTURE_QUANTITIES = {  # of an architecture
     "N": "parameters of the model, without LoRA's; tied ones once",
     "N_embedding": "parameters of the input embedding",
     "N_idle": "parameters of the experts that a token doesn't pass through",
@@ -33,7 +33,7 @@ SIZES = {  # of an architecture
     "experts_per_token": "experts that a token passes through; 1 without a router",
     "vocab": "entries of the vocabulary",
 }
-OF_A_STEP = {  # of one optimizer step on one device
+STEP_QUANTITIES = {  # of one optimizer step on one device
     "T": "tokens",
     "s": "tokens of a sequence",
     "N_lora": "parameters of the LoRA matrices; 0 in full training",
@@ -56,7 +56,7 @@ class Convention:
 
 
 @dataclass(frozen=True)
-class Figure:
+class ConventionFigure:
     """What a convention says of a step on one device. None: the architecture lacks one of the formula's quantities."""
 
     convention: Convention
@@ -66,10 +66,12 @@ class Figure:
 
 def published() -> tuple[Convention, ...]:
     """All conventions, in the order of the file."""
-    return tuple(Convention(**entry) for entry in yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    return tuple(Convention(**entry) for entry in yaml.safe_load(CONVENTIONS_FILE.read_text(encoding="utf-8")))
 
 
-def figures(profile: Profile, step: FlopCount, *, tokens: int, sequence_length: int, lora: bool) -> list[Figure]:
+def figures(
+    profile: Profile, step: FlopCount, *, tokens: int, sequence_length: int, lora: bool
+) -> list[ConventionFigure]:
     """What every convention says of `step`, the count of `tokens` positions in sequences of `sequence_length`."""
     adapters = step.trainable_parameters if lora else 0
     quantities = {
@@ -82,15 +84,17 @@ def figures(profile: Profile, step: FlopCount, *, tokens: int, sequence_length: 
         "hardware_flops": step.hardware_flops,
         "hardware_flops_causal": step.hardware_flops_causal,
     }
-    found = []
+    by_convention = []
     for convention in published():
         expression = convention.lora if lora and convention.lora is not None else convention.flops
         known = names_in(expression) <= quantities.keys()
-        found.append(Figure(convention, expression, round(evaluate(expression, quantities)) if known else None))
-    return found
+        by_convention.append(
+            ConventionFigure(convention, expression, round(evaluate(expression, quantities)) if known else None)
+        )
+    return by_convention
 
 
-def sizes_of(config: Any, model: Any) -> dict[str, int]:
+def architecture_quantities(config: Any, model: Any) -> dict[str, int]:
     """SIZES of transformers' `model` of `config`; without those that its architecture doesn't have."""
     text = config.get_text_config()
     embedding = model.get_input_embeddings().weight

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
-from mfubench.flops.breakdown import Place
-from mfubench.flops.conventions import sizes_of
+from mfubench.flops.breakdown import OperatorPlace
+from mfubench.flops.conventions import architecture_quantities
 from mfubench.flops.meta_model import bare, check_attention, checkpoint, isolated, names_a_block, positions, with_lora
 from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
@@ -23,8 +23,8 @@ MODES = ("full", "lora", "qlora")
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
 # One product per token and expert; transformers' default, a grouped product, has no formula and does the same work.
 EXPERTS = "batched_mm"
-TRACED = {"batch_size": 1, "sequence_length": 8}
-TRACED_AGAIN = {"batch_size": 3, "sequence_length": 5}
+TRACED_SHAPE = {"batch_size": 1, "sequence_length": 8}
+SECOND_TRACED_SHAPE = {"batch_size": 3, "sequence_length": 5}
 
 
 def count(
@@ -54,25 +54,25 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
     Raises ValueError for what the model or the options can't be (see `architecture.config_of` and `meta_model`), and for a
     model whose plain products aren't proportional to the positions.
     """
-    _check(mode, recomputation, attention)
+    _check_count_options(mode, recomputation, attention)
     with isolated():
         config = config_of(architecture)
         model = bare(config, EXPERTS)
         check_attention(model, attention)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        sizes = sizes_of(config, model)
+        sizes = architecture_quantities(config, model)
         repeated = None if names_a_block(mode) else repetition(model)
         if repeated is not None:
             del repeated.blocks[2 * repeated.period :]
         if mode.has_adapters:
             model = with_lora(model, mode)
-        once = trace(model, **TRACED)
+        once = trace(model, **TRACED_SHAPE)
         needed = executed = _of_all_blocks(model, once, repeated)
         if recomputation != "none":
             checkpoint(model, recomputation)
-            once = trace(model, **TRACED)
+            once = trace(model, **TRACED_SHAPE)
             executed = _of_all_blocks(model, once, repeated)
-        _check_proportional(once, trace(model, **TRACED_AGAIN), config.model_type)
+        _check_proportional(once, trace(model, **SECOND_TRACED_SHAPE), config.model_type)
     adapters = needed.trainable_parameters if mode.has_adapters else 0
     return Profile(
         attention=attention,
@@ -92,8 +92,8 @@ def _of_all_blocks(model: Any, two: Trace, repeated: Repetition | None) -> Trace
     """The trace of the whole model, from `two`, that of `model`, which of repeated blocks holds two repetitions."""
     if repeated is None:
         return two
-    with shortened(repeated, 1):
-        one = trace(model, **TRACED)
+    with with_repetitions(repeated, 1):
+        one = trace(model, **TRACED_SHAPE)
     times = repeated.times
     return Trace(
         products=extrapolated_each(one.products, two.products, times),
@@ -103,14 +103,14 @@ def _of_all_blocks(model: Any, two: Trace, repeated: Repetition | None) -> Trace
     )
 
 
-def _per_position(products: Mapping[Place, int]) -> dict[str, int]:
-    traced = TRACED["batch_size"] * TRACED["sequence_length"]
+def _per_position(products: Mapping[OperatorPlace, int]) -> dict[str, int]:
+    traced = TRACED_SHAPE["batch_size"] * TRACED_SHAPE["sequence_length"]
     return {"/".join(place): flops // traced for place, flops in products.items()}
 
 
 def _check_proportional(one: Trace, other: Trace, model_type: str) -> None:
     """Products that grow faster or slower than the positions, such as those of a model that attends in its own way."""
-    few, many = (shape["batch_size"] * shape["sequence_length"] for shape in (TRACED, TRACED_AGAIN))
+    few, many = (shape["batch_size"] * shape["sequence_length"] for shape in (TRACED_SHAPE, SECOND_TRACED_SHAPE))
     proportional = one.product_flops * many == other.product_flops * few
     calls = (one.attention_calls, one.uncounted_operators), (other.attention_calls, other.uncounted_operators)
     if not proportional or calls[0] != calls[1]:
@@ -120,7 +120,7 @@ def _check_proportional(one: Trace, other: Trace, model_type: str) -> None:
         )
 
 
-def _check(mode: Mode, recomputation: str, attention: str) -> None:
+def _check_count_options(mode: Mode, recomputation: str, attention: str) -> None:
     for setting, value, choices in (
         ("mode", mode.name, MODES),
         ("gradient_checkpointing", recomputation, RECOMPUTATIONS),
@@ -133,7 +133,7 @@ def _check(mode: Mode, recomputation: str, attention: str) -> None:
 
 
 Signature = tuple[Any, ...]
-Key = TypeVar("Key")
+AmountKey = TypeVar("AmountKey")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def repetition(model: Any) -> Repetition | None:
 
 
 @contextmanager
-def shortened(repeated: Repetition, times: int) -> Iterator[None]:
+def with_repetitions(repeated: Repetition, times: int) -> Iterator[None]:
     """The model with its blocks repeated `times` times only; all are back afterwards."""
     kept = repeated.period * times
     rest = list(repeated.blocks[kept:])
@@ -183,7 +183,7 @@ def extrapolated(one: int, two: int, times: int) -> int:
     return one + (times - 1) * (two - one)
 
 
-def extrapolated_each(one: Mapping[Key, int], two: Mapping[Key, int], times: int) -> dict[Key, int]:
+def extrapolated_each(one: Mapping[AmountKey, int], two: Mapping[AmountKey, int], times: int) -> dict[AmountKey, int]:
     """`extrapolated` of every amount in two mappings; what a mapping lacks is 0."""
     return {key: extrapolated(one.get(key, 0), two.get(key, 0), times) for key in dict.fromkeys((*one, *two))}
 
@@ -195,15 +195,17 @@ def _share_parameters(blocks: Any) -> bool:
 
 def _signature(block: Any) -> Signature:
     """All that tells one block from another but its number: classes, plain settings and the shapes of its parameters."""
-    return tuple((name, type(module), _settings(module), _shapes(module)) for name, module in block.named_modules())
+    return tuple(
+        (name, type(module), _plain_settings(module), _shapes(module)) for name, module in block.named_modules()
+    )
 
 
-def _settings(module: Any) -> Signature:
+def _plain_settings(module: Any) -> Signature:
     plain = (int, float, str, type(None))
     settings = ((name, value) for name, value in vars(module).items() if isinstance(value, plain))
     return tuple((name, value) for name, value in settings if name != "layer_idx")
 
 
 def _shapes(module: Any) -> Signature:
-    own = module.named_parameters(recurse=False)
-    return tuple((name, tuple(parameter.shape), parameter.requires_grad) for name, parameter in own)
+    parameters = module.named_parameters(recurse=False)
+    return tuple((name, tuple(parameter.shape), parameter.requires_grad) for name, parameter in parameters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from mfubench.config import Experiment
-from mfubench.flops.analytic import TOLERANCE, ClosedForm, apart
+from mfubench.flops.analytic import COUNTS_TOLERANCE, AnalyticCount, relative_difference
 from mfubench.flops.analytic_model import not_written_down
 from mfubench.flops.count import FlopCount
 from mfubench.flops.step import second_count
@@ -14,30 +14,30 @@ from mfubench.records import Difference
 
 @dataclass(frozen=True)
 class SecondCount:
-    """An optimizer step on one device by closed form, and how far from the trace's count that is."""
+    """The analytic count of an optimizer step on one device, and its difference from the trace's count."""
 
-    figures: ClosedForm
+    figures: AnalyticCount
     apart: float  # the largest difference of a figure, as a fraction
 
 
-def recounted(experiment: Experiment, traced: FlopCount) -> SecondCount | None:
-    """The closed form of the step of which `traced` is the count; None where `not_written_down` says why there is none."""
+def compare_counts(experiment: Experiment, traced: FlopCount) -> SecondCount | None:
+    """Count the `traced` step analytically and compare; None if `not_written_down` says why it has no analytic count."""
     closed = second_count(experiment)
-    return None if closed is None else SecondCount(closed, apart(traced, closed))
+    return None if closed is None else SecondCount(closed, relative_difference(traced, closed))
 
 
 def second_count_in_words(experiment: Experiment, second: SecondCount | None) -> str:
-    """How far the two counts are apart, or why there is only one."""
+    """The difference of the two counts in words, or why there is only one."""
     if second is None:
         return f"none: {not_written_down(experiment.model.architecture, experiment.mode)}"
     return f"{second.apart:.2%} apart, by a closed form that shares no code with the first"
 
 
 def contradictions(traced: FlopCount, second: SecondCount | None) -> tuple[Difference, ...]:
-    """The figures of a step as asked in which the two counts are too far apart."""
+    """The figures of the expected step in which the two counts differ by more than the tolerance."""
     pairs = {} if second is None else {n: (figure, getattr(traced, n)) for n, figure in asdict(second.figures).items()}
     return tuple(
         Difference(f"{name} of a step (one of two counts is wrong)", f"{one:,} by closed form", f"{other:,} traced")
         for name, (one, other) in pairs.items()
-        if abs(other - one) > TOLERANCE * one
+        if abs(other - one) > COUNTS_TOLERANCE * one
     )

@@ -1,4 +1,4 @@
-"""A counted step for people. In: Counted. Out: tables on a console; and Counted itself, which the JSON is made of, too."""
+"""Tables of a counted step, and CountedStep itself, from which the JSON is made too."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mfubench.config import Experiment
-from mfubench.flops.analytic import ClosedForm, apart
-from mfubench.flops.breakdown import Place, by_module, by_operator, by_phase
-from mfubench.flops.conventions import OF_A_STEP, SIZES, Figure, names_in
+from mfubench.flops.analytic import AnalyticCount, relative_difference
+from mfubench.flops.breakdown import OperatorPlace, by_module, by_operator, by_phase
+from mfubench.flops.conventions import ARCHITECTURE_QUANTITIES, STEP_QUANTITIES, ConventionFigure, names_in
 from mfubench.flops.profile import FlopCount
 
 TOTALS = {
@@ -25,94 +25,94 @@ TOTALS = {
 
 
 @dataclass(frozen=True)
-class Counted:
-    """All that is known of one optimizer step on one device."""
+class CountedStep:
+    """The counts of one optimizer step on one device."""
 
     experiment: Experiment
     documents: tuple[int, ...] | None  # lengths of those that every sequence is packed with; None: one
     trained_tokens: int | None  # positions of a micro-batch that pass lm_head; None: all
     step: FlopCount
-    second: ClosedForm | None  # the same step by formulas
+    second: AnalyticCount | None  # the same step by formulas
     no_second: str | None  # why there is none
-    places: dict[Place, int]  # hardware FLOPs by phase, operator and module group
-    conventions: list[Figure]
+    places: dict[OperatorPlace, int]  # hardware FLOPs by phase, operator and module group
+    conventions: list[ConventionFigure]
     tokens: int  # positions computed
 
 
-def show(found: Counted, possible_flops: float | None, console: Console, *, conventions: bool) -> None:
+def show_step(counted: CountedStep, possible_flops: float | None, console: Console, *, conventions: bool) -> None:
     """Print a step; `possible_flops`: what the device could do in the step's time, if that is known."""
-    step = found.step
-    console.print(_asked(found), highlight=False, soft_wrap=True)
-    totals = _table("", "TFLOP per step", "GFLOP per token", *([] if possible_flops is None else ["MFU, HFU"]))
+    step = counted.step
+    console.print(_workload_line(counted), highlight=False, soft_wrap=True)
+    totals = _plain_table("", "TFLOP per step", "GFLOP per token", *([] if possible_flops is None else ["MFU, HFU"]))
     for name in TOTALS:
         flops = getattr(step, name)
-        totals.add_row(name, _tera(flops), f"{flops / found.tokens / 1e9:,.3f}", *_percent(flops, possible_flops))
+        totals.add_row(name, _tera(flops), f"{flops / counted.tokens / 1e9:,.3f}", *_percent(flops, possible_flops))
     console.print(totals)
     for name, meaning in TOTALS.items():
-        _line(console, name, meaning)
-    _line(console, *_second_count(found))
+        _print_term(console, name, meaning)
+    _print_term(console, *_second_count(counted))
     console.print("\n[bold]where hardware_flops are spent[/bold]")
-    spent = _table("", "TFLOP per step", "share")
+    spent = _plain_table("", "TFLOP per step", "share")
     for of in (by_phase, by_module, by_operator):
-        for name, flops in of(found.places).items():
+        for name, flops in of(counted.places).items():
             spent.add_row(name, _tera(flops), f"{flops / step.hardware_flops:.2%}")
         spent.add_section()
     console.print(spent)
     if step.uncounted:
         listed = ", ".join(f"{operator} ({calls} calls)" for operator, calls in step.uncounted.items())
-        _line(console, "not counted, having no formula (shapes of a small micro-batch)", listed)
+        _print_term(console, "not counted, having no formula (shapes of a small micro-batch)", listed)
     if conventions:
-        _show_conventions(found.conventions, possible_flops, console)
+        _show_conventions(counted.conventions, possible_flops, console)
 
 
-def share(flops: int | None, possible_flops: float | None) -> float | None:
+def flops_share(flops: int | None, possible_flops: float | None) -> float | None:
     """FLOPs as a fraction of what was possible; None where either isn't known."""
     return None if flops is None or possible_flops is None else flops / possible_flops
 
 
-def _asked(found: Counted) -> str:
-    asked = found.experiment
-    shape = f"{asked.batch_size} x {asked.sequence_length}"
-    if asked.gradient_accumulation_steps > 1:
-        shape += f" x {asked.gradient_accumulation_steps}"
-    if found.documents is not None:
-        shape += f" (documents of {', '.join(map(str, found.documents))})"
-    trained = "" if found.trained_tokens is None else f", {found.trained_tokens} of a micro-batch through lm_head"
+def _workload_line(counted: CountedStep) -> str:
+    experiment = counted.experiment
+    shape = f"{experiment.batch_size} x {experiment.sequence_length}"
+    if experiment.gradient_accumulation_steps > 1:
+        shape += f" x {experiment.gradient_accumulation_steps}"
+    if counted.documents is not None:
+        shape += f" (documents of {', '.join(map(str, counted.documents))})"
+    trained = "" if counted.trained_tokens is None else f", {counted.trained_tokens} of a micro-batch through lm_head"
     return (
-        f"{asked.model.name}, {asked.mode.name}, gradient checkpointing {asked.gradient_checkpointing.name}, "
-        f"attention {asked.attention}: {shape} tokens per optimizer step and device{trained}; "
-        f"{found.step.parameters:,} parameters, {found.step.trainable_parameters:,} of them trained"
+        f"{experiment.model.name}, {experiment.mode.name}, gradient checkpointing {experiment.gradient_checkpointing.name}, "
+        f"attention {experiment.attention}: {shape} tokens per optimizer step and device{trained}; "
+        f"{counted.step.parameters:,} parameters, {counted.step.trainable_parameters:,} of them trained"
     )
 
 
-def _second_count(found: Counted) -> tuple[str, str]:
-    if found.second is None:
-        return "no second count", f"the closed form has none of this: {found.no_second}"
-    four = ", ".join(_tera(getattr(found.second, name)) for name in TOTALS)
-    return "closed form", f"{four}, {apart(found.step, found.second):.2%} apart"
+def _second_count(counted: CountedStep) -> tuple[str, str]:
+    if counted.second is None:
+        return "no second count", f"the closed form has none of this: {counted.no_second}"
+    four = ", ".join(_tera(getattr(counted.second, name)) for name in TOTALS)
+    return "closed form", f"{four}, {relative_difference(counted.step, counted.second):.2%} apart"
 
 
-def _show_conventions(found: Sequence[Figure], possible_flops: float | None, console: Console) -> None:
+def _show_conventions(figures: Sequence[ConventionFigure], possible_flops: float | None, console: Console) -> None:
     console.print("\n[bold]the same step under published formulas[/bold]")
-    table = _table("", "TFLOP per step", *([] if possible_flops is None else ["MFU it makes"]))
-    for figure in found:
+    table = _plain_table("", "TFLOP per step", *([] if possible_flops is None else ["MFU it makes"]))
+    for figure in figures:
         table.add_row(figure.convention.name, _tera(figure.flops), *_percent(figure.flops, possible_flops))
     console.print(table)
-    for figure in found:
-        _line(console, figure.convention.name, figure.convention.words)
+    for figure in figures:
+        _print_term(console, figure.convention.name, figure.convention.words)
         for detail in (figure.expression, figure.convention.source):
             console.print(f"    {escape(detail)}", style="dim", highlight=False, soft_wrap=True)
     console.print("\n[bold]in these formulas[/bold]")
-    for name, meaning in {**SIZES, **OF_A_STEP}.items():
-        if any(name in names_in(figure.expression) for figure in found):
-            _line(console, name, meaning)
+    for name, meaning in {**ARCHITECTURE_QUANTITIES, **STEP_QUANTITIES}.items():
+        if any(name in names_in(figure.expression) for figure in figures):
+            _print_term(console, name, meaning)
 
 
-def _line(console: Console, name: str, meaning: str) -> None:
+def _print_term(console: Console, name: str, meaning: str) -> None:
     console.print(f"[bold]{name}[/bold]: {escape(meaning)}", highlight=False, soft_wrap=True)
 
 
-def _table(*columns: str) -> Table:
+def _plain_table(*columns: str) -> Table:
     table = Table(box=SIMPLE, pad_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -127,5 +127,5 @@ def _tera(flops: int | None) -> str:
 
 def _percent(flops: int | None, possible_flops: float | None) -> list[str]:
     """The cell of a column that is there only when a step's time was given."""
-    fraction = share(flops, possible_flops)
+    fraction = flops_share(flops, possible_flops)
     return [] if possible_flops is None else ["-" if fraction is None else f"{fraction:.1%}"]

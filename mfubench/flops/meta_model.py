@@ -1,4 +1,4 @@
-"""The model's twin on the meta device: shapes without data. In: its config and mode. Out: a model ready to be traced.
+"""The model on the meta device: shapes without data, ready to be traced.
 
 What a user got wrong about the model shows here, before anything is started: sizes that no model can have, an attention
 that it can't use, LoRA targets that aren't in it.
@@ -14,7 +14,7 @@ from typing import Any
 
 from mfubench.config import Mode, WrongCombination
 from mfubench.flops.breakdown import LM_HEAD, group_of
-from mfubench.flops.profile import within
+from mfubench.flops.profile import check_positions
 
 
 def positions(config: Any) -> int | None:
@@ -22,9 +22,9 @@ def positions(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def within_positions(config: Any, sequence_length: int) -> None:
+def check_sequence_length(config: Any, sequence_length: int) -> None:
     """Raise ValueError for more positions than a model of `config` has."""
-    within(positions(config), sequence_length)
+    check_positions(positions(config), sequence_length)
 
 
 def build(config: Any, mode: Mode) -> Any:
@@ -104,13 +104,13 @@ def with_lora(model: Any, mode: Mode) -> Any:
         try:
             adapted = get_peft_model(model, lora, autocast_adapter_dtype=False)
         except ValueError as error:  # of two matrices that a mixture's experts keep as one, it takes both or neither
-            raise _beside_experts(model.config.model_type, linear, targets) from error
+            raise _beside_experts_error(model.config.model_type, linear, targets) from error
     if lora.target_parameters:
-        raise _beside_experts(model.config.model_type, linear, targets)
+        raise _beside_experts_error(model.config.model_type, linear, targets)
     return adapted.train()
 
 
-def _beside_experts(model_type: str, linear: Sequence[str], targets: Sequence[str]) -> WrongCombination:
+def _beside_experts_error(model_type: str, linear: Sequence[str], targets: Sequence[str]) -> WrongCombination:
     """peft makes gate_proj and its like parameters of a mixture's experts, where only some blocks have an MLP, too."""
     beside = ("attention projections", LM_HEAD)
     right = list(dict.fromkeys(name.rpartition(".")[2] for name in linear if group_of(name) in beside))
@@ -147,7 +147,7 @@ def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Gradients on, random state kept, and nothing printed: what libraries say of a twin is not about the run."""
+    """Gradients on, random state kept, and nothing printed: what libraries say of a meta model is not about the run."""
     import torch
     import transformers  # noqa: F401  # sets its logger's level when it is first imported: before levels are noted
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops
 
-OF_HEAD = ("lm_head", "LoRA of lm_head")  # module groups that only the positions whose logits are needed pass
+LM_HEAD_GROUPS = ("lm_head", "LoRA of lm_head")  # module groups that only the positions whose logits are needed pass
 Calls = tuple[tuple[AttentionCall, int], ...]  # each different call, and how often it is made
 
 
@@ -45,7 +45,7 @@ class Profile:
     """What a model does in a micro-batch, trained in one mode with one attention kernel and one kind of recomputation.
 
     A micro-batch's shape is given as its sequences and the positions of each; where every sequence is packed with several
-    documents, as `documents`, their lengths; and where only some of the positions pass lm_head, as `projected`, how many
+    documents, as `documents`, their lengths; and where only some of the positions pass lm_head, as `trained_tokens`, how many
     of the micro-batch: a loss that skips tokens may leave the others out.
     """
 
@@ -71,24 +71,25 @@ class Profile:
         sequence_length: int,
         *,
         documents: Sequence[int] | None = None,
-        projected: int | None = None,
+        trained_tokens: int | None = None,
     ) -> None:
         """Raise ValueError for a shape that no micro-batch has, and for more positions than the model has."""
         for setting, size in (("batch_size", batch_size), ("sequence_length", sequence_length)):
             if size < 1:
                 raise ValueError(f"{setting}={size} must be at least 1")
-        within(self.positions, sequence_length)
+        check_positions(self.positions, sequence_length)
         if documents is not None and (sum(documents) != sequence_length or min(documents) < 1):
             raise ValueError(
                 f"documents of {', '.join(map(str, documents))} tokens are {sum(documents)} together; give lengths of at "
                 f"least 1 that fill a sequence, sequence_length={sequence_length}"
             )
         positions = batch_size * sequence_length
-        if projected is not None and not 1 <= projected <= positions:
+        if trained_tokens is not None and not 1 <= trained_tokens <= positions:
             raise ValueError(
-                f"{projected} trained tokens in a micro-batch of {batch_size} x {sequence_length} tokens; give 1 to {positions}"
+                f"{trained_tokens} trained tokens in a micro-batch of {batch_size} x {sequence_length} tokens; "
+                f"give 1 to {positions}"
             )
-        if projected is not None and not any(map(_of_head, self.needed_products)):
+        if trained_tokens is not None and not any(map(_of_head, self.needed_products)):
             raise ValueError(
                 "this model has no lm_head by that name, which trained tokens alone could pass; leave them out"
             )
@@ -99,13 +100,13 @@ class Profile:
         sequence_length: int,
         *,
         documents: Sequence[int] | None = None,
-        projected: int | None = None,
+        trained_tokens: int | None = None,
     ) -> FlopCount:
         """The count of one micro-batch of [batch_size, sequence_length] positions; all of them pass lm_head by default."""
         lengths = (sequence_length,) if documents is None else documents
         positions = batch_size * sequence_length
-        needed = sum(product_flops(self.needed_products, positions, projected).values())
-        executed = sum(product_flops(self.executed_products, positions, projected).values())
+        needed = sum(product_flops(self.needed_products, positions, trained_tokens).values())
+        executed = sum(product_flops(self.executed_products, positions, trained_tokens).values())
 
         def model(causal: bool) -> int:
             calls = self.needed_attention
@@ -128,17 +129,17 @@ class Profile:
         )
 
 
-def product_flops(per_position: Mapping[str, int], positions: int, projected: int | None) -> dict[str, int]:
-    """FLOPs of plain products by their keys, which end in a module group: lm_head's of the `projected` positions alone."""
-    of_head = positions if projected is None else projected
+def product_flops(per_position: Mapping[str, int], positions: int, trained_tokens: int | None) -> dict[str, int]:
+    """FLOPs of plain products by their keys, which end in a module group: lm_head's of the `trained_tokens` positions alone."""
+    of_head = positions if trained_tokens is None else trained_tokens
     return {key: flops * (of_head if _of_head(key) else positions) for key, flops in per_position.items()}
 
 
 def _of_head(key: str) -> bool:
-    return key.rpartition("/")[2] in OF_HEAD
+    return key.rpartition("/")[2] in LM_HEAD_GROUPS
 
 
-def within(positions: int | None, sequence_length: int) -> None:
+def check_positions(positions: int | None, sequence_length: int) -> None:
     """Raise ValueError for a sequence of more than so many positions, if they are limited."""
     if positions is not None and sequence_length > positions:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""An optimizer step's counts, as an Experiment asks for them. In: an Experiment. Out: its Profile, FlopCount, ClosedForm.
+"""The FLOP counts of an Experiment's optimizer step: its Profile, its FlopCount, and the AnalyticCount beside it.
 
-The shape is the one that is asked for, in every micro-batch; `documents` and `projected` are as in `profile`, of all of them.
+Every micro-batch has the experiment's shape; `documents` and `trained_tokens` are as in `profile`, the same for each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from mfubench.config import Experiment, Mode
 from mfubench.files.paths import PACKAGE, cache_folder
-from mfubench.flops.analytic import ClosedForm, closed_form
+from mfubench.flops.analytic import AnalyticCount, analytic_count
 from mfubench.flops.attention import AttentionCall
 from mfubench.flops.count import profile
 from mfubench.flops.profile import FlopCount, Profile
@@ -35,21 +35,21 @@ def profile_of(experiment: Experiment) -> Profile:
 
 
 def step_flops(
-    experiment: Experiment, *, documents: Sequence[int] | None = None, projected: int | None = None
+    experiment: Experiment, *, documents: Sequence[int] | None = None, trained_tokens: int | None = None
 ) -> FlopCount:
     """The FLOPs of one optimizer step on one device. Raises ValueError for what can't be counted, and for the shape."""
     of_any = profile_of(experiment)
     shape = (experiment.batch_size, experiment.sequence_length)
-    of_any.check(*shape, documents=documents, projected=projected)
-    micro_batch = of_any.of(*shape, documents=documents, projected=projected)
+    of_any.check(*shape, documents=documents, trained_tokens=trained_tokens)
+    micro_batch = of_any.of(*shape, documents=documents, trained_tokens=trained_tokens)
     return micro_batch.scaled(experiment.gradient_accumulation_steps)
 
 
 def second_count(
-    experiment: Experiment, *, documents: Sequence[int] | None = None, projected: int | None = None
-) -> ClosedForm | None:
-    """The same step by formulas, to hold against `step_flops`; None where `decoder.not_written_down` says why. Pure."""
-    micro_batch = closed_form(
+    experiment: Experiment, *, documents: Sequence[int] | None = None, trained_tokens: int | None = None
+) -> AnalyticCount | None:
+    """Count the same step by formulas, to check `step_flops`; None if `analytic_model.not_written_down` says why. Pure."""
+    micro_batch = analytic_count(
         experiment.model.architecture,
         experiment.mode,
         recomputation=experiment.gradient_checkpointing.name,
@@ -57,7 +57,7 @@ def second_count(
         batch_size=experiment.batch_size,
         sequence_length=experiment.sequence_length,
         documents=documents,
-        projected=projected,
+        trained_tokens=trained_tokens,
     )
     return None if micro_batch is None else micro_batch.scaled(experiment.gradient_accumulation_steps)
 

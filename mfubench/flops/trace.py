@@ -1,4 +1,4 @@
-"""One forward and backward pass on the meta device. In: a twin and a shape. Out: a Trace of every product in it.
+"""One forward and backward pass on the meta device. In: a meta model and a shape. Out: a Trace.
 
 A micro-batch on the meta device runs the model's own Python code and autograd, so that what is recomputed and which
 gradients are needed is found, not assumed; nothing is computed, and no memory is used.
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.flops.attention import AttentionCall, recording_attention
-from mfubench.flops.breakdown import Place, places
+from mfubench.flops.breakdown import OperatorPlace, operator_places
 
-STANDING_IN = "mfubench"  # a name with "flash" in it would make transformers look for a kernel on the hub
+ATTENTION_NAME = "mfubench"  # a name with "flash" in it would make transformers look for a kernel on the hub
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Trace:
     Those without a formula are named with the shapes that they had in this micro-batch.
     """
 
-    products: Mapping[Place, int]
+    products: Mapping[OperatorPlace, int]
     attention_calls: Mapping[AttentionCall, int]
     uncounted: Mapping[str, int]
     trainable_parameters: int
@@ -55,7 +55,7 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
 
     from mfubench.probe.formulas import described, flops_of, may_multiply_matrices, name_of
 
-    products: Counter[Place] = Counter()
+    products: Counter[OperatorPlace] = Counter()
     attention_calls: Counter[AttentionCall] = Counter()
     uncounted: Counter[str] = Counter()
 
@@ -83,7 +83,7 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     if "position_ids" in inspect.signature(_without_adapter(model).forward).parameters:
         given["position_ids"] = positions
     attention = recording_attention(record, batch_size, sequence_length)
-    with attention_of(model, attention), places(model) as place, Recorder():
+    with attention_of(model, attention), operator_places(model) as place, Recorder():
         try:
             model(**given, use_cache=False).loss.backward()
         except (IndexError, RuntimeError) as error:  # sizes that don't fit each other show here at last
@@ -101,11 +101,11 @@ def attention_of(model: Any, function: Callable[..., Any]) -> Iterator[None]:
     """Make `function` the model's attention function; its own is back afterwards."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    own = model.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS[STANDING_IN] = function
-    model.config._attn_implementation = STANDING_IN
+    original = model.config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[ATTENTION_NAME] = function
+    model.config._attn_implementation = ATTENTION_NAME
     try:
         yield
     finally:
-        model.config._attn_implementation = own
-        del ALL_ATTENTION_FUNCTIONS[STANDING_IN]
+        model.config._attn_implementation = original
+        del ALL_ATTENTION_FUNCTIONS[ATTENTION_NAME]

@@ -20,7 +20,7 @@ MEMORY_KINDS = {"hbm2", "hbm2e", "hbm3", "hbm3e"}
 MEMORY_SIZES = {
     f"{size}{unit}" for size in (16, 24, 32, 40, 48, 80, 94, 96, 120, 141, 144, 480) for unit in ("g", "gb")
 }
-HARMLESS = frozenset(BRANDS | FORMS | MEMORY_KINDS | MEMORY_SIZES)
+HARMLESS_WORDS = frozenset(BRANDS | FORMS | MEMORY_KINDS | MEMORY_SIZES)
 
 
 def known_peaks(device_name: str) -> Hardware | None:
@@ -29,19 +29,19 @@ def known_peaks(device_name: str) -> Hardware | None:
         (len(pattern), option)
         for option in options()
         for pattern in _patterns(option)
-        if _explains(pattern, _words(device_name))
+        if _explains(pattern, _name_words(device_name))
     ]
     return max(explaining, key=lambda found: found[0])[1] if explaining else None
 
 
 def means(option: Hardware, device_name: str) -> bool:
     """Whether `device_name` is one of the names of this option's device."""
-    return any(_explains(pattern, _words(device_name)) for pattern in _patterns(option))
+    return any(_explains(pattern, _name_words(device_name)) for pattern in _patterns(option))
 
 
 def nearest_options(device_name: str) -> list[str]:
     """Options that share a model number (a word with a digit in it) with the name: what the user may have meant."""
-    numbers = {word for word in _words(device_name) - HARMLESS if any(c.isdigit() for c in word)}
+    numbers = {word for word in _name_words(device_name) - HARMLESS_WORDS if any(c.isdigit() for c in word)}
     return [o.name for o in options() if any(numbers & pattern for pattern in _patterns(o))]
 
 
@@ -57,12 +57,12 @@ def options() -> tuple[Hardware, ...]:
 
 def _patterns(option: Hardware) -> list[frozenset[str]]:
     """The words of each name in `device_name`; names are separated by commas."""
-    return [_words(name) for name in (option.device_name or "").split(",") if name.strip()]
+    return [_name_words(name) for name in (option.device_name or "").split(",") if name.strip()]
 
 
 def _explains(pattern: frozenset[str], words: frozenset[str]) -> bool:
-    return pattern <= words and words - pattern <= HARMLESS
+    return pattern <= words and words - pattern <= HARMLESS_WORDS
 
 
-def _words(name: str) -> frozenset[str]:
+def _name_words(name: str) -> frozenset[str]:
     return frozenset(re.split(r"[\s/-]+", name.strip().lower()))

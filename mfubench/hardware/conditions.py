@@ -1,4 +1,4 @@
-"""What the machine was like during a run: Conditions, and out of them the troubles that a reader must know of. Pure."""
+"""Conditions of the machine during a run, and the troubles among them that a reader must know of. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SLOWDOWNS = (
     "software thermal slowdown",
     "hardware power brake",
 )
-THROTTLED = 0.05  # share of the samples above which a slowdown is a trouble: one in thirty may be a spike
-POWER_CAPPED = 0.05  # as above, of a limit that somebody has set below the default
-LOWER_LIMIT = 0.99  # of the default: boards report limits to the watt
-BUSY = 0.05  # share of the cores' time above which others disturb: a waiting rank holds up all of them
+MAX_THROTTLED_SHARE = 0.05  # share of the samples above which a slowdown is a trouble: one in thirty may be a spike
+MAX_POWER_CAPPED_SHARE = 0.05  # as above, of a limit that somebody has set below the default
+LOWERED_LIMIT_RATIO = 0.99  # of the default: boards report limits to the watt
+MAX_FOREIGN_SHARE = 0.05  # share of the cores' time above which others disturb: a waiting rank holds up all of them
 # What a program does wrong, or being killed does: the device is none the worse (the list that NVIDIA's device plugin for
 # Kubernetes passes over). A run whose framework was ended shows 45.
 XIDS_OF_PROGRAMS = frozenset({13, 31, 43, 45, 68, 109})
@@ -73,7 +73,7 @@ Conditions = Sequence[GpuConditions | CpuConditions]
 
 
 def troubles(conditions: Conditions) -> Iterator[tuple[Trouble, str]]:
-    """What disturbed the run: its kind and a sentence, one for each kind and device.
+    """Yield what disturbed the run: its kind and a sentence, one for each kind and device.
 
     A GPU that reaches its default power limit is none: data-centre GPUs do in every dense training, their data sheets' peak
     notwithstanding. A limit that somebody set lower is one as soon as it is felt, and a slowdown by heat or by the board
@@ -82,19 +82,19 @@ def troubles(conditions: Conditions) -> Iterator[tuple[Trouble, str]]:
     gpus = [each for each in conditions if isinstance(each, GpuConditions)]
     for number, gpu in enumerate(gpus):
         name = "the GPU" if len(gpus) == 1 else f"GPU {number} ({gpu.uuid})"
-        yield from _clocks(name, gpu)
-        yield from _others(name, gpu)
-        yield from _errors(name, gpu)
+        yield from _clock_troubles(name, gpu)
+        yield from _process_troubles(name, gpu)
+        yield from _error_troubles(name, gpu)
     for each in conditions:
         if isinstance(each, CpuConditions):
-            yield from _busy(each)
+            yield from _busy_troubles(each)
 
 
-def _clocks(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
-    """What kept the clocks down."""
+def _clock_troubles(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """Slowdowns of the clocks, and a lowered power limit."""
     shares = gpu.throttled or {}
     reason = max(SLOWDOWNS, key=lambda each: shares.get(each, 0.0))
-    if shares.get(reason, 0.0) > THROTTLED:
+    if shares.get(reason, 0.0) > MAX_THROTTLED_SHARE:
         heat = "" if gpu.temperature_c_max is None else f", at up to {gpu.temperature_c_max:.0f} °C"
         yield (
             "throttled",
@@ -102,8 +102,8 @@ def _clocks(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
             "the figures are of a device that couldn't run as it should; see to its cooling and its power supply",
         )
     limit, default = gpu.power_limit_w, gpu.power_limit_default_w
-    lowered = limit is not None and default is not None and limit < LOWER_LIMIT * default
-    if lowered and (gpu.throttled is None or shares.get(POWER_CAP, 0.0) > POWER_CAPPED):
+    lowered = limit is not None and default is not None and limit < LOWERED_LIMIT_RATIO * default
+    if lowered and (gpu.throttled is None or shares.get(POWER_CAP, 0.0) > MAX_POWER_CAPPED_SHARE):
         felt = "" if gpu.throttled is None else f", and ran into it in {shares[POWER_CAP]:.0%} of the looks"
         yield (
             "power_capped",
@@ -112,8 +112,8 @@ def _clocks(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
         )
 
 
-def _others(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
-    """Who else was there."""
+def _process_troubles(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """Other processes on the GPU."""
     if gpu.foreign_processes:
         ids = ", ".join(map(str, gpu.foreign_processes))
         yield "foreign_process", f"{name} was used by others as well (process {ids}); run again when it is free"
@@ -126,8 +126,8 @@ def _others(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
         )
 
 
-def _errors(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
-    """What went wrong in the device."""
+def _error_troubles(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """Memory errors, and errors that the driver reported."""
     if gpu.memory_errors:
         yield (
             "memory_errors",
@@ -139,15 +139,15 @@ def _errors(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, str]]:
         yield "memory_errors", f"the driver reported error(s) of {name} during the run: Xid {codes}; see dmesg"
 
 
-def _busy(cpu: CpuConditions) -> Iterator[tuple[Trouble, str]]:
-    """Who else computed."""
-    if cpu.foreign_share is not None and cpu.foreign_share > BUSY:
+def _busy_troubles(cpu: CpuConditions) -> Iterator[tuple[Trouble, str]]:
+    """Other processes and virtual machines on the cores."""
+    if cpu.foreign_share is not None and cpu.foreign_share > MAX_FOREIGN_SHARE:
         yield (
             "busy_machine",
             f"other processes took {cpu.foreign_share:.0%} of the {cpu.cores} core(s) meanwhile: "
             "step times are longer and more spread than on a quiet machine",
         )
-    if cpu.stolen_share is not None and cpu.stolen_share > BUSY:
+    if cpu.stolen_share is not None and cpu.stolen_share > MAX_FOREIGN_SHARE:
         yield (
             "busy_machine",
             f"other virtual machines took {cpu.stolen_share:.0%} of the {cpu.cores} core(s) meanwhile: "
@@ -159,35 +159,37 @@ MIN_SAMPLES = 2  # in a window, to say anything of it
 Window = tuple[float, float]  # begin and end, in seconds of the monotonic clock (time.perf_counter, on Linux)
 
 
-def inside(times: Sequence[float], window: Window | None) -> slice:
-    """Which readings lie in the window, both ends included; all of them when it is None."""
+def window_slice(times: Sequence[float], window: Window | None) -> slice:
+    """The slice of the readings in the window, both ends included; of all of them if it is None."""
     if window is None:
         return slice(0, len(times))
     begin, end = window
     return slice(bisect_left(times, begin), bisect_right(times, end))
 
 
-def gained(times: Sequence[float], counter: Sequence[float | None], window: Window | None) -> float | None:
-    """How much a counter grew in the window (None: from the first reading to the last), by straight lines between the
-    readings. None where it wasn't read on both sides of the window, or went backwards."""
+def counter_increase(times: Sequence[float], counter: Sequence[float | None], window: Window | None) -> float | None:
+    """Increase of a counter in the window (None: from the first reading to the last), linearly interpolated.
+
+    None if it wasn't read on both sides of the window, or went backwards.
+    """
     read = [(at, value) for at, value in zip(times, counter, strict=True) if value is not None]
     if len(read) < 2:
         return None
     begin, end = window or (read[0][0], read[-1][0])
     if begin < read[0][0] or end > read[-1][0]:
         return None
-    grown = _at(read, end) - _at(read, begin)
+    grown = _counter_at(read, end) - _counter_at(read, begin)
     return grown if grown >= 0 else None
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """Of the readings that there are."""
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Mean of the readings that aren't None; None if there is none."""
     read = [value for value in values if value is not None]
     return sum(read) / len(read) if read else None
 
 
-def _at(read: Sequence[tuple[float, float]], when: float) -> float:
-    """The counter at a time between two readings."""
+def _counter_at(read: Sequence[tuple[float, float]], when: float) -> float:
+    """Interpolate the counter at a time between two readings."""
     after = min(max(bisect_right(read, when, key=lambda pair: pair[0]), 1), len(read) - 1)
     (t0, v0), (t1, v1) = read[after - 1], read[after]
     return v0 + (v1 - v0) * (when - t0) / (t1 - t0)

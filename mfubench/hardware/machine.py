@@ -77,9 +77,9 @@ def of_gpus(
             f"the visible GPUs differ ({', '.join(names)}), so there is no one peak;"
             " choose those of one kind with CUDA_VISIBLE_DEVICES"
         )
-    found = known_peaks(names[0])
-    if hardware.device_name is not None and found is not None and not means(hardware, names[0]):
-        raise Unavailable(f"hardware={hardware.name} is not what is here: {names[0]} is hardware={found.name}")
+    option = known_peaks(names[0])
+    if hardware.device_name is not None and option is not None and not means(hardware, names[0]):
+        raise Unavailable(f"hardware={hardware.name} is not what is here: {names[0]} is hardware={option.name}")
     return Machine(
         device="cuda",
         device_name=names[0],

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 # (m, n, k): a small model's projections, then squares that grow until they saturate the machine.
-SMALL = ((512, 768, 256), (512, 512, 512), (2048, 512, 1024))
-SHAPES = (*SMALL, (1024, 1024, 1024), (2048, 2048, 2048), (4096, 4096, 4096))
-SECONDS = 2.0
+SMALL_SHAPES = ((512, 768, 256), (512, 512, 512), (2048, 512, 1024))
+MATMUL_SHAPES = (*SMALL_SHAPES, (1024, 1024, 1024), (2048, 2048, 2048), (4096, 4096, 4096))
+MEASURED_S = 2.0
 # A window may hold but one matmul: far shorter than a scheduler's time slice, some are undisturbed on a busy machine.
-WINDOW_S = 0.0005
+CPU_WINDOW_S = 0.0005
 LONGEST_CALL_S = 0.2  # a shape whose one matmul takes longer has nothing to add
-PATIENCE_S = 90.0
+MEETING_TIMEOUT_S = 90.0
 
 
 def main(dtype: str, threads: int, rank: int, num_ranks: int, meeting_place: Path) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def main(dtype: str, threads: int, rank: int, num_ranks: int, meeting_place: Pat
     _meet(meeting_place, rank, num_ranks)
     began = time.monotonic()
     spent = dict.fromkeys(problems, 0.0)
-    best, best_shape = 0.0, SHAPES[0]
-    while (now := time.monotonic()) - began < SECONDS:
+    best, best_shape = 0.0, MATMUL_SHAPES[0]
+    while (now := time.monotonic()) - began < MEASURED_S:
         shape = min(spent, key=spent.__getitem__)  # equal time, not equal turns, which a large one would eat up
         rate = _rate(shape, *problems[shape])
         spent[shape] += time.monotonic() - now
@@ -57,7 +57,7 @@ def _warm_problems(dtype: Any) -> dict[tuple[int, int, int], tuple[Any, Any, Any
 
     problems = {}
     best = 0.0
-    for shape in SHAPES:
+    for shape in MATMUL_SHAPES:
         m, n, k = shape
         if best and 2 * m * n * k / best > LONGEST_CALL_S:
             break
@@ -74,7 +74,7 @@ def _rate(shape: tuple[int, int, int], a: Any, b: Any, out: Any) -> float:
 
     m, n, k = shape
     calls, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < WINDOW_S:
+    while (elapsed := time.perf_counter() - started) < CPU_WINDOW_S:
         torch.mm(a, b, out=out)
         calls += 1
     return 2 * m * n * k * calls / elapsed
@@ -83,10 +83,10 @@ def _rate(shape: tuple[int, int, int], a: Any, b: Any, out: Any) -> float:
 def _meet(meeting_place: Path, rank: int, num_ranks: int) -> None:
     """Return when all ranks are here; SystemExit when one doesn't come."""
     (meeting_place / str(rank)).touch()
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + MEETING_TIMEOUT_S
     while len(list(meeting_place.iterdir())) < num_ranks:
         if time.monotonic() > deadline:
-            raise SystemExit(f"rank {rank} of {num_ranks} waited {PATIENCE_S} s for the others")
+            raise SystemExit(f"rank {rank} of {num_ranks} waited {MEETING_TIMEOUT_S} s for the others")
         time.sleep(0.001)
 
 

@@ -9,7 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfubench.hardware.conditions import MIN_SAMPLES, CpuConditions, Window, gained, inside, mean
+from mfubench.hardware.conditions import (
+    MIN_SAMPLES,
+    CpuConditions,
+    Window,
+    counter_increase,
+    mean_of_known,
+    window_slice,
+)
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STAT = Path("/proc/stat")
@@ -50,12 +57,12 @@ class CpuMonitor:
         """Summarize the window of the steady steps; of a run without any (None), the whole run."""
         self.sample()
         times = [sample.at_s for sample in self._samples]
-        in_window = self._samples[inside(times, window)]
+        in_window = self._samples[window_slice(times, window)]
         begin, end = window or (times[0], times[-1])
         possible = (end - begin) * len(self._cores)
 
         def share(counter: Sequence[float | None]) -> float | None:
-            grown = gained(times, counter, window) if len(in_window) >= MIN_SAMPLES else None
+            grown = counter_increase(times, counter, window) if len(in_window) >= MIN_SAMPLES else None
             return None if grown is None else min(grown / possible, 1.0)  # whole ticks may add up to a little more
 
         busy = share([sample.busy_s for sample in self._samples])
@@ -70,7 +77,7 @@ class CpuMonitor:
                 stolen_share=share([sample.stolen_s for sample in self._samples]),
                 load=max((sample.load for sample in in_window), default=None),
                 threads=max((sample.threads for sample in in_window), default=None),
-                frequency_mhz_mean=mean([sample.frequency_mhz for sample in in_window]),
+                frequency_mhz_mean=mean_of_known([sample.frequency_mhz for sample in in_window]),
                 frequency_mhz_min=min(
                     (sample.frequency_mhz for sample in in_window if sample.frequency_mhz), default=None
                 ),
@@ -124,4 +131,4 @@ def _frequency_mhz(cores: frozenset[int]) -> float | None:
         each = psutil.cpu_freq(percpu=True)
     except (NotImplementedError, OSError):
         return None
-    return mean([frequency.current or None for core, frequency in enumerate(each) if core in cores])
+    return mean_of_known([frequency.current or None for core, frequency in enumerate(each) if core in cores])

@@ -12,7 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfubench.hardware.conditions import MIN_SAMPLES, POWER_CAP, SLOWDOWNS, GpuConditions, Window, gained, inside, mean
+from mfubench.hardware.conditions import (
+    MIN_SAMPLES,
+    POWER_CAP,
+    SLOWDOWNS,
+    GpuConditions,
+    Window,
+    counter_increase,
+    mean_of_known,
+    window_slice,
+)
 
 # NVML's bits for clocks below the highest; the others (idle, the applications' own setting, display) slow no kernel.
 THROTTLES = dict(zip((0x4, 0x8, 0x40, 0x20, 0x80), (POWER_CAP, *SLOWDOWNS), strict=True))
@@ -121,7 +130,7 @@ class GpuMonitor:
         )
 
     def _note_users(self, gpu: _Gpu) -> None:
-        """Note who uses the GPU that didn't before the run.
+        """Note the processes that use the GPU and didn't before the run.
 
         A process is ours when it descends from this one, which is a subreaper while it runs something, so that orphans
         come home. In a container the driver may list ids of the machine outside, or 0, or nobody: ids are believed
@@ -147,25 +156,25 @@ class GpuMonitor:
 
     def _summary(self, gpu: _Gpu, window: Window | None) -> GpuConditions:
         times = [sample.at_s for sample in gpu.samples]
-        seen = gpu.samples[inside(times, window)]
-        told = seen if len(seen) >= MIN_SAMPLES else []
+        in_window = gpu.samples[window_slice(times, window)]
+        usable = in_window if len(in_window) >= MIN_SAMPLES else []
         errors = self._errors(gpu.handle)
         foreign = gpu.users_before | self._users(gpu.handle) | (gpu.unrelated if gpu.lists_ours else set())
         limit = self._query(gpu.handle, ("nvmlDeviceGetEnforcedPowerLimit",), scale=1e-3)
         default = self._query(gpu.handle, ("nvmlDeviceGetPowerManagementDefaultLimit",), scale=1e-3)
         return GpuConditions(
             uuid=gpu.uuid,
-            looks=len(seen),
-            sm_clock_mhz_mean=mean([sample.clock_mhz for sample in told]),
-            sm_clock_mhz_min=min((sample.clock_mhz for sample in told if sample.clock_mhz is not None), default=None),
-            power_w_mean=mean([sample.power_w for sample in told]),
+            looks=len(in_window),
+            sm_clock_mhz_mean=mean_of_known([sample.clock_mhz for sample in usable]),
+            sm_clock_mhz_min=min((sample.clock_mhz for sample in usable if sample.clock_mhz is not None), default=None),
+            power_w_mean=mean_of_known([sample.power_w for sample in usable]),
             power_limit_w=limit,
             power_limit_default_w=default,
             temperature_c_max=max(
-                (sample.temperature_c for sample in told if sample.temperature_c is not None), default=None
+                (sample.temperature_c for sample in usable if sample.temperature_c is not None), default=None
             ),
-            throttled=_throttled_shares([sample.reasons for sample in told if sample.reasons is not None]),
-            energy_j=gained(times, [sample.energy_j for sample in gpu.samples], window) if told else None,
+            throttled=_throttled_shares([sample.reasons for sample in usable if sample.reasons is not None]),
+            energy_j=counter_increase(times, [sample.energy_j for sample in gpu.samples], window) if usable else None,
             foreign_processes=tuple(sorted(foreign)),
             unrecognised_processes=0 if gpu.lists_ours else max(gpu.max_new_users - 1, 0),
             memory_errors_before=gpu.errors_before,
@@ -185,8 +194,8 @@ class GpuMonitor:
     def _errors(self, handle: Any) -> int | None:
         """Uncorrected memory errors since the driver was loaded."""
         kinds = (self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, self._nvml.NVML_VOLATILE_ECC)
-        told = self._query(handle, ("nvmlDeviceGetTotalEccErrors", *kinds))
-        return None if told is None else int(told)
+        usable = self._query(handle, ("nvmlDeviceGetTotalEccErrors", *kinds))
+        return None if usable is None else int(usable)
 
     def _users(self, handle: Any) -> frozenset[int]:
         """Ids of the processes that compute on it."""
@@ -200,7 +209,7 @@ def _throttled_shares(reasons: Sequence[int]) -> dict[str, float] | None:
     """The share of the samples in which each reason held; None if none was read."""
     if not reasons:
         return None
-    return {name: sum(1 for seen in reasons if seen & bit) / len(reasons) for bit, name in THROTTLES.items()}
+    return {name: sum(1 for in_window in reasons if in_window & bit) / len(reasons) for bit, name in THROTTLES.items()}
 
 
 def _descends_from_here(pid: int) -> bool:

@@ -1,5 +1,5 @@
 """The denominators. Hardware settings, Machine and dtype in; out the Peak, the dense FLOP/s of one device, which MFU and HFU
-divide by, and the Ceiling, the largest matmul rate that this very device was seen to reach.
+divide by, and the Ceiling, the largest matmul rate measured on this very device.
 
 The peak is the user's own figure, else the data sheet's for the option named or the device found, else, on a CPU, measured.
 None is guessed: what is not known is UnknownPeak.
@@ -22,7 +22,7 @@ class UnknownPeak(ValueError):
 
 @dataclass(frozen=True)
 class Peak:
-    """What one device can do at most, dense."""
+    """The peak of one device, dense."""
 
     flops_per_second: float
     dtype: str  # bf16 | fp16 | tf32 | fp32 | fp8
@@ -32,7 +32,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What one device can do at most of what it was seen to do."""
+    """The largest matmul rate measured on one device (MAMF, the maximum achievable matmul FLOPS)."""
 
     flops_per_second: float
     source: str

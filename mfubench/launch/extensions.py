@@ -15,26 +15,26 @@ from pathlib import Path
 from mfubench.files.paths import cache_folder
 from mfubench.launch import processes
 
-VARIABLE = "TORCH_EXTENSIONS_DIR"  # torch.utils.cpp_extension's
-LOCK = "lock"
+FOLDER_VARIABLE = "TORCH_EXTENSIONS_DIR"  # torch.utils.cpp_extension's
+LOCK_NAME = "lock"
 COMPILED_WITHIN_S = 900.0
 
 
-def environment(program: str) -> dict[str, str]:
+def build_environment(program: str) -> dict[str, str]:
     """What makes a run of `program` compile into our folder; nothing where the user has named one.
 
     Programs of different environments have different libraries, and would compile over each other in one folder.
     """
     beside = hashlib.sha256(str(Path(program).parent).encode()).hexdigest()[:12]
-    return {} if VARIABLE in os.environ else {VARIABLE: str(_folder() / beside)}
+    return {} if FOLDER_VARIABLE in os.environ else {FOLDER_VARIABLE: str(_folder() / beside)}
 
 
 def release(since_s: float | None = None) -> None:
     """Remove locks that were made after `since_s` (time of day, s): by a run that has ended. Without it, those that are too
     old to be held by anyone. One that a living process has open is another run's, and stays."""
-    if VARIABLE in os.environ:
+    if FOLDER_VARIABLE in os.environ:
         return
-    for lock in _folder().rglob(LOCK):
+    for lock in _folder().rglob(LOCK_NAME):
         try:
             made = lock.stat().st_mtime
             left = made < time.time() - COMPILED_WITHIN_S if since_s is None else made >= since_s

@@ -19,10 +19,10 @@ from mfubench.launch import extensions, processes
 
 if __name__ == "__main__":
     tag, began_s = sys.argv[1:]
-    told = [Path(os.fsdecode(path)) for path in sys.stdin.buffer.read().split(b"\0")[:-1]]
+    paths = [Path(os.fsdecode(path)) for path in sys.stdin.buffer.read().split(b"\0")[:-1]]
     orphans = processes.tagged_processes(tag)
     if orphans:
         processes.kill(lambda: processes.tagged_processes(tag))
         extensions.release(float(began_s))
-    if told:
-        secrets.clean_output(*told[-2:])
+    if paths:
+        secrets.clean_output(*paths[-2:])

@@ -103,7 +103,7 @@ def with_cause(outcome: Outcome, oom_kills: int = 0) -> Outcome:
 
 
 def _full_memory(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None, str | None]:
-    """Whose memory was full, and the last line that says so."""
+    """The memory that was full, of the device or the host, and the last line that says so."""
     for where in ("device", "host"):
         if said := [line for line in lines if OUT_OF_MEMORY[where].search(line)]:
             return where, said[-1]
@@ -112,8 +112,8 @@ def _full_memory(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None
 
 def _cause_line(lines: Sequence[str]) -> str | None:
     exceptions = [line for line in lines if EXCEPTION_LINE.search(line)]
-    own = [line for line in exceptions if not LOST_A_PEER.search(line)]
-    for said in (own, exceptions, lines):
+    first_hand = [line for line in exceptions if not LOST_A_PEER.search(line)]
+    for said in (first_hand, exceptions, lines):
         if said:
             return said[-1]
     return None
@@ -123,7 +123,7 @@ def _reported_failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
     """(rank, exit status) as torchrun reports them, the one that it holds for the first before the others."""
     others, _, root = "\n".join(lines).partition(ROOT_CAUSE)
     for part in (root, others):
-        yield from ((int(found["rank"]), int(found["code"])) for found in REPORT.finditer(part))
+        yield from ((int(report["rank"]), int(report["code"])) for report in REPORT.finditer(part))
 
 
 def _first_failure(

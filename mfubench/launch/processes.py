@@ -18,7 +18,7 @@ import psutil
 RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run
 PR_SET_CHILD_SUBREAPER = 36
 KILLED_WITHIN_S = 15.0  # more than a driver or a file server takes to let go of a process
-POLL_EVERY_S = 0.1
+KILL_POLL_EVERY_S = 0.1
 
 Members = Callable[[], Collection[psutil.Process]]
 
@@ -40,12 +40,12 @@ def descendants(unrelated: Collection[psutil.Process]) -> list[psutil.Process]:
 
 def tagged_processes(tag: str) -> list[psutil.Process]:
     """Living processes with the tag in their environment, and their descendants; never this process."""
-    found = set()
+    processes = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it is gone, or another user's
             if process.environ().get(RUN_TAG) == tag:
-                found.add(process)
-    return _alive(_with_descendants(found) - {psutil.Process()})
+                processes.add(process)
+    return _alive(_with_descendants(processes) - {psutil.Process()})
 
 
 def have_open(path: Path) -> bool:
@@ -77,7 +77,7 @@ def end(leader: int | None, members: Members, grace_s: float, hurried: Callable[
         with suppress(psutil.Error):  # it is gone already
             process.terminate()
     while waiting and not hurried() and time.monotonic() < deadline:
-        time.sleep(POLL_EVERY_S)
+        time.sleep(KILL_POLL_EVERY_S)
         waiting = _alive(waiting)
     return kill(members)
 
@@ -87,14 +87,14 @@ def kill(members: Members) -> tuple[int, ...]:
     pids that couldn't be ended."""
     deadline, empty_polls = time.monotonic() + KILLED_WITHIN_S, 0
     while True:
-        found = members()
-        empty_polls = 0 if found else empty_polls + 1
+        processes = members()
+        empty_polls = 0 if processes else empty_polls + 1
         if empty_polls == 2 or time.monotonic() > deadline:
-            return tuple(sorted(process.pid for process in found))
-        for process in found:
+            return tuple(sorted(process.pid for process in processes))
+        for process in processes:
             with suppress(psutil.Error):  # it is gone already
                 process.kill()
-        time.sleep(POLL_EVERY_S if found else 0)
+        time.sleep(KILL_POLL_EVERY_S if processes else 0)
 
 
 def reap(unrelated: Collection[psutil.Process]) -> None:
@@ -104,16 +104,16 @@ def reap(unrelated: Collection[psutil.Process]) -> None:
             os.waitpid(child.pid, os.WNOHANG)
 
 
-def _with_descendants(found: Iterable[psutil.Process]) -> set[psutil.Process]:
-    every = set(found)
+def _with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    every = set(processes)
     for process in tuple(every):
         with suppress(psutil.Error):  # it is gone already
             every.update(process.children(recursive=True))
     return every
 
 
-def _alive(found: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in found if process.is_running() and not _is_zombie(process)]
+def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.is_running() and not _is_zombie(process)]
 
 
 def _is_zombie(process: psutil.Process) -> bool:

@@ -132,4 +132,4 @@ def _child_environment(plan: Plan, tag: str) -> dict[str, str]:
         processes.RUN_TAG: tag,
         "WANDB_MODE": "disabled",
     }
-    return {**inherited, **extensions.environment(plan.command[0]), **plan.environment, **ours}
+    return {**inherited, **extensions.build_environment(plan.command[0]), **plan.environment, **ours}

@@ -68,8 +68,8 @@ class Supervision:
         self.memory = Memory(min(before.host_available_bytes_min, available), max(before.resident_bytes_max, resident))
 
 
-TIMES_THE_SLOWEST = 20.0
-AT_LEAST_S = 120.0
+STALL_IN_SLOWEST_STEPS = 20.0
+MIN_STALL_S = 120.0
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Stall:
         if not steps:
             return None
         slowest = max(max(times, default=0.0) for times in ranks.values())
-        allowed = max(AT_LEAST_S, TIMES_THE_SLOWEST * slowest) if self.allowed_s is None else self.allowed_s
+        allowed = max(MIN_STALL_S, STALL_IN_SLOWEST_STEPS * slowest) if self.allowed_s is None else self.allowed_s
         still = now_s - self._since_s
         if still <= allowed:
             return None
@@ -96,9 +96,9 @@ class Stall:
         return f"no step ended for {still:.0f} s: {stood}"
 
 
-MOST_BYTES = 64 * 2**20
-KEPT_BYTES = 4 * 2**20  # of the beginning and of the end each, where it became longer
-LEFT_OUT = b"\n[mfubench: %d bytes of output are left out here]\n"
+MAX_LOG_BYTES = 64 * 2**20
+KEPT_LOG_BYTES = 4 * 2**20  # of the beginning and of the end each, where it became longer
+LEFT_OUT_NOTE = b"\n[mfubench: %d bytes of output are left out here]\n"
 TAIL_LINES = 200  # behind a rank's last words a launcher prints its own report, some eight lines a rank
 TAIL_BYTES = 64 * 1024
 
@@ -109,15 +109,15 @@ def keep_short(log: Path) -> int:
     The framework goes on writing to it meanwhile: always at the end, since the file was opened for appending.
     """
     size = log.stat().st_size
-    if size <= MOST_BYTES:
+    if size <= MAX_LOG_BYTES:
         return 0
-    left_out = size - 2 * KEPT_BYTES
+    left_out = size - 2 * KEPT_LOG_BYTES
     with open(log, "r+b") as file:
-        file.seek(-KEPT_BYTES, 2)
-        end = file.read(KEPT_BYTES)
-        file.truncate(KEPT_BYTES)
+        file.seek(-KEPT_LOG_BYTES, 2)
+        end = file.read(KEPT_LOG_BYTES)
+        file.truncate(KEPT_LOG_BYTES)
     with open(log, "ab") as file:
-        file.write(LEFT_OUT % left_out + end)
+        file.write(LEFT_OUT_NOTE % left_out + end)
     return left_out
 
 

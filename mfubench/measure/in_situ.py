@@ -85,7 +85,7 @@ def _through_lm_head(
         positions - sequences: ", those that have a next one",
         positions: "",
     }
-    of_one = profile.of(1, 2).hardware_flops - profile.of(1, 2, projected=1).hardware_flops
+    of_one = profile.of(1, 2).hardware_flops - profile.of(1, 2, trained_tokens=1).hardware_flops
     for again, causes in (
         (0, []),
         (profile.forward_of_head, ["lm_head's logits were computed again in the backward pass"]),

@@ -19,13 +19,13 @@ from typing import Any
 from mfubench.measure.intervals import effective_size, student
 
 NEIGHBOURS = 5
-BAND = 3.0  # robust standard deviations of a median of NEIGHBOURS
+BAND_SIGMAS = 3.0  # robust standard deviations of a median of NEIGHBOURS
 MAD_TO_STD = 1.4826  # of a normal distribution
 MEDIAN_SPREAD = 0.5357  # the standard deviation of the median of five normal values, in theirs (Teichroew 1956)
-LEAST_BAND = 0.002  # of the median: below this a difference is no warm-up worth a step
-DRIFTS = 0.99  # confidence of the slope's interval
-LEAST_DRIFT = 0.005  # of the mean, over the whole window
-LEAST_STEPS = 10  # to tell anything from
+MIN_BAND = 0.002  # of the median: below this a difference is no warm-up worth a step
+DRIFT_CONFIDENCE = 0.99  # confidence of the slope's interval
+MIN_DRIFT = 0.005  # of the mean, over the whole window
+MIN_STEPS = 10  # to tell anything from
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
     import numpy as np
 
     rest = np.asarray(times[warmup:], dtype=float)
-    if len(rest) < LEAST_STEPS:
+    if len(rest) < MIN_STEPS:
         return Steadiness(warmup, None, None, None, f"{len(rest)} steps are too few to tell warm-up from noise")
     start = warmup + _first_like_the_second_half(rest)
     steady = rest[start - warmup :]
@@ -53,7 +53,7 @@ def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
             start, False, None, None, f"its first half is unlike its second to the end (step {start + 1})"
         )
     drift, uncertain = _drift(steady)
-    settled = abs(drift) <= max(uncertain, LEAST_DRIFT)
+    settled = abs(drift) <= max(uncertain, MIN_DRIFT)
     found = f"steady from step {start + 1}: the first that is like the second half of the series"
     moves = f"; it drifts by {drift:+.1%} from there to the end"
     return Steadiness(start, settled, drift, abs(drift) + uncertain, found if settled else found + moves)
@@ -68,12 +68,12 @@ def _first_like_the_second_half(times: Any) -> int:
     spread = MAD_TO_STD * np.median(np.abs(later - centre))
     # The centre is itself uncertain: a median of n has about 1.2533 / sqrt(n) of the values' standard deviation.
     uncertain = (MEDIAN_SPREAD**2 + 1.2533**2 / len(later)) ** 0.5
-    band = max(BAND * uncertain * spread, LEAST_BAND * centre)
+    band = max(BAND_SIGMAS * uncertain * spread, MIN_BAND * centre)
     medians = np.median(np.lib.stride_tricks.sliding_window_view(times, NEIGHBOURS), axis=1)
     inside = np.abs(medians - centre) <= band
     first = int(np.argmax(inside)) if inside.any() else len(times) // 2
     # A median of five hides two slow steps at its front.
-    outside = np.abs(times[first : first + NEIGHBOURS] - centre) > 2 * BAND * max(spread, LEAST_BAND * centre)
+    outside = np.abs(times[first : first + NEIGHBOURS] - centre) > 2 * BAND_SIGMAS * max(spread, MIN_BAND * centre)
     leading = int(np.argmin(outside)) if not outside.all() else 0
     return min(first + leading, len(times) // 2)
 
@@ -92,6 +92,6 @@ def _drift(times: Any) -> tuple[float, float]:
     residuals = times - times.mean() - slope * x
     worth = effective_size(residuals.tolist())
     error = float((residuals @ residuals / (n - 2) / (x @ x)) ** 0.5) * (n / worth) ** 0.5
-    half = student(worth - 1, DRIFTS) * error
+    half = student(worth - 1, DRIFT_CONFIDENCE) * error
     whole = (n - 1) / float(times.mean())
     return slope * whole, half * whole

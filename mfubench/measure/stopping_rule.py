@@ -1,7 +1,7 @@
 """When a run has been measured long enough. In: the step times so far. Out: after how many of them, and why then.
 
 A rule that stops when an interval looks narrow enough stops too early too often: it has many chances to be lucky. Here it
-looks seldom, at sizes that grow by half, asks more of itself (98 %) than of what is reported (95 %), and doesn't take
+checks seldom, at sizes that grow by half, asks more of itself (98 %) than of what is reported (95 %), and doesn't take
 neighbouring steps for independent. What that keeps is found by simulation, in tests/measure/test_stopping_rule.py.
 """
 
@@ -16,14 +16,16 @@ from typing import Literal
 from mfubench.measure.intervals import effective_size, half_width
 from mfubench.measure.steady_state import MAD_TO_STD, steadiness
 
-INTERNAL = 0.98
+STOPPING_CONFIDENCE = 0.98
 GROWTH = 1.5
 # A step many times as slow as the others, a log line or a collection of garbage, must have had the chance to come, and where
 # it has come, come often enough for its share of the mean to be known.
-FAR = 6.0  # robust standard deviations above the median
-TO_SEE_NONE = 100  # steps
-TO_KNOW_THEM = 10  # slow steps
-DRIFT = 4.0  # of the precision: a line through steps whose mean is that sure is about 3.5 times as unsure
+SLOW_STEP_SIGMAS = 6.0  # robust standard deviations above the median
+MIN_STEPS_WITHOUT_SLOW = 100  # steps
+MIN_SLOW_STEPS = 10  # slow steps
+MAX_DRIFT_IN_PRECISIONS = (
+    4.0  # of the precision: a line through steps whose mean is that sure is about 3.5 times as unsure
+)
 
 
 Because = Literal["sure", "time", "steps"]
@@ -67,8 +69,8 @@ def _time_up(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
     return min(ends, default=None)
 
 
-def looks(rule: Rule) -> Iterator[int]:
-    """The numbers of steps after the warm-up at which the rule looks."""
+def check_sizes(rule: Rule) -> Iterator[int]:
+    """Numbers of steps after the warm-up at which the rule checks."""
     size = float(rule.least)
     while size < rule.most:
         yield round(size)
@@ -81,7 +83,7 @@ def sure_after(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
         return None
     recorded = min((len(times) for times in series), default=0)
     before = False
-    for size in looks(rule):
+    for size in check_sizes(rule):
         end = rule.warmup + size
         if end > recorded:
             return None
@@ -97,13 +99,13 @@ def _sure(steady: Sequence[float], rule: Rule, precision: float) -> bool:
     found = steadiness(steady)
     if not found.settled or found.drift_at_most is None or effective_size(steady) < rule.least:
         return False
-    wide = half_width(steady, INTERNAL) / (sum(steady) / len(steady))
-    return wide <= precision and found.drift_at_most <= DRIFT * precision
+    wide = half_width(steady, STOPPING_CONFIDENCE) / (sum(steady) / len(steady))
+    return wide <= precision and found.drift_at_most <= MAX_DRIFT_IN_PRECISIONS * precision
 
 
 def _slow_steps_known(steady: Sequence[float]) -> bool:
     """Whether slow steps are frequent enough to have been seen, or so rare that they would be seen after some 100 steps."""
     middle = median(steady)
     spread = MAD_TO_STD * median(abs(time - middle) for time in steady)
-    slow = sum(time - middle > FAR * spread for time in steady)
-    return slow >= TO_KNOW_THEM if slow else len(steady) >= TO_SEE_NONE
+    slow = sum(time - middle > SLOW_STEP_SIGMAS * spread for time in steady)
+    return slow >= MIN_SLOW_STEPS if slow else len(steady) >= MIN_STEPS_WITHOUT_SLOW

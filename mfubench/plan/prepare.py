@@ -31,7 +31,7 @@ from mfubench.workload import NoData, Workload
 from mfubench.workload import prepare as prepare_workload
 
 if TYPE_CHECKING:
-    from mfubench.flops.memory import ExpectedMemory
+    from mfubench.flops.memory import MemoryEstimate
 
 REFUSALS = (
     support.Unsupported,
@@ -179,7 +179,7 @@ def expected_memory(target: Target) -> ExpectedMemory:
     experiment = target.experiment
     deepspeed = experiment.parallelism.deepspeed or {}
     zero = deepspeed.get("zero_optimization", {})
-    return memory.expected(
+    return memory.estimate(
         experiment.model.architecture,
         experiment.mode,
         precision=target.precision,

@@ -45,8 +45,8 @@ class BatchQueue:
         shape = token_shape(ids)
         if shape is None:
             return
-        real = _count(batch.get("attention_mask"), lambda mask: mask != 0)
-        trained = _count(batch.get("labels"), lambda labels: labels != IGNORED_LABEL)
+        real = _count_tokens(batch.get("attention_mask"), lambda mask: mask != 0)
+        trained = _count_tokens(batch.get("labels"), lambda labels: labels != IGNORED_LABEL)
         self._waiting.append((shape, (real, trained, _checksum(ids))))
 
     def take(self, shape: Shape) -> Counts:
@@ -58,7 +58,7 @@ class BatchQueue:
         return (None, None, None)
 
 
-def _count(tensor: Any, chosen: Callable[[torch.Tensor], torch.Tensor]) -> int | None:
+def _count_tokens(tensor: Any, chosen: Callable[[torch.Tensor], torch.Tensor]) -> int | None:
     if not isinstance(tensor, torch.Tensor) or tensor.dim() != 2 or tensor.device.type != "cpu":
         return None
     return int(chosen(tensor).sum())
@@ -79,7 +79,7 @@ def watch_loaders(waited: Callable[[int], None], loaded: Callable[[Any], None]) 
     """
     iterator = torch.utils.data.dataloader._BaseDataLoaderIter
     original = iterator.__next__
-    here = _Here()
+    here = _LoaderState()
 
     def next_batch(self: Any) -> Any:
         if here.in_a_loader:
@@ -97,5 +97,5 @@ def watch_loaders(waited: Callable[[int], None], loaded: Callable[[Any], None]) 
     iterator.__next__ = next_batch  # type: ignore[method-assign]
 
 
-class _Here(threading.local):
+class _LoaderState(threading.local):
     in_a_loader = False

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .first_step import FirstStep, four_bit_state, is_compiled, size
-from .liger import liger_kernels
+from .liger import find_liger_kernels
 
 # How wrappers name what they wrap: data parallelism, torch.compile, sharding, adapters.
 WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model")
@@ -19,7 +19,7 @@ WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model")
 PARALLEL_PACKAGES = ("torch.nn.parallel", "torch.distributed", "deepspeed", "megatron")
 
 
-def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
+def describe_work(root: nn.Module, first: FirstStep) -> dict[str, Any]:
     """What was trained, how it was wrapped, stepped and recomputed; null where it cannot be told."""
     links = chain(root)
     config = getattr(links[-1], "config", None)
@@ -49,9 +49,9 @@ def describe(root: nn.Module, first: FirstStep) -> dict[str, Any]:
         "tf32": _tf32(),
         "optimizers": _optimizers(first),
         "optimizers_step_copies": _step_copies(trainable, first),
-        "attention": _attention(config, first),
+        "attention": _attention_fields(config, first),
         **_recomputation(root, first),
-        "liger_kernels": liger_kernels(root),
+        "liger_kernels": find_liger_kernels(root),
         "compiled": any(is_compiled(module) for module in root.modules()),
     }
 
@@ -109,8 +109,8 @@ def _device(parameters: list[nn.Parameter]) -> dict[str, str]:
 
 def _step_copies(trainable: list[nn.Parameter], first: FirstStep) -> bool:
     """Whether an engine moves parameters and gradients into tensors of its own, and its optimizer steps those."""
-    own = {id(p) for p in trainable}
-    return any(not own.issuperset(optimizer.stepped) for optimizer in first.optimizers.values())
+    model_ids = {id(p) for p in trainable}
+    return any(not model_ids.issuperset(optimizer.stepped) for optimizer in first.optimizers.values())
 
 
 def _with_gradient(trainable: list[nn.Parameter], first: FirstStep) -> int | None:
@@ -150,7 +150,7 @@ def _optimizers(first: FirstStep) -> list[dict[str, Any]]:
     ]
 
 
-def _attention(config: Any, first: FirstStep) -> dict[str, Any]:
+def _attention_fields(config: Any, first: FirstStep) -> dict[str, Any]:
     """The implementation the config names, and the fused attention calls of the first step's training forwards."""
     calls = first.attention_calls
     return {

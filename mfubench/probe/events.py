@@ -51,7 +51,7 @@ class Writer:
         """Writes one line. Errors: OSError, and TypeError for what JSON cannot hold."""
         if self._file is None:
             self._file = _open_exclusively(self._folder)
-            self.write("start", _start())
+            self.write("start", _start_fields())
         self._file.write(json.dumps({"event": event, **fields}) + "\n")
 
     def write_error(self, error: Exception) -> None:
@@ -78,7 +78,7 @@ def _open_exclusively(folder: str) -> TextIO:
         return open(f"{path[: -len('.jsonl')]}.{os.getpid()}.jsonl", "x", buffering=1, encoding="utf-8")
 
 
-def _start() -> dict[str, Any]:
+def _start_fields() -> dict[str, Any]:
     import importlib.metadata  # here: every Python process of the run loads this module, few get this far
 
     installed = [distribution.metadata for distribution in importlib.metadata.distributions()]

@@ -30,7 +30,7 @@ class FirstStep:
         self.attention_calls: Counter[str] | None = None  # None: compiled, so calls cannot be seen
         self.with_gradient: set[int] = set()  # ids of trainable parameters
         self.hears_gradients = False  # as they arrive, besides looking for them when an optimizer starts
-        self.optimizers: dict[int, OptimizerSeen] = {}
+        self.optimizers: dict[int, OptimizerFacts] = {}
         self.recomputed: set[nn.Module] = set()
         self.recomputed_reentrant: set[nn.Module] = set()
         self._forward_without_gradients: set[nn.Module] = set()
@@ -56,11 +56,11 @@ class FirstStep:
         if self.autocast is None and torch.is_autocast_enabled(self._device_type):
             self.autocast = str(torch.get_autocast_dtype(self._device_type)).replace("torch.", "")
         if isinstance(module, nn.Linear):
-            own, elements = size(module.weight)
+            weight_dtype, elements = size(module.weight)
             if four_bit_state(module.weight) is not None:  # brought back to what its layer computes in
-                own = str(getattr(module, "compute_dtype", None) or own).replace("torch.", "")
+                weight_dtype = str(getattr(module, "compute_dtype", None) or weight_dtype).replace("torch.", "")
             cast = torch.is_autocast_enabled(self._device_type)
-            dtype = self.autocast if cast and self.autocast else own
+            dtype = self.autocast if cast and self.autocast else weight_dtype
             self.linear_dtypes[dtype] = self.linear_dtypes.get(dtype, 0) + elements
 
     def recomputed_call(self, module: nn.Module) -> None:
@@ -74,11 +74,11 @@ class FirstStep:
         """Gradients are looked for now: afterwards they may have been zeroed."""
         if len(self.with_gradient) < len(self._trainable):
             self.with_gradient.update(id(p) for p in self._trainable if p.grad is not None)
-        self.optimizers.setdefault(id(optimizer), OptimizerSeen(optimizer))
+        self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer))
 
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """States exist now. Engines that step one group at a time show a different group in each event."""
-        self.optimizers.setdefault(id(optimizer), OptimizerSeen(optimizer)).update(optimizer)
+        self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer)).update(optimizer)
         self.stop()
 
     def stop(self) -> None:
@@ -120,8 +120,8 @@ class FirstStep:
         self._counter = F.scaled_dot_product_attention = counting
 
 
-class OptimizerSeen:
-    """An optimizer's class, and what it was seen to step, and its states: (dtype, number of elements) by id."""
+class OptimizerFacts:
+    """An optimizer's class, the parameters it steps and its states: (dtype, number of elements) by id."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.name = type(optimizer).__name__
@@ -130,7 +130,7 @@ class OptimizerSeen:
         self.state: dict[tuple[int, str], tuple[str, int]] = {}
 
     def update(self, optimizer: Optimizer) -> None:
-        """Takes in the parameter groups the optimizer has now."""
+        """Adds the parameter groups the optimizer has now."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if not parameter.requires_grad:

@@ -43,13 +43,13 @@ SEQUENCE_FIRST = re.compile(
     r"|torch_attn::_varlen_attn(_backward)?"
     r"|(\w*flash_?attn\w*|xformers_flash3?)::(mha_|flash_|_flash_attn_)?(varlen_)?(fwd|bwd|forward|backward)"
 )
-BACKWARD = re.compile(r"backward|bwd")
+BACKWARD_NAMES = re.compile(r"backward|bwd")
 # Where the sequences packed into one begin, and the last one ends; queries' and keys'.
 PACKED = (("cu_seqlens_q", "cum_seq_q", "cu_seq_q"), ("cu_seqlens_k", "cum_seq_k", "cu_seq_k"))
 TWO_IN_A_BYTE = getattr(torch, "float4_e2m1fn_x2", None)
 
 # What moves, compares, normalises or updates several tensors and multiplies no matrices; what devices send each other.
-HARMLESS = re.compile(
+HARMLESS_OPERATORS = re.compile(
     r"aten::(cat|_chunk_cat|stack|block_diag|copy_?|set_|equal|split_with_sizes_copy|embedding_renorm_"
     r"|(_unsafe_|_)?index_(put|put_impl|add|copy)_?|(masked_)?scatter(_add|_reduce)?_?|\w+_scatter"
     r"|native_\w+_norm(_backward)?|_weight_norm_interface(_backward)?|_foreach_(?!mm)\w+|_fused_\w+|_amp_\w+"
@@ -94,17 +94,17 @@ def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
     from_pytorch = name.startswith(("aten::", "prims::", "prim::"))
     if _is_harmless(name) or (from_pytorch and torch.Tag.pointwise in func.tags):
         return False
-    dimensions = [tensor.dim() for tensor in _numbers(args, kwargs)]
+    dimensions = [tensor.dim() for tensor in _possible_factors(args, kwargs)]
     return max(dimensions, default=0) >= 2 and len(dimensions) >= (2 if from_pytorch else 1)
 
 
 def described(func: Any, args: Any, kwargs: Any) -> str:
     """The operator with the shapes of what it may multiply, the first four of them."""
-    shapes = [str(list(tensor.shape)) for tensor in _numbers(args, kwargs)]
+    shapes = [str(list(tensor.shape)) for tensor in _possible_factors(args, kwargs)]
     return f"{name_of(func)} {' x '.join(shapes[:4])}{' x ...' if len(shapes) > 4 else ''}"
 
 
-def _numbers(args: Any, kwargs: Any) -> list[torch.Tensor]:
+def _possible_factors(args: Any, kwargs: Any) -> list[torch.Tensor]:
     """The tensors that can be factors: of one dimension or more, of numbers that aren't indices."""
     leaves = tree_flatten((args, kwargs))[0]
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dim()]
@@ -129,7 +129,7 @@ def _is_attention(name: str) -> bool:
 
 @lru_cache(maxsize=None)
 def _is_harmless(name: str) -> bool:
-    return HARMLESS.fullmatch(name) is not None
+    return HARMLESS_OPERATORS.fullmatch(name) is not None
 
 
 def _product_flops(name: str, args: Any, factor: torch.Tensor, out: Any) -> int | None:
@@ -159,7 +159,7 @@ def _attention_flops(name: str, named: dict[str, Any]) -> int | None:
     pairs = _pairs(name, named, query, key)
     if pairs is None:
         return None
-    key_products, value_products = (3, 2) if BACKWARD.search(name) else (1, 1)
+    key_products, value_products = (3, 2) if BACKWARD_NAMES.search(name) else (1, 1)
     return 2 * pairs * (key_products * query.shape[-1] + value_products * value.shape[-1])
 
 

@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def liger_kernels(root: nn.Module) -> list[str]:
+def find_liger_kernels(root: nn.Module) -> list[str]:
     """Names like `liger_kernel.transformers.rms_norm.LigerRMSNorm`, sorted; of a forward, the class it comes from."""
     if "liger_kernel" not in sys.modules:
         return []
     modules = list(root.modules())
-    found: list[Any] = [F.cross_entropy, *(module.forward for module in modules)]
+    callables: list[Any] = [F.cross_entropy, *(module.forward for module in modules)]
     for name in {base.__module__ for kind in map(type, modules) for base in kind.__mro__}:
         if name in sys.modules and not name.startswith("liger_kernel"):
-            found += [value for value in vars(sys.modules[name]).values() if inspect.isroutine(value)]
-    return sorted({_name(each) for each in map(_undecorated, found) if _is_liger(each)})
+            callables += [value for value in vars(sys.modules[name]).values() if inspect.isroutine(value)]
+    return sorted({_qualified_name(each) for each in map(_undecorated, callables) if _is_liger(each)})
 
 
 def _undecorated(function: Any) -> Any:
@@ -35,5 +35,5 @@ def _is_liger(function: Any) -> bool:
     return (getattr(function, "__module__", None) or "").startswith("liger_kernel")
 
 
-def _name(function: Any) -> str:
+def _qualified_name(function: Any) -> str:
     return f"{function.__module__}.{function.__qualname__}".removesuffix(".forward")

@@ -16,7 +16,7 @@ from .current_step import CurrentStep
 from .device_clock import DeviceClock, capturing
 from .first_step import FirstStep, four_bit_state, size
 from .import_hook import after_import
-from .root_module import Roots
+from .root_module import RootModules
 
 if TYPE_CHECKING:
     from .observer import Observer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROUNDS, CALLS = 10, 200  # of measuring what a watched call costs: some milliseconds in all
 
 
-class _Here(threading.local):
+class _CallState(threading.local):
     """Per thread, because the backward pass of a CUDA model recomputes modules in threads of its own."""
 
     in_a_call = False
@@ -35,12 +35,12 @@ def watch_module_calls(observer: Observer) -> None:
 
     It stays for good: torch.compile takes the function it finds when it is loaded for the unpatched one.
     """
-    call = _watched(nn.Module.__call__, observer, _Here())
+    call = _watched(nn.Module.__call__, observer, _CallState())
     nn.Module.__call__ = call  # type: ignore[method-assign]
 
     def leave_uncompiled(dynamo: ModuleType) -> None:
         # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
-        kinds = (type(observer), FirstStep, CurrentStep, Roots, DeviceClock, BatchQueue)
+        kinds = (type(observer), FirstStep, CurrentStep, RootModules, DeviceClock, BatchQueue)
         methods = [method for kind in kinds for method in vars(kind).values()]
         for function in (call, size, four_bit_state, capturing, token_shape, *methods, *map(inspect.unwrap, methods)):
             if isinstance(function, FunctionType):
@@ -58,7 +58,7 @@ def cost_of_an_inner_call_ns(observer: Observer) -> float:
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
         pass
 
-    here = _Here()
+    here = _CallState()
     here.in_a_call = True
     watched = _watched(nothing, observer, here)
     return max(_fastest_ns(watched) - _fastest_ns(nothing), 0.0)
@@ -75,7 +75,7 @@ def _fastest_ns(call: Callable[..., Any]) -> float:
     return min(rounds) / CALLS
 
 
-def _watched(original: Callable[..., Any], observer: Observer, here: _Here) -> Callable[..., Any]:
+def _watched(original: Callable[..., Any], observer: Observer, here: _CallState) -> Callable[..., Any]:
     is_compiling = torch.compiler.is_dynamo_compiling
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ from .device_clock import DeviceClock, capturing
 from .events import Writer
 from .first_step import FirstStep
 from .module_calls import cost_of_an_inner_call_ns, watch_module_calls
-from .root_module import Roots
+from .root_module import RootModules
 
 if TYPE_CHECKING:
     from .counted_step import StepCount
@@ -77,7 +77,7 @@ class Observer:
         self._step = CurrentStep()
         self._inner_calls = 0  # of modules, in the root's first step
         self._off = False
-        self._roots = Roots()
+        self._root_modules = RootModules()
         self._root_runs = False
 
     @_for_the_host
@@ -135,7 +135,7 @@ class Observer:
         if self._count is not None:
             self._count.paused = False
         if not self._step.ended:
-            self._writer.write("step", {**_now(), **self._step.ends()})
+            self._writer.write("step", {**_moment(), **self._step.ends()})
 
     @_for_the_host
     def waited(self, ns: int) -> None:
@@ -160,7 +160,7 @@ class Observer:
 
     def _evaluation_forward(self, module: nn.Module, shape: Shape) -> bool:
         """Evaluation uses up batches."""
-        if not self._roots.may_be_evaluated(module):
+        if not self._root_modules.may_be_evaluated(module):
             return False
         self._batches.take(shape)
         self._root_runs = True
@@ -170,11 +170,11 @@ class Observer:
 
     def _training_forward(self, module: nn.Module, shape: Shape) -> bool:
         second = False  # whether this opens the root's second step
-        if module is not self._roots.root:
-            if self._roots.is_wrapped(module):
+        if module is not self._root_modules.root:
+            if self._root_modules.is_wrapped(module):
                 self._past_the_wrapper(module, shape)
                 return False
-            if not self._roots.may_replace(module):
+            if not self._root_modules.may_replace(module):
                 return False
             self._adopt(module)
         elif self._step.ended and self.details is not None:
@@ -182,7 +182,7 @@ class Observer:
             second = True
         elif self._step.ended and self._count is not None:
             self._end_count(module)
-        line: dict[str, Any] = {**_now(), "root": self._roots.number(module)}
+        line: dict[str, Any] = {**_moment(), "root": self._root_modules.number(module)}
         if self._step.ended:
             line["before"] = self._step.opens_next()
         real, trained, ids = self._batches.take(shape)
@@ -199,18 +199,22 @@ class Observer:
 
     def _end_details(self, root: nn.Module) -> None:
         assert self.details is not None
-        self._writer.write("work", {"root": self._roots.number(root), **describe.describe(root, self.details)})
+        self._writer.write(
+            "work", {"root": self._root_modules.number(root), **describe.describe_work(root, self.details)}
+        )
         self.details = None
         self._step.unclocked_ns = round(self._inner_calls * cost_of_an_inner_call_ns(self))
 
     def _end_count(self, root: nn.Module) -> None:
         assert self._count is not None
         count, self._count = self._count, None
-        self._writer.write("flops", {"root": self._roots.number(root), "step": self._step.index, **count.ended()})
+        self._writer.write(
+            "flops", {"root": self._root_modules.number(root), "step": self._step.index, **count.ended()}
+        )
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
         """The model is trained without what is around it: another root to the reader, who refuses two."""
-        moment = {**_now(), "root": self._roots.number(module), "step": self._step.index}
+        moment = {**_moment(), "root": self._root_modules.number(module), "step": self._step.index}
         self._writer.write("forward", {**moment, "shape": shape, "real": None, "trained": None})
 
     def _adopt(self, module: nn.Module) -> None:
@@ -221,9 +225,9 @@ class Observer:
             self._count.ended()
             self._count = None
         self.details = None
-        if self._roots.replace(module):
+        if self._root_modules.replace(module):
             names = [type(link).__name__ for link in describe.chain(module)]
-            number = self._roots.number(module)
+            number = self._root_modules.number(module)
             self._writer.write("root", {"root": number, "class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
             self._inner_calls = 0
@@ -236,12 +240,12 @@ class Observer:
     def _last_periods(self) -> None:
         """The framework is done, so waiting for the device disturbs nothing: the periods it was behind with."""
         assert self._step.clock is not None
-        found = self._step.clock.awaited()
-        if found:
-            self._writer.write("device", {**_now(), "device": found})
+        periods = self._step.clock.awaited()
+        if periods:
+            self._writer.write("device", {**_moment(), "device": periods})
 
 
-def _now() -> dict[str, int]:
+def _moment() -> dict[str, int]:
     return {"t": time.perf_counter_ns(), "w": time.time_ns()}
 
 

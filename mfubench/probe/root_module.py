@@ -1,4 +1,4 @@
-"""Which module is the root, and which number each has. In: modules that are called outermost. Out: what they are to it."""
+"""Track the root module (the outermost module called in training), and number every root module."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from . import describe
 PAST_WRAPPER = -1  # the number of a model that is trained without what is around it
 
 
-class Roots:
-    """The root so far, and the numbers of all that have been."""
+class RootModules:
+    """The present root module, and the numbers of all that have been root."""
 
     def __init__(self) -> None:
         self._root: weakref.ref[nn.Module] | None = None

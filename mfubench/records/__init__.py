@@ -1,4 +1,4 @@
-"""What the probe wrote. In: a run's records folder. Out: Records, how far they are, where they differ from the plan."""
+"""The probe's records of a run, their progress, and their differences from the expected work."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MAX_DEVICE_CLOCK_DIFFERENCE_S = 0.02
 
 
 def differences(records: Records, expected: Expected) -> tuple[Difference, ...]:
-    """All differences, in the order of how much they explain; over the first `asked.periods` periods of each rank."""
+    """All differences, in the order of how much they explain; over the first `expected.periods` periods of each rank."""
     found = [_probe_error(error, "before any training") for error in records.errors]
     found += _ranks(records, expected)
     found += _same_samples(records, expected)
@@ -42,9 +42,9 @@ def _probe_error(error: str, where: str) -> Difference:
 
 def _ranks(records: Records, expected: Expected) -> Iterator[Difference]:
     """Every rank once, none besides."""
-    seen = Counter(rank.rank for rank in records.ranks)
-    if seen != Counter(range(expected.num_ranks)):
-        listed = ", ".join(f"{rank}" if n == 1 else f"{rank} ({n} processes)" for rank, n in sorted(seen.items()))
+    counts = Counter(rank.rank for rank in records.ranks)
+    if counts != Counter(range(expected.num_ranks)):
+        listed = ", ".join(f"{rank}" if n == 1 else f"{rank} ({n} processes)" for rank, n in sorted(counts.items()))
         wanted = ", ".join(map(str, range(expected.num_ranks)))
         yield Difference("ranks that trained", wanted, listed or "none")
 

@@ -1,4 +1,4 @@
-"""The events of one process, taken in one at a time. In: lines of mfubench/probe/events.py. Out: its steps so far."""
+"""The events of one process, added one at a time: lines of mfubench/probe/events.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DevicePeriod:
 
 @dataclass
 class RankEvents:
-    """One process's steps of the root module found last; step indices are the probe's.
+    """The steps of one process's last root module; step indices are the probe's.
 
     A period runs from the first training forward of one optimizer step to that of the next.
     """

@@ -81,7 +81,9 @@ class Records:
 def read_records(folder: Path) -> Records:
     """Everything recorded so far; a line torn by the writer's death ends its file. Empty where nothing was recorded."""
     series = [_events_in(path) for path in sorted(folder.glob("rank*.jsonl"))]
-    ranks = sorted((_rank(each, each.start) for each in series if each.start), key=lambda rank: (rank.rank, rank.pid))
+    ranks = sorted(
+        (_rank(events, events.start) for events in series if events.start), key=lambda rank: (rank.rank, rank.pid)
+    )
     errors = (error for path in sorted(folder.glob("errors.*.jsonl")) for error in _events_in(path).errors)
     return Records(tuple(ranks), tuple(errors))
 

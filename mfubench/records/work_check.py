@@ -37,9 +37,9 @@ def compare_work(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
         if rank.step_times_s:
             yield Difference(f"the work of rank {rank.rank}", "a description after its first step", "none")
         return
-    for what, (want, saw) in _expected_and_recorded(expected, work).items():
-        if want is not None and saw is not None and want != saw:
-            yield Difference(f"{what} on rank {rank.rank}", f"{want}", f"{saw}")
+    for what, (wanted, actual) in _expected_and_recorded(expected, work).items():
+        if wanted is not None and actual is not None and wanted != actual:
+            yield Difference(f"{what} on rank {rank.rank}", f"{wanted}", f"{actual}")
 
 
 def _expected_and_recorded(expected: Expected, work: Any) -> dict[str, tuple[Any, Any]]:
@@ -85,8 +85,8 @@ def _attention_name(work: Any) -> str | None:
 
 
 def _quantization(work: Any) -> str | None:
-    seen = work.get("quantized")
-    return None if seen is None else " and ".join(sorted(seen)) or "none"
+    recorded = work.get("quantized")
+    return None if recorded is None else " and ".join(sorted(recorded)) or "none"
 
 
 def liger_switches(kernels: Iterable[str]) -> frozenset[str]:
@@ -99,18 +99,18 @@ def _names(several: frozenset[str]) -> str:
     return ", ".join(sorted(several)) or "none"
 
 
-def _wrapper(expected: Expected, seen: list[str]) -> tuple[str, str]:
-    if expected.wrapper in seen:
+def _wrapper(expected: Expected, recorded: list[str]) -> tuple[str, str]:
+    if expected.wrapper in recorded:
         return (expected.wrapper, expected.wrapper)  # what else its class derives from is no difference
-    return (expected.wrapper or "none", ", ".join(seen) or "none")
+    return (expected.wrapper or "none", ", ".join(recorded) or "none")
 
 
-def _optimizer(expected: Expected, seen: list[dict[str, Any]]) -> tuple[str | None, str]:
+def _optimizer(expected: Expected, recorded: list[dict[str, Any]]) -> tuple[str | None, str]:
     """In words; a value that is in no table is not compared."""
     name, fused = OPTIMIZERS.get(expected.optimizer or "", (None, None))
     if name is None:
         return None, ""
-    kinds = {(each["class"], bool(each.get("fused")) if fused is not None else None) for each in seen}
+    kinds = {(each["class"], bool(each.get("fused")) if fused is not None else None) for each in recorded}
 
     def in_words(kind: tuple[str, bool | None]) -> str:
         return kind[0] + {True: " in a fused kernel", False: " without a fused kernel", None: ""}[kind[1]]

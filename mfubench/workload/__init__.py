@@ -14,7 +14,7 @@ from mfubench import config
 from mfubench.workload.cache import digest, once
 from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
-from mfubench.workload.source import check_data, find
+from mfubench.workload.source import check_data, find_samples
 
 __all__ = ["NoData", "Workload", "check_data", "prepare"]
 
@@ -62,7 +62,7 @@ def prepare(
     alpaca_path is a path whatever the rows are. That the weights fit on the disk is not found out.
     """
     at = folder / "data"
-    samples = find(
+    samples = find_samples(
         data, sequence_length=sequence_length, num_samples=num_samples, seed=seed, folder=at, may_fetch=not dry
     )
     weights_seed = seed if weights_on_disk else None

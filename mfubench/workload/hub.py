@@ -14,12 +14,12 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from mfubench.config.errors import ConfigError
-from mfubench.workload.samples import SHAPES, Rows, Sample, gather, sample_of
+from mfubench.workload.samples import ROW_SHAPES, Rows, Sample, gather_rows, sample_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PATIENCE_S = 10.0
+HUB_TIMEOUT_S = 10.0
 
 
 class NoData(Exception):
@@ -57,10 +57,10 @@ def fetch(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def ask() -> None:
-        HfApi().dataset_info(hub_id, revision=revision, timeout=PATIENCE_S)
+        HfApi().dataset_info(hub_id, revision=revision, timeout=HUB_TIMEOUT_S)
 
     try:
-        _within(PATIENCE_S, ask)
+        _within(HUB_TIMEOUT_S, ask)
         return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
     except Exception as error:  # of the HTTP library below the hub's client too, which changes with its version
         cause = _cause(error, revision)
@@ -82,7 +82,9 @@ def read_snapshot(folder: Path, hub_id: str, wanted: int) -> Rows:
         try:
             dataset = load_dataset(str(folder), split="train", cache_dir=temporary)
         except (DatasetsError, FileNotFoundError, ValueError) as error:
-            raise _wrong(hub_id, f"can't be read: {_first_line(error)}", "a dataset with a split train") from error
+            raise _dataset_error(
+                hub_id, f"can't be read: {_first_line(error)}", "a dataset with a split train"
+            ) from error
         return rows_of(dataset, hub_id, wanted)
 
 
@@ -91,21 +93,21 @@ def rows_of(dataset: Dataset, hub_id: str, wanted: int) -> Rows:
     columns = dataset.column_names
     if "messages" not in columns and not {"instruction", "output"} <= set(columns):
         expected = "a column messages, or instruction, output and maybe input"
-        raise _wrong(hub_id, f"has the columns {', '.join(columns)}", expected)
+        raise _dataset_error(hub_id, f"has the columns {', '.join(columns)}", expected)
     if not len(dataset):
-        raise _wrong(hub_id, "has no rows", f"rows like {SHAPES}")
-    return gather((_sample(hub_id, number, row) for number, row in enumerate(dataset, 1)), wanted)
+        raise _dataset_error(hub_id, "has no rows", f"rows like {ROW_SHAPES}")
+    return gather_rows((_sample_of_row(hub_id, number, row) for number, row in enumerate(dataset, 1)), wanted)
 
 
-def _sample(hub_id: str, number: int, row: object) -> Sample:
+def _sample_of_row(hub_id: str, number: int, row: object) -> Sample:
     try:
         return sample_of(row)
     except ValueError as error:
         problem = f"has a bad row, number {number}: {error}; it begins {str(row)[:60]!r}"
-        raise _wrong(hub_id, problem, f"rows like {SHAPES}") from error
+        raise _dataset_error(hub_id, problem, f"rows like {ROW_SHAPES}") from error
 
 
-def _wrong(hub_id: str, problem: str, expected: str) -> ConfigError:
+def _dataset_error(hub_id: str, problem: str, expected: str) -> ConfigError:
     return ConfigError(f"the dataset {hub_id} {problem}", given=f"data.hub_id={hub_id}", expected=expected)
 
 
@@ -114,14 +116,14 @@ def _within(seconds: float, call: Callable[[], None]) -> None:
     the host, and none for looking up its name."""
     done: Future[None] = Future()
 
-    def work() -> None:
+    def call_and_report() -> None:
         try:
             call()
             done.set_result(None)
         except BaseException as error:
             done.set_exception(error)
 
-    Thread(target=work, daemon=True).start()
+    Thread(target=call_and_report, daemon=True).start()
     done.result(timeout=seconds)
 
 
@@ -136,7 +138,7 @@ def _cause(error: Exception, revision: str | None) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, TimeoutError):
-        return f"the hub doesn't answer within {PATIENCE_S:g} s"
+        return f"the hub doesn't answer within {HUB_TIMEOUT_S:g} s"
     if isinstance(error, GatedRepoError):
         return "it is gated, and this account has no access"
     if isinstance(error, RepositoryNotFoundError):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mfubench.config.errors import ConfigError, nearest
-from mfubench.workload.samples import SHAPES, Rows, Sample, gather, sample_of
+from mfubench.workload.samples import ROW_SHAPES, Rows, Sample, gather_rows, sample_of
 
-EXPECTED = f"one JSON object a line, {SHAPES}"
+EXPECTED = f"one JSON object a line, {ROW_SHAPES}"
 
 
 def read_jsonl(path: str, wanted: int) -> tuple[Rows, str]:
@@ -25,7 +25,7 @@ def read_jsonl(path: str, wanted: int) -> tuple[Rows, str]:
     digest = hashlib.sha256()
     try:
         with file.open("rb") as lines:
-            rows = gather((_sample(path, *line) for line in _numbered(path, lines, digest)), wanted)
+            rows = gather_rows((_sample_of_line(path, *line) for line in _numbered_lines(path, lines, digest)), wanted)
     except OSError as error:
         raise ConfigError(
             f"{path} can't be read: {error.strerror}", given=f"data.path={path}", expected="a file that can be read"
@@ -55,7 +55,7 @@ def _existing(path: str) -> Path:
     )
 
 
-def _numbered(path: str, lines: BinaryIO, digest: hashlib._Hash) -> Iterator[tuple[int, bytes]]:
+def _numbered_lines(path: str, lines: BinaryIO, digest: hashlib._Hash) -> Iterator[tuple[int, bytes]]:
     """Every line with its number, as editors count; blank ones at the end left out."""
     blank = None
     for number, line in enumerate(lines, 1):
@@ -63,14 +63,14 @@ def _numbered(path: str, lines: BinaryIO, digest: hashlib._Hash) -> Iterator[tup
         if not line.strip():
             blank = blank or number
         elif blank is not None:
-            raise _wrong(path, blank, b"", "blank, with rows after it")
+            raise _line_error(path, blank, b"", "blank, with rows after it")
         else:
             yield number, line.rstrip()
 
 
-def _sample(path: str, number: int, line: bytes) -> Sample:
+def _sample_of_line(path: str, number: int, line: bytes) -> Sample:
     if number == 1 and line.startswith(codecs.BOM_UTF8):
-        raise _wrong(path, number, line, "the file begins with a byte order mark; UTF-8 without one is read")
+        raise _line_error(path, number, line, "the file begins with a byte order mark; UTF-8 without one is read")
     try:
         return sample_of(json.loads(line.decode()))
     except UnicodeDecodeError as error:
@@ -81,10 +81,10 @@ def _sample(path: str, number: int, line: bytes) -> Sample:
         problem = "not JSON that can be read: nested too deeply"
     except ValueError as error:
         problem = str(error)
-    raise _wrong(path, number, line, problem)
+    raise _line_error(path, number, line, problem)
 
 
-def _wrong(path: str, number: int, line: bytes, problem: str) -> ConfigError:
+def _line_error(path: str, number: int, line: bytes, problem: str) -> ConfigError:
     begins = line.decode(errors="replace")[:60]
     shown = f"; it begins {begins!r}" if begins else ""
     way_on = (

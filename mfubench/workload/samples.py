@@ -56,7 +56,7 @@ def write_samples(folder: Path, *, samples: Iterable[Sample], as_alpaca: bool) -
 
 
 ROLES = ("system", "user", "assistant")
-SHAPES = '{"messages": [{"role": ..., "content": ...}, ...]} or {"instruction": ..., "input": ..., "output": ...}'
+ROW_SHAPES = '{"messages": [{"role": ..., "content": ...}, ...]} or {"instruction": ..., "input": ..., "output": ...}'
 _JSON_WORDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a string"}
 _JSON_WORDS |= {list: "an array", dict: "an object"}
 
@@ -70,7 +70,7 @@ class Rows:
     as_alpaca: bool  # every row is a question and its answer and nothing else
 
 
-def gather(samples: Iterable[Sample], wanted: int) -> Rows:
+def gather_rows(samples: Iterable[Sample], wanted: int) -> Rows:
     """All samples read through, the first `wanted` of them kept."""
     first: list[Sample] = []
     count, as_alpaca = 0, True
@@ -94,9 +94,9 @@ def sample_of(row: object) -> Sample:
     if "instruction" in row and "output" in row:
         context = row.get("input")
         return exchange(
-            _text(row["instruction"], "instruction"),
-            "" if context is None else _text(context, "input"),
-            _text(row["output"], "output"),
+            _checked_text(row["instruction"], "instruction"),
+            "" if context is None else _checked_text(context, "input"),
+            _checked_text(row["output"], "output"),
         )
     raise ValueError(f"neither messages nor instruction and output; its keys are {', '.join(map(str, row)) or 'none'}")
 
@@ -118,13 +118,13 @@ def _turn(message: object, place: str) -> dict[str, str]:
     for key in ("role", "content"):
         if key not in message:
             raise ValueError(f"{place} has no {key}; its keys are {', '.join(map(str, message)) or 'none'}")
-    role = _text(message["role"], f"{place}.role")
+    role = _checked_text(message["role"], f"{place}.role")
     if role not in ROLES:
         raise ValueError(f"{place}.role is {role!r:.40}, not one of {', '.join(ROLES)}")
-    return {"role": role, "content": _text(message["content"], f"{place}.content")}
+    return {"role": role, "content": _checked_text(message["content"], f"{place}.content")}
 
 
-def _text(value: object, place: str) -> str:
+def _checked_text(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{place} is {_word(value)}, not a string")
     try:

@@ -1,4 +1,4 @@
-"""The samples of a run. In: the data option, how many samples. Out: where they lie, who writes them, where they are from.
+"""The samples of a run: their folder, their writer and their source, from the data option and a number of samples.
 
 Real rows are read in order, from the start again where there are fewer than a run reads.
 """
@@ -19,7 +19,7 @@ from mfubench.workload.hub import check_hub_id, fetch, read_snapshot
 from mfubench.workload.jsonl import read_jsonl
 from mfubench.workload.samples import Rows, synthetic_samples, write_samples
 
-SOURCE = "source.json"  # beside the samples: what they were made of
+SOURCE_FILE = "source.json"  # beside the samples: what they were made of
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -34,7 +34,7 @@ class Samples:
     as_alpaca: bool = True
 
 
-def find(
+def find_samples(
     data: config.Data, *, sequence_length: int, num_samples: int, seed: int, folder: Path, may_fetch: bool
 ) -> Samples:
     """The samples of `data`, all rows of a real source found good; written by whoever calls `write`.
@@ -68,7 +68,7 @@ def check_data(data: config.Data) -> None:
 
 def _of_hub(name: str, hub_id: str, snapshot: Path, num_samples: int, folder: Path) -> Samples:
     source = f"{hub_id}@{snapshot.name}"
-    made = _made(_at(name, source, num_samples, folder), source)
+    made = _made_samples(_samples_folder(name, source, num_samples, folder), source)
     return made or _of_rows(name, source, read_snapshot(snapshot, hub_id, num_samples), num_samples, folder)
 
 
@@ -76,27 +76,27 @@ def _unfetched(name: str, hub_id: str, revision: str | None, num_samples: int, f
     """Without the commit there is no digest: the folder is named by the revision then, and nothing is written there."""
     source = f"{hub_id}@{revision or 'main'}"
     if revision is not None and _COMMIT.fullmatch(revision):
-        at = _at(name, source, num_samples, folder)
-        return _made(at, source) or Samples(at, None, source)
+        at = _samples_folder(name, source, num_samples, folder)
+        return _made_samples(at, source) or Samples(at, None, source)
     return Samples(folder / f"{name}-{(revision or 'main').replace('/', '-')}", None, source)
 
 
 def _of_rows(name: str, source: str, rows: Rows, num_samples: int, folder: Path) -> Samples:
     write = partial(_write_rows, rows=rows, num_samples=num_samples, source=source)
-    return Samples(_at(name, source, num_samples, folder), write, source, rows.count, rows.as_alpaca)
+    return Samples(_samples_folder(name, source, num_samples, folder), write, source, rows.count, rows.as_alpaca)
 
 
-def _at(name: str, source: str, num_samples: int, folder: Path) -> Path:
+def _samples_folder(name: str, source: str, num_samples: int, folder: Path) -> Path:
     return folder / f"{name}-{digest({'source': source, 'num_samples': num_samples})}"
 
 
-def _made(at: Path, source: str) -> Samples | None:
+def _made_samples(at: Path, source: str) -> Samples | None:
     if not at.is_dir():
         return None
-    num_rows = json.loads((at / SOURCE).read_text(encoding="utf-8"))["num_rows"]
+    num_rows = json.loads((at / SOURCE_FILE).read_text(encoding="utf-8"))["num_rows"]
     return Samples(at, None, source, num_rows, (at / "alpaca").is_dir())
 
 
 def _write_rows(folder: Path, *, rows: Rows, num_samples: int, source: str) -> None:
     write_samples(folder, samples=islice(cycle(rows.first), num_samples), as_alpaca=rows.as_alpaca)
-    (folder / SOURCE).write_text(json.dumps({"source": source, "num_rows": rows.count}) + "\n", encoding="utf-8")
+    (folder / SOURCE_FILE).write_text(json.dumps({"source": source, "num_rows": rows.count}) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ import pytest
 from mfubench.config import Experiment, Framework
 from mfubench.doctor import here
 from mfubench.doctor.__main__ import main
-from mfubench.doctor.matrix import Cell, matrix
+from mfubench.doctor.matrix import MatrixCell, matrix
 from mfubench.files.paths import LAUNCHERS
 from mfubench.hardware import Machine, machine
 from mfubench.hardware.machine import Gpu
@@ -60,7 +60,7 @@ def found() -> dict[str, Any]:
     return findings
 
 
-def cells(compose: Compose, on: Machine) -> dict[tuple[str, str], Cell]:
+def cells(compose: Compose, on: Machine) -> dict[tuple[str, str], MatrixCell]:
     """The matrix of the tiny framework, by setting and value."""
     experiment = replace(compose(), framework=TINY)
     modes = {name: compose(f"mode={name}").mode for name in ("full", "lora")}
@@ -75,20 +75,22 @@ def cells(compose: Compose, on: Machine) -> dict[tuple[str, str], Cell]:
 
 def test_a_cell_says_in_which_modes_a_framework_runs_here_and_where_else(compose: Compose) -> None:
     of = cells(compose, CPU)
-    assert of["mode", "lora"] == Cell(["lora"], [], {})
-    assert of["optimizer", "sgd"] == Cell(["full"], [], {"lora": "with mode=lora, optimizer=sgd: it has no such thing"})
-    assert of["liger_kernel", "true"] == Cell([], ["full", "lora"], {})
-    assert of["lora_on_lm_head", "true"] == Cell(["lora"], [], {})
+    assert of["mode", "lora"] == MatrixCell(["lora"], [], {})
+    assert of["optimizer", "sgd"] == MatrixCell(
+        ["full"], [], {"lora": "with mode=lora, optimizer=sgd: it has no such thing"}
+    )
+    assert of["liger_kernel", "true"] == MatrixCell([], ["full", "lora"], {})
+    assert of["lora_on_lm_head", "true"] == MatrixCell(["lora"], [], {})
     reason = "has no way to set parallelism=ddp; it runs with single"
-    assert of["parallelism", "ddp"] == Cell([], [], {"full": reason, "lora": reason})
+    assert of["parallelism", "ddp"] == MatrixCell([], [], {"full": reason, "lora": reason})
 
 
 def test_what_needs_another_precision_than_auto_runs_and_says_so(compose: Compose) -> None:
     reason = "does not support precision=bf16; it supports bf16_pure, fp32"
     of = cells(compose, A100)
-    assert of["mode", "full"] == Cell(["full"], [], {"full": reason})
-    assert of["precision", "fp32"] == Cell(["full", "lora"], [], {})
-    assert of["liger_kernel", "true"] == Cell(["full", "lora"], [], {"full": reason, "lora": reason})
+    assert of["mode", "full"] == MatrixCell(["full"], [], {"full": reason})
+    assert of["precision", "fp32"] == MatrixCell(["full", "lora"], [], {})
+    assert of["liger_kernel", "true"] == MatrixCell(["full", "lora"], [], {"full": reason, "lora": reason})
 
 
 def test_the_matrix_says_what_a_run_says(found: dict[str, Any], tmp_path: Path) -> None:
@@ -159,8 +161,8 @@ def test_an_environment_is_missing_out_of_date_or_ready(tmp_path: Path, monkeypa
     monkeypatch.setattr(here, "ROOT", tmp_path)
     monkeypatch.setattr(here, "LAUNCHERS", tmp_path / "launchers")
     tiny = replace(TINY, python="launchers/tiny/.venv/bin/python")
-    missing = here.environment(tiny)
-    assert missing.state == here.MISSING and "launchers/install tiny" in (missing.because or "")
+    missing = here.framework_environment(tiny)
+    assert missing.state == here.STATE_MISSING and "launchers/install tiny" in (missing.because or "")
 
     packages = folder / ".venv" / "lib" / "python3.11" / "site-packages"
     for name in ("tiny_trainer-1.0", "torch-2.13.0"):
@@ -170,8 +172,8 @@ def test_an_environment_is_missing_out_of_date_or_ready(tmp_path: Path, monkeypa
     (folder / ".venv" / "bin").mkdir()
     os.symlink(sys.executable, folder / ".venv" / "bin" / "python")
     (folder / ".venv" / "installed").write_text("what it was made from once")
-    changed = here.environment(tiny)
-    assert changed.state == here.CHANGED
+    changed = here.framework_environment(tiny)
+    assert changed.state == here.STATE_CHANGED
     assert changed.versions == {"Tiny.Trainer": "1.0", "torch": "2.13.0"}
 
     digest = "from importlib.machinery import SourceFileLoader as L; from pathlib import Path; import sys; "

@@ -59,8 +59,8 @@ def test_a_flood_leaves_a_log_that_a_disk_can_bear(alone: Sweep) -> None:
     result = of(alone, "flood").result
     assert result is not None
     written = Path(result["provenance"]["folder"]) / "framework.log"
-    assert written.stat().st_size <= supervision.MOST_BYTES
-    assert result["outcome"]["log_bytes_left_out"] > supervision.MOST_BYTES
+    assert written.stat().st_size <= supervision.MAX_LOG_BYTES
+    assert result["outcome"]["log_bytes_left_out"] > supervision.MAX_LOG_BYTES
 
 
 def test_a_failure_after_all_steps_is_noted_beside_the_figures(alone: Sweep) -> None:

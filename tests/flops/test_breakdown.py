@@ -10,7 +10,7 @@ import pytest
 from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
 from mfubench.flops import profile
-from mfubench.flops.breakdown import OTHER, by_module, by_operator, by_phase, group_of, hardware_flops
+from mfubench.flops.breakdown import OTHER_MODULES, by_module, by_operator, by_phase, group_of, hardware_flops
 from mfubench.flops.count import EXPERTS
 
 KINDS = ("none", "reentrant", "non_reentrant")
@@ -51,7 +51,7 @@ def test_every_flop_has_its_place(
     total = counted_once.of(3, 40).hardware_flops
     for of in (by_phase, by_operator, by_module):
         assert sum(of(found).values()) == total
-    assert OTHER not in by_module(found)
+    assert OTHER_MODULES not in by_module(found)
     assert (by_phase(found)["recomputation"] > 0) == (recomputation != "none")
     assert min(found.values()) >= 0
 
@@ -106,7 +106,7 @@ def test_experts_and_their_router_are_told_apart(small: dict[str, Any], modes: d
         ("model.layers.3.mlp.experts.act_fn", "experts"),
         ("model.layers.3.mlp.shared_expert.gate_proj", "experts"),
         ("model.embed_tokens", "embedding"),
-        ("model.rotary_emb", OTHER),
+        ("model.rotary_emb", OTHER_MODULES),
     ],
 )
 def test_a_module_is_grouped_by_its_name(module: str, group: str) -> None:
@@ -114,7 +114,7 @@ def test_a_module_is_grouped_by_its_name(module: str, group: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [{"documents": (10, 20)}, {"projected": 11}, {"documents": (1,) * 30, "projected": 1}]
+    "shape", [{"documents": (10, 20)}, {"trained_tokens": 11}, {"documents": (1,) * 30, "trained_tokens": 1}]
 )
 def test_every_flop_has_its_place_whatever_is_packed_or_trained(
     small: dict[str, Any], modes: dict[str, Mode], shape: dict[str, Any]

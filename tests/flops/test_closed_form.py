@@ -14,8 +14,8 @@ from architectures import PARAMETERS, architecture_of
 from mfubench.config import Mode
 from mfubench.files.paths import CONF
 from mfubench.flops import FlopCount, Profile, profile
-from mfubench.flops.analytic import ClosedForm, apart, closed_form
-from mfubench.flops.analytic_model import DEFAULTS, Decoder, not_written_down
+from mfubench.flops.analytic import AnalyticCount, analytic_count, relative_difference
+from mfubench.flops.analytic_model import DEFAULTS, AnalyticModel, not_written_down
 
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
@@ -77,14 +77,14 @@ CASES = [
 ]
 
 
-def worked_out(architecture: dict[str, Any], mode: Mode, recomputation: str, **changes: Any) -> ClosedForm:
+def worked_out(architecture: dict[str, Any], mode: Mode, recomputation: str, **changes: Any) -> AnalyticCount:
     options: dict[str, Any] = {
         "recomputation": recomputation,
         "attention": "sdpa",
         "batch_size": 2,
         "sequence_length": 2048,
     } | changes
-    found = closed_form(architecture, mode, **options)
+    found = analytic_count(architecture, mode, **options)
     assert found is not None
     return found
 
@@ -101,7 +101,7 @@ def assert_they_agree(
     head_dim = architecture.get("head_dim") or architecture["hidden_size"] // architecture["num_attention_heads"]
     for attention in kernels_of(architecture):
         for batch, length in shapes:
-            for inside in ({}, {"documents": (length - 4, 3, 1), "projected": length // 2}):
+            for inside in ({}, {"documents": (length - 4, 3, 1), "trained_tokens": length // 2}):
                 # the kernel changes how a trace is read, not the trace
                 found = replace(traced, attention=attention).of(batch, length, **inside)
                 shape = {"attention": attention, "batch_size": batch, "sequence_length": length, **inside}
@@ -202,16 +202,16 @@ def test_a_word_that_isnt_given_has_transformers_own_default(family: str, change
 )
 def test_what_has_no_formula_gives_none_and_no_error(architecture: dict[str, Any], mode: Mode) -> None:
     shape = {"batch_size": 2, "sequence_length": 8}
-    assert closed_form(architecture, mode, recomputation="none", attention="sdpa", **shape) is None
+    assert analytic_count(architecture, mode, recomputation="none", attention="sdpa", **shape) is None
     assert not_written_down(architecture, mode)
 
 
 def test_apart_is_the_largest_of_the_six_relative_differences() -> None:
-    expected = ClosedForm(1000, 800, 2000, 1600, 50, 10)
+    expected = AnalyticCount(1000, 800, 2000, 1600, 50, 10)
     same = FlopCount(1000, 800, 2000, 1600, 50, 10, uncounted={})
-    assert apart(same, expected) == 0
-    assert apart(replace(same, hardware_flops=1990, model_flops=1001), expected) == pytest.approx(0.005)
-    assert apart(replace(same, trainable_parameters=11), expected) == pytest.approx(0.1)
+    assert relative_difference(same, expected) == 0
+    assert relative_difference(replace(same, hardware_flops=1990, model_flops=1001), expected) == pytest.approx(0.005)
+    assert relative_difference(replace(same, trainable_parameters=11), expected) == pytest.approx(0.1)
 
 
 def test_the_closed_form_shares_no_code_with_the_trace() -> None:
@@ -223,7 +223,7 @@ def test_the_closed_form_shares_no_code_with_the_trace() -> None:
         "mfubench.config",
         "mfubench.flops.analytic_model",
     }
-    for noun in (ClosedForm, Decoder):
+    for noun in (AnalyticCount, AnalyticModel):
         tree = ast.parse(Path(inspect.getfile(noun)).read_text(encoding="utf-8"))
         assert {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} <= known
         assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))
@@ -235,4 +235,4 @@ def test_a_rank_of_another_mode_changes_nothing() -> None:
     kinds = {"recomputation": "none", "attention": "sdpa"}
     assert profile(llama, swept, **kinds) == profile(llama, FULL, **kinds)
     shape = {"batch_size": 2, "sequence_length": 16}
-    assert closed_form(llama, swept, **kinds, **shape) == closed_form(llama, FULL, **kinds, **shape)
+    assert analytic_count(llama, swept, **kinds, **shape) == analytic_count(llama, FULL, **kinds, **shape)

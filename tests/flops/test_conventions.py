@@ -13,7 +13,7 @@ from architectures import architecture_of
 from mfubench.config import Mode
 from mfubench.files.paths import PACKAGE
 from mfubench.flops import profile
-from mfubench.flops.conventions import OF_A_STEP, SIZES, evaluate, figures, names_in, published
+from mfubench.flops.conventions import ARCHITECTURE_QUANTITIES, STEP_QUANTITIES, evaluate, figures, names_in, published
 from mfubench.flops.meta_model import bare, isolated, with_lora
 from mfubench.workload.architecture import config_of
 
@@ -160,7 +160,7 @@ def test_a_formula_of_a_quantity_that_a_model_lacks_says_nothing(small: dict[str
 def test_every_formula_is_over_known_quantities_and_has_a_source() -> None:
     for convention in published():
         for expression in filter(None, (convention.flops, convention.lora)):
-            assert names_in(expression) <= {*SIZES, *OF_A_STEP}, convention.name
+            assert names_in(expression) <= {*ARCHITECTURE_QUANTITIES, *STEP_QUANTITIES}, convention.name
         assert convention.words and convention.source
     assert [convention.name for convention in published()] == list(KNOWN)
 

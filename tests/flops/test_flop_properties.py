@@ -10,8 +10,8 @@ import pytest
 
 from mfubench.config import Experiment, Mode
 from mfubench.config.validate import ATTENTIONS
-from mfubench.flops import FlopCount, apart, count, profile, second_count, step_flops
-from mfubench.flops.analytic import TOLERANCE
+from mfubench.flops import FlopCount, count, profile, relative_difference, second_count, step_flops
+from mfubench.flops.analytic import COUNTS_TOLERANCE
 from mfubench.flops.breakdown import hardware_flops
 
 TOTALS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")
@@ -51,7 +51,7 @@ def test_a_step_is_as_many_micro_batches_as_are_accumulated(
     assert step_flops(five) == step_flops(one).scaled(5)
     by_formulas = second_count(one)
     assert by_formulas is not None and second_count(five) == by_formulas.scaled(5)
-    assert apart(step_flops(five), by_formulas.scaled(5)) < TOLERANCE
+    assert relative_difference(step_flops(five), by_formulas.scaled(5)) < COUNTS_TOLERANCE
 
 
 def test_lora_of_rank_nought_is_the_frozen_model(small: dict[str, Any]) -> None:
@@ -107,8 +107,8 @@ def test_one_document_that_fills_a_sequence_is_that_sequence(
     small: dict[str, Any], modes: dict[str, Mode], change: dict[str, Any], attention: str, mode: str
 ) -> None:
     found = profile({**small, **change}, modes[mode], recomputation="non_reentrant", attention=attention)
-    assert found.of(3, 30, documents=(30,), projected=90) == found.of(3, 30)
-    shape = {"documents": (30,), "projected": 90}
+    assert found.of(3, 30, documents=(30,), trained_tokens=90) == found.of(3, 30)
+    shape = {"documents": (30,), "trained_tokens": 90}
     assert hardware_flops(found, 3, 30, **shape) == hardware_flops(found, 3, 30)
 
 
@@ -134,12 +134,12 @@ def test_lm_head_costs_what_passes_it(small: dict[str, Any], modes: dict[str, Mo
     full = profile(small, modes["full"], recomputation=recomputation, attention="sdpa")
     each = 3 * 2 * 36 * 320  # forward and two gradients, of a position
     for name, flops in zip(TOTALS, totals(full.of(2, 30)), strict=True):
-        assert flops - getattr(full.of(2, 30, projected=7), name) == 53 * each
+        assert flops - getattr(full.of(2, 30, trained_tokens=7), name) == 53 * each
     adapted = profile(small, modes["lora8"], recomputation=recomputation, attention="sdpa")
     # frozen: forward and the input's gradient; its LoRA matrices: forward, their gradients and the input's
     each = 2 * 2 * 36 * 320 + 3 * 2 * 8 * (36 + 320)
     for name, flops in zip(TOTALS, totals(adapted.of(2, 30)), strict=True):
-        assert flops - getattr(adapted.of(2, 30, projected=7), name) == 53 * each
+        assert flops - getattr(adapted.of(2, 30, trained_tokens=7), name) == 53 * each
 
 
 @pytest.mark.parametrize("mode", ["full", "lora8"])
@@ -159,7 +159,7 @@ def test_a_trimmed_lm_head_is_counted_as_pytorch_counts_it(
     with FlopCounterMode(display=False) as counter:
         model.train()(input_ids=ids, position_ids=positions, logits_to_keep=4).logits.sum().backward()
     found = profile(small, modes[mode], recomputation="none", attention="eager")
-    assert found.of(3, 20, projected=3 * 4).hardware_flops == counter.get_total_flops()
+    assert found.of(3, 20, trained_tokens=3 * 4).hardware_flops == counter.get_total_flops()
 
 
 def test_weights_of_4_bits_cost_loras_flops(small: dict[str, Any], modes: dict[str, Mode]) -> None:
@@ -176,8 +176,8 @@ def test_weights_of_4_bits_cost_loras_flops(small: dict[str, Any], modes: dict[s
         ({"documents": (10, 21)}, r"documents of 10, 21 tokens are 31 together.*sequence_length=30"),
         ({"documents": (31, -1)}, "lengths of at least 1"),
         ({"documents": ()}, "are 0 together"),
-        ({"projected": 61}, "61 trained tokens in a micro-batch of 2 x 30 tokens; give 1 to 60"),
-        ({"projected": 0}, "give 1 to 60"),
+        ({"trained_tokens": 61}, "61 trained tokens in a micro-batch of 2 x 30 tokens; give 1 to 60"),
+        ({"trained_tokens": 0}, "give 1 to 60"),
     ],
 )
 def test_a_shape_that_no_micro_batch_has_is_refused(
@@ -192,4 +192,4 @@ def test_trained_tokens_need_an_lm_head_that_is_known(small: dict[str, Any], mod
     found = profile(small, modes["full"], recomputation="none", attention="sdpa")
     nameless = {key: flops for key, flops in found.needed_products.items() if not key.endswith("/lm_head")}
     with pytest.raises(ValueError, match="no lm_head by that name"):
-        replace(found, needed_products=nameless).check(2, 30, projected=5)
+        replace(found, needed_products=nameless).check(2, 30, trained_tokens=5)

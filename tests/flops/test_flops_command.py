@@ -16,8 +16,8 @@ from rich.console import Console
 
 from mfubench.config import Experiment
 from mfubench.flops import count, second_count
-from mfubench.flops.__main__ import counted, main
-from mfubench.flops.flop_table import show
+from mfubench.flops.__main__ import count_step, main
+from mfubench.flops.flop_table import show_step
 
 PUBLISHED = (
     "model=llama-3.1-8b",
@@ -181,9 +181,9 @@ def test_the_page_for_people_says_what_every_total_means(capsys: pytest.CaptureF
 
 
 def test_what_was_not_counted_is_on_the_page(compose: Any) -> None:
-    found = counted(compose())
+    found = count_step(compose())
     console = Console(file=StringIO(), width=200)
-    show(
+    show_step(
         replace(found, step=replace(found.step, uncounted={"aten::_grouped_mm": 12})), None, console, conventions=False
     )
     assert (

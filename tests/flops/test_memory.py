@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.optimization import Adafactor
 
 from mfubench.config import Mode
-from mfubench.flops.memory import ExpectedMemory, expected, fits
+from mfubench.flops.memory import MemoryEstimate, estimate, fits
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FULL = Mode(name="full")
@@ -47,12 +47,12 @@ ASKED: dict[str, Any] = {
 }
 
 
-def small(mode: Mode = FULL, **changes: Any) -> ExpectedMemory:
-    return expected({"model_type": "llama", **SMALL}, mode, **(ASKED | changes))
+def small(mode: Mode = FULL, **changes: Any) -> MemoryEstimate:
+    return estimate({"model_type": "llama", **SMALL}, mode, **(ASKED | changes))
 
 
-def llama_8b(mode: Mode, **changes: Any) -> ExpectedMemory:
-    return expected(architecture_of("llama-3.1-8b"), mode, **(ASKED | {"sequence_length": 2048} | changes))
+def llama_8b(mode: Mode, **changes: Any) -> MemoryEstimate:
+    return estimate(architecture_of("llama-3.1-8b"), mode, **(ASKED | {"sequence_length": 2048} | changes))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_activations_of_one_block_are_the_list_written_by_hand() -> None:
     rotation = 4 * 2 * 32 * (channels // heads)  # cosine and sine of 32 positions
     # The logits dwarf the rest: the loss's backward pass holds log-probabilities, their gradient and the logits'.
     loss = 4 * 3 * positions * vocabulary
-    memory = expected(
+    memory = estimate(
         {
             "model_type": "llama",
             "vocab_size": vocabulary,
@@ -207,9 +207,9 @@ def test_the_fused_loss_never_holds_the_logits() -> None:
 
 def test_recomputation_keeps_one_input_a_block() -> None:
     # Four blocks more: four inputs of [4, 256, 128] in bf16, and their LoRA gradients, no more.
-    def of_blocks(count: int) -> ExpectedMemory:
+    def of_blocks(count: int) -> MemoryEstimate:
         architecture = {"model_type": "llama", **SMALL, "num_hidden_layers": count}
-        return expected(architecture, LORA, **(ASKED | {"recomputation": "reentrant", "batch_size": 4}))
+        return estimate(architecture, LORA, **(ASKED | {"recomputation": "reentrant", "batch_size": 4}))
 
     few, many, more = of_blocks(4), of_blocks(8), of_blocks(12)
     inputs = 4 * 4 * 256 * 128 * 2
@@ -315,4 +315,4 @@ def scales_of(parameter: Any) -> list[torch.Tensor]:
 def test_what_does_not_run_without_data_is_no_estimate() -> None:
     """Products of several experts at once exist on the meta device in bf16 only."""
     with pytest.raises(ValueError, match="what memory a step needs can't be found out: Expected inputs of BF16"):
-        expected(architecture_of("mixtral-8x7b"), FULL, **(ASKED | {"precision": "fp32"}))
+        estimate(architecture_of("mixtral-8x7b"), FULL, **(ASKED | {"precision": "fp32"}))

@@ -18,7 +18,7 @@ import pytest
 
 from mfubench import hardware
 from mfubench.hardware import CpuConditions, GpuConditions, Machine, troubles
-from mfubench.hardware.conditions import gained, inside
+from mfubench.hardware.conditions import counter_increase, window_slice
 from mfubench.hardware.monitor_cpu import TICKS_PER_SECOND, CpuMonitor, core_seconds
 from mfubench.hardware.monitor_gpu import GpuMonitor
 
@@ -109,21 +109,21 @@ def one(found: tuple[GpuConditions, ...]) -> GpuConditions:
 def test_a_counter_grows_by_straight_lines_between_looks() -> None:
     """0 at 0 s, 100 at 10 s, 400 at 20 s: 50 by 5 s and 250 by 15 s, so 200 between them."""
     times, counter = [0.0, 10.0, 20.0], [0.0, 100.0, 400.0]
-    assert gained(times, counter, (5.0, 15.0)) == 200.0
-    assert gained(times, counter, (0.0, 20.0)) == gained(times, counter, None) == 400.0
-    assert gained(times, counter, (10.0, 10.0)) == 0.0
-    assert gained(times, [0.0, None, 400.0], (5.0, 15.0)) == 200.0
-    assert gained(times, counter, (5.0, 21.0)) is None  # nobody looked that late
-    assert gained(times, [5.0, 0.0, 1.0], None) is None  # it was reset
-    assert gained(times, [None, None, 7.0], None) is None
+    assert counter_increase(times, counter, (5.0, 15.0)) == 200.0
+    assert counter_increase(times, counter, (0.0, 20.0)) == counter_increase(times, counter, None) == 400.0
+    assert counter_increase(times, counter, (10.0, 10.0)) == 0.0
+    assert counter_increase(times, [0.0, None, 400.0], (5.0, 15.0)) == 200.0
+    assert counter_increase(times, counter, (5.0, 21.0)) is None  # nobody looked that late
+    assert counter_increase(times, [5.0, 0.0, 1.0], None) is None  # it was reset
+    assert counter_increase(times, [None, None, 7.0], None) is None
 
 
 def test_looks_at_the_ends_of_the_window_are_in_it() -> None:
     times = [0.0, 1.0, 2.0, 3.0]
-    assert times[inside(times, (1.0, 2.5))] == [1.0, 2.0]
-    assert times[inside(times, (0.5, 3.0))] == [1.0, 2.0, 3.0]
-    assert times[inside(times, (2.1, 2.9))] == []
-    assert times[inside(times, None)] == times
+    assert times[window_slice(times, (1.0, 2.5))] == [1.0, 2.0]
+    assert times[window_slice(times, (0.5, 3.0))] == [1.0, 2.0, 3.0]
+    assert times[window_slice(times, (2.1, 2.9))] == []
+    assert times[window_slice(times, None)] == times
 
 
 # GPUs

@@ -190,7 +190,7 @@ print("last")
     text = (tmp_path / "framework.log").read_text()
     assert text.startswith("first\n") and text.endswith("last\n")
     assert "bytes of output are left out here" in text
-    assert len(text) <= supervision.MOST_BYTES and outcome.log_bytes_left_out > supervision.MOST_BYTES
+    assert len(text) <= supervision.MAX_LOG_BYTES and outcome.log_bytes_left_out > supervision.MAX_LOG_BYTES
     assert outcome.log_tail[-1] == "last"
 
 

@@ -10,7 +10,7 @@ import pytest
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.validate import validate
 from mfubench.flops import profile_of, step_flops
-from mfubench.flops.crosscheck import contradictions, recounted, second_count_in_words
+from mfubench.flops.crosscheck import compare_counts, contradictions, second_count_in_words
 from mfubench.measure.in_situ import InSitu, in_situ
 from mfubench.records import MicroBatch, RankRecord, Records, StepFlops
 
@@ -45,7 +45,7 @@ def asked(compose: Callable[..., Experiment]) -> Callable[..., Experiment]:
 
 def test_the_closed_form_of_a_step_is_its_micro_batches_together(asked: Callable[..., Experiment]) -> None:
     one, three = asked("mode=lora"), asked("mode=lora", "gradient_accumulation_steps=3")
-    second, thrice = recounted(one, step_flops(one)), recounted(three, step_flops(three))
+    second, thrice = compare_counts(one, step_flops(one)), compare_counts(three, step_flops(three))
     assert second is not None and thrice is not None
     assert (second.apart, thrice.apart) == (0, 0)
     assert thrice.figures == second.figures.scaled(3)
@@ -56,7 +56,7 @@ def test_the_closed_form_of_a_step_is_its_micro_batches_together(asked: Callable
 def test_figures_more_than_a_thousandth_apart_contradict_each_other(asked: Callable[..., Experiment]) -> None:
     experiment = asked()
     traced = step_flops(experiment)
-    second = recounted(experiment, traced)
+    second = compare_counts(experiment, traced)
     assert second is not None
     more = replace(traced, hardware_flops=round(traced.hardware_flops * 1.0009), trainable_parameters=10)
     (difference,) = contradictions(more, second)
@@ -94,12 +94,15 @@ def test_positions_that_lm_head_was_spared_are_counted(
     asked: Callable[..., Experiment], batch: MicroBatch, words: str
 ) -> None:
     experiment = asked()
-    assert seen(experiment, profile_of(experiment).of(2, 128, projected=128).hardware_flops, batch).explanation == words
+    assert (
+        seen(experiment, profile_of(experiment).of(2, 128, trained_tokens=128).hardware_flops, batch).explanation
+        == words
+    )
 
 
 def test_two_reasons_are_both_given(asked: Callable[..., Experiment]) -> None:
     recomputing = profile_of(asked("gradient_checkpointing=reentrant"))
-    found = seen(asked(), recomputing.of(2, 128, projected=16).hardware_flops, MicroBatch(2, 128, 256, 16))
+    found = seen(asked(), recomputing.of(2, 128, trained_tokens=16).hardware_flops, MicroBatch(2, 128, 256, 16))
     assert found.explanation == (
         "it recomputes as gradient_checkpointing=reentrant and it is as if lm_head was computed for 16 of 256 positions, "
         "those with a label"

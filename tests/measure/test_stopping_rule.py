@@ -10,7 +10,7 @@ import pytest
 from mfubench.measure.intervals import effective_size, half_width
 from mfubench.measure.ratio import paired
 from mfubench.measure.steady_state import steadiness
-from mfubench.measure.stopping_rule import Rule, enough_after, looks, sure_after
+from mfubench.measure.stopping_rule import Rule, check_sizes, enough_after, sure_after
 
 Series = Callable[[np.random.Generator, int], np.ndarray]
 WARMUP = 5
@@ -148,7 +148,7 @@ def test_a_simulated_autocorrelation_is_found() -> None:
 
 
 def test_the_rule_looks_at_sizes_that_grow_by_half() -> None:
-    assert list(looks(Rule(5, 30, 300, 0.01))) == [30, 45, 68, 101, 152, 228]
+    assert list(check_sizes(Rule(5, 30, 300, 0.01))) == [30, 45, 68, 101, 152, 228]
 
 
 def test_the_rule_stops_at_the_first_look_that_had_the_chance_to_see_a_rare_slow_step() -> None:

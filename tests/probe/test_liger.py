@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mfubench.probe.liger import liger_kernels
+from mfubench.probe.liger import find_liger_kernels
 from mfubench.records import RankRecord
 from mfubench.records.work_check import liger_switches
 
@@ -81,13 +81,13 @@ LLAMA = pytest.mark.parametrize("patching", ["llama"], indirect=True)
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_switch_alone_is_seen_alone_however_it_was_applied(patching: Patching, switch: str) -> None:
     there = patching.model()
-    assert liger_kernels(there) == []
+    assert find_liger_kernels(there) == []
     patching.instance(there, switch)
     patching.classes(switch)
     for model in (there, patching.model()):
-        assert liger_switches(liger_kernels(model)) == {switch}
+        assert liger_switches(find_liger_kernels(model)) == {switch}
     # Instances and classes are patched differently, and the same kernels run.
-    assert liger_kernels(there) == liger_kernels(patching.model())
+    assert find_liger_kernels(there) == find_liger_kernels(patching.model())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_all_switches_of_every_kind_of_model_are_seen_in_the_adapted_model_too(p
     model = patching.model()
     patching.instance(model, "rope", "rms_norm", "swiglu", "fused_linear_cross_entropy")
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
-    assert liger_switches(liger_kernels(adapted)) == {"rope", "rms_norm", "swiglu", "fused_linear_cross_entropy"}
+    assert liger_switches(find_liger_kernels(adapted)) == {"rope", "rms_norm", "swiglu", "fused_linear_cross_entropy"}
 
 
 @LLAMA
@@ -112,27 +112,27 @@ def test_the_fused_loss_is_seen_under_the_wrapping_of_mixed_precision(patching: 
     autocast = torch.autocast("cpu", torch.bfloat16)
     model.forward = MethodType(autocast(model.forward.__func__), model)
     model.forward = MethodType(convert_outputs_to_fp32(model.forward.__func__), model)
-    assert liger_kernels(model) == ["liger_kernel.transformers.model.llama.lce_forward"]
+    assert find_liger_kernels(model) == ["liger_kernel.transformers.model.llama.lce_forward"]
 
 
 @LLAMA
 def test_what_was_patched_for_another_kind_of_model_does_not_count(patching: Patching) -> None:
     patching.classes("rope", "rms_norm", "swiglu", "fused_linear_cross_entropy")
-    assert liger_kernels(Patching("qwen3").model()) == []
+    assert find_liger_kernels(Patching("qwen3").model()) == []
 
 
 @LLAMA
 def test_classes_patched_after_the_model_was_made_are_not_in_it(patching: Patching) -> None:
     model = patching.model()
     patching.classes("rms_norm", "swiglu")
-    assert liger_kernels(model) == []
+    assert find_liger_kernels(model) == []
 
 
 @pytest.mark.parametrize("patching", ["mistral"], indirect=True)
 def test_a_switch_that_patches_what_no_code_calls_is_not_seen(patching: Patching) -> None:
     model = patching.model()
     patching.instance(model, "cross_entropy")  # a class that transformers 5's Mistral does not use
-    assert liger_kernels(model) == []
+    assert find_liger_kernels(model) == []
 
 
 def test_kernels_that_really_run_are_in_the_records(

@@ -28,7 +28,7 @@ from pathlib import Path
 from mfubench import config
 from mfubench.workload import NoData, hub
 from tests.test_data import prepared
-data, folder, hub.PATIENCE_S = config.Data(**json.loads(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3])
+data, folder, hub.HUB_TIMEOUT_S = config.Data(**json.loads(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3])
 before = dict(os.environ)
 try:
     said = asdict(prepared(data, folder, num_samples=3))

@@ -1,10 +1,10 @@
-"""The memory that a run is expected to need. In: architecture, mode and settings. Out: an ExpectedMemory; no device is used.
+"""Estimate the memory of a run. In: architecture, mode and settings. Out: a MemoryEstimate; no device is used.
 
-Importing this imports neither torch nor transformers; expecting does.
+Importing this imports neither torch nor transformers; estimating does.
 """
 
 from __future__ import annotations
 
-from mfubench.flops.memory.estimate import ExpectedMemory, expected, fits
+from mfubench.flops.memory.estimate import MemoryEstimate, estimate, fits
 
-__all__ = ["ExpectedMemory", "expected", "fits"]
+__all__ = ["MemoryEstimate", "estimate", "fits"]

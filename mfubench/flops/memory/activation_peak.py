@@ -1,4 +1,4 @@
-"""The bytes that a step on the meta device holds at once. In: a model and a shape. Out: the peak beyond its weights.
+"""The peak of a step's allocations, found on the meta device. In: a model and a shape. Out: bytes beyond its weights.
 
 A micro-batch on the meta device runs the model's own Python code and autograd, which allocate and free as on any device;
 every storage has its size, and no memory behind it.
@@ -14,47 +14,47 @@ from typing import Any
 from mfubench.flops.memory.kernels import fused_attention, fused_loss, stand_ins
 
 
-class Live:
+class LiveStorages:
     """Bytes of the storages alive, and the most there were. A storage has its size once, however many views it has."""
 
     def __init__(self) -> None:
         self.live = 0
         self.peak = 0
-        self._held: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._storages: dict[int, tuple[int, weakref.ref[Any]]] = {}
 
-    def see(self, tensor: Any, share: float = 1.0) -> None:
+    def track(self, tensor: Any, share: float = 1.0) -> None:
         """Count a tensor's storage from now on with that share of its bytes, until it is freed."""
         storage = tensor.untyped_storage()
         address = storage._cdata
-        before, reference = self._held.get(address, (0, None))
+        before, reference = self._storages.get(address, (0, None))
         now = int(storage.nbytes() * share)
-        self._held[address] = (now, reference or weakref.ref(storage, lambda _: self._freed(address)))
+        self._storages[address] = (now, reference or weakref.ref(storage, lambda _: self._freed(address)))
         self.live += now - before
         self.peak = max(self.peak, self.live)
 
-    def knows(self, tensor: Any) -> bool:
-        """Whether the tensor's storage is counted."""
-        return tensor.untyped_storage()._cdata in self._held
+    def tracks(self, tensor: Any) -> bool:
+        """True if the tensor's storage is counted."""
+        return tensor.untyped_storage()._cdata in self._storages
 
     def _freed(self, address: int) -> None:
-        self.live -= self._held.pop(address)[0]
+        self.live -= self._storages.pop(address)[0]
 
 
-def watching(live: Live) -> Any:
-    """A context in which this sees the storage of every tensor that an operator returns."""
+def storage_tracker(storages: LiveStorages) -> Any:
+    """A context in which `storages` tracks the storage of every tensor that an operator returns."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    class Watcher(TorchDispatchMode):
+    class Tracker(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
             for tensor in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
-                if isinstance(tensor, torch.Tensor) and not live.knows(tensor):
-                    live.see(tensor)
+                if isinstance(tensor, torch.Tensor) and not storages.tracks(tensor):
+                    storages.track(tensor)
             return out
 
-    return Watcher()
+    return Tracker()
 
 
 def peak_of_step(
@@ -77,38 +77,38 @@ def peak_of_step(
     """
     import torch
 
-    live = Live()
+    storages = LiveStorages()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.zero_grad(set_to_none=True)
     for tensor in (*model.parameters(), *model.buffers()):
-        live.see(tensor, share=0)
+        storages.track(tensor, share=0)
     if gradients_stay:
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
-            live.see(parameter.grad, gradient_share)
+            storages.track(parameter.grad, gradient_share)
     input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
-    live.see(input_ids)
+    storages.track(input_ids)
     with ExitStack() as context:
         for parameter in trained:
-            hook = parameter.register_post_accumulate_grad_hook(lambda p: live.see(p.grad, gradient_share))
+            hook = parameter.register_post_accumulate_grad_hook(lambda p: storages.track(p.grad, gradient_share))
             context.callback(hook.remove)
         if fused_kernel:
             context.enter_context(fused_attention(model, autocast=autocast, cuda=cuda))
         kernels = context.enter_context(stand_ins(autocast=autocast, fused_dropout=cuda))
-        context.enter_context(watching(live))
-        loss_of = fused_loss(model, autocast=autocast) if fused_linear_cross_entropy else partial(_loss, model)
+        context.enter_context(storage_tracker(storages))
+        loss_of = fused_loss(model, autocast=autocast) if fused_linear_cross_entropy else partial(_model_loss, model)
         try:
-            loss = loss_of(input_ids, _mask(model, input_ids, live, counted=not fused_kernel))
+            loss = loss_of(input_ids, _attention_mask(model, input_ids, storages, counted=not fused_kernel))
             kernels.cache.clear()
             kernels.caching = False
-            _backward(loss)
+            _run_backward(loss)
         except RuntimeError as error:  # products of experts exist in bf16 only on the meta device
             raise ValueError(f"what memory a step needs can't be found out: {str(error).splitlines()[0]}") from error
     model.zero_grad(set_to_none=True)
-    return live.peak
+    return storages.peak
 
 
-def _backward(loss: Any) -> None:
+def _run_backward(loss: Any) -> None:
     """loss.backward(), but with the stand-ins there for a recomputed block: that method would take them off."""
     import torch
 
@@ -117,7 +117,7 @@ def _backward(loss: Any) -> None:
     engine.run_backward((loss,), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
-def _mask(model: Any, input_ids: Any, live: Live, *, counted: bool) -> Any:
+def _attention_mask(model: Any, input_ids: Any, storages: LiveStorages, *, counted: bool) -> Any:
     """A mask of four dimensions, which is taken as it is: making one would look at values, which the meta device lacks.
 
     A fused kernel needs none where nothing is padded.
@@ -126,9 +126,9 @@ def _mask(model: Any, input_ids: Any, live: Live, *, counted: bool) -> Any:
     mask = input_ids.new_empty(
         batch_size, 1, sequence_length, sequence_length, dtype=model.get_input_embeddings().weight.dtype
     )
-    live.see(mask, share=1 if counted else 0)
+    storages.track(mask, share=1 if counted else 0)
     return mask
 
 
-def _loss(model: Any, input_ids: Any, mask: Any) -> Any:
+def _model_loss(model: Any, input_ids: Any, mask: Any) -> Any:
     return model(input_ids=input_ids, attention_mask=mask, labels=input_ids, use_cache=False).loss

@@ -1,7 +1,7 @@
-"""Expected memory of one device. In: architecture, mode and settings as plain values. Out: bytes, by what they hold.
+"""Estimate the memory of one device. In: architecture, mode and settings as plain values. Out: bytes, by what they hold.
 
 Weights, gradients and optimizer states are formulas over counted parameters; what the step holds beside them is counted
-on the meta device. It is an estimate. Left out are the allocator's rounding and fragmentation, the CUDA context and the
+on the meta device. Left out are the allocator's rounding and fragmentation, the CUDA context and the
 libraries' workspaces (about 0.5 to 1 GB), NCCL's own buffers, and what torch.compile or Liger's kernels other than the
 fused loss save. Figures of CUDA kernels are not yet run on CUDA.
 """
@@ -18,10 +18,10 @@ from mfubench.flops.memory.states import (
     communication_bytes,
     optimizer_bytes,
     packed_layers,
-    sizes_of,
+    parameter_sizes,
     unpack_at_every_use,
 )
-from mfubench.flops.meta_model import build, checkpoint, isolated, within_positions
+from mfubench.flops.meta_model import build, check_sequence_length, checkpoint, isolated
 from mfubench.workload.architecture import config_of
 
 PARALLELISMS = ("single", "ddp", "zero0", "zero1", "zero2", "zero3", "fsdp2")
@@ -30,11 +30,11 @@ OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor")
 
 
 @dataclass(frozen=True)
-class ExpectedMemory:
+class MemoryEstimate:
     """Bytes on each device; the parts add up to the total.
 
-    Gradients appear while activations go, so the highest moment isn't the sum of both at their highest: `activations` is
-    what the highest moment of a step holds beyond the other four. That can be less than all activations together.
+    Activations are freed while gradients are allocated, so their peaks don't coincide. `activations` is the step's peak
+    minus the other four: it can be less than all activations together.
     """
 
     weights: int  # as the device holds them, frozen ones among them; an engine's masters are the optimizer's
@@ -49,7 +49,7 @@ class ExpectedMemory:
         return self.weights + self.gradients + self.optimizer + self.communication + self.activations
 
 
-def expected(
+def estimate(
     architecture: Mapping[str, Any],
     mode: Mode,
     *,
@@ -66,8 +66,8 @@ def expected(
     num_devices: int = 1,
     reduce_bucket_size: int = 500_000_000,
     overlap_comm: bool = True,
-) -> ExpectedMemory:
-    """The memory of a device that trains micro-batches of [batch_size, sequence_length] positions.
+) -> MemoryEstimate:
+    """Estimate the memory of a device that trains micro-batches of [batch_size, sequence_length] positions.
 
     `precision`: bf16 | bf16_pure | fp32. `recomputation`: none | reentrant | non_reentrant. `attention`: sdpa | eager |
     flash_attention_2; the first is taken to run a fused kernel. `parallelism`: single | ddp | zero0 to zero3 | fsdp2.
@@ -79,17 +79,17 @@ def expected(
     """
     import torch
 
-    _check(mode, parallelism, optimizer, precision)
+    _check_memory_options(mode, parallelism, optimizer, precision)
     engine = parallelism.startswith("zero")
     stage = int(parallelism.removeprefix("zero")) if engine else 0
     sharded = parallelism in SHARDING_WEIGHTS
     with isolated():
         config = config_of(architecture)
-        within_positions(config, sequence_length)
+        check_sequence_length(config, sequence_length)
         model = build(config, mode)
         # An engine holds the masters, so its module is bf16 as a whole.
         _set_dtypes(model, "bf16_pure" if engine and precision == "bf16" else precision)
-        sizes = sizes_of(model, mode)
+        sizes = parameter_sizes(model, mode)
         if recomputation != "none":
             checkpoint(model, recomputation)
         gradients = sizes.gradient_bytes // (num_devices if sharded or stage == 2 else 1)
@@ -115,7 +115,7 @@ def expected(
     )
     communication = communication_bytes(sizes, parallelism, precision, num_devices, reduce_bucket_size, overlap_comm)
     released = communication if engine else 0  # before the optimizer steps
-    return ExpectedMemory(
+    return MemoryEstimate(
         weights=sizes.weight_bytes // (num_devices if sharded else 1),
         gradients=gradients,
         optimizer=states,
@@ -124,8 +124,8 @@ def expected(
     )
 
 
-def fits(memory: ExpectedMemory, memory_bytes: int) -> bool:
-    """Whether a device of that many bytes is expected to hold it; one that only just does may still run out."""
+def fits(memory: MemoryEstimate, memory_bytes: int) -> bool:
+    """True if the estimate is at most `memory_bytes`; a device that only just holds it may still run out."""
     return memory.total <= memory_bytes
 
 
@@ -139,7 +139,7 @@ def _set_dtypes(model: Any, precision: str) -> None:
 
 
 def _add_dropout(model: Any, mode: Mode) -> None:
-    """Put the dropout in front of the LoRA matrices that the twin leaves out."""
+    """Put the dropout in front of the LoRA matrices that the meta model leaves out."""
     import torch
 
     places: list[Any] = [m.lora_dropout for m in model.modules() if hasattr(m, "lora_dropout")]
@@ -148,7 +148,7 @@ def _add_dropout(model: Any, mode: Mode) -> None:
             place[adapter] = torch.nn.Dropout(mode.dropout or 0.0)
 
 
-def _check(mode: Mode, parallelism: str, optimizer: str, precision: str) -> None:
+def _check_memory_options(mode: Mode, parallelism: str, optimizer: str, precision: str) -> None:
     known = tuple(kind for kind in PARALLELISMS if kind not in SHARDING_WEIGHTS) if mode.four_bit else PARALLELISMS
     for setting, value, choices in (
         ("parallelism", parallelism, known),

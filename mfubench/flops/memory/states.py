@@ -1,5 +1,4 @@
-"""What a device holds from step to step. In: a model on the meta device, and how it is sharded. Out: bytes, by formulas over
-its parameters."""
+"""Model states: bytes of weights, gradients and optimizer states, by formulas over a meta model's parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ STAGE3_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's default of stage3_max_live
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ParameterSizes:
     """Elements and bytes of a model's parameters, as the run holds them."""
 
     weight_bytes: int
@@ -29,7 +28,7 @@ class Sizes:
     trained_outside: int
 
 
-def sizes_of(model: Any, mode: Mode) -> Sizes:
+def parameter_sizes(model: Any, mode: Mode) -> ParameterSizes:
     """Of a model whose parameters have the dtypes of the run, but for those that `mode` holds in 4 bits."""
     trained = [p for p in model.parameters() if p.requires_grad]
     every = sum(p.numel() for p in model.parameters())
@@ -40,7 +39,7 @@ def sizes_of(model: Any, mode: Mode) -> Sizes:
     def elements(module: Any, only_trained: bool) -> int:
         return sum(p.numel() for p in module.parameters() if p.requires_grad or not only_trained)
 
-    return Sizes(
+    return ParameterSizes(
         weight_bytes=sum(p.nbytes for p in model.parameters()) - saved,
         trained=sum(p.numel() for p in trained),
         gradient_bytes=sum(p.nbytes for p in trained),
@@ -57,7 +56,7 @@ def sizes_of(model: Any, mode: Mode) -> Sizes:
 
 
 def optimizer_bytes(
-    sizes: Sizes, optimizer: str, precision: str, device: str, engine: bool, stage: int, shards: int
+    sizes: ParameterSizes, optimizer: str, precision: str, device: str, engine: bool, stage: int, shards: int
 ) -> tuple[int, int]:
     """Bytes of the states, masters among them, and of what comes and goes in the optimizer's step."""
     flat = engine and stage > 0  # ZeRO steps one flat vector of its own partition
@@ -83,7 +82,7 @@ def optimizer_bytes(
 
 
 def communication_bytes(
-    sizes: Sizes, parallelism: str, precision: str, num_devices: int, bucket: int, overlap: bool
+    sizes: ParameterSizes, parallelism: str, precision: str, num_devices: int, bucket: int, overlap: bool
 ) -> int:
     """Bytes that are held for other devices' sake.
 
@@ -103,8 +102,7 @@ def communication_bytes(
     return 0
 
 
-BLOCK, SCALES = 64, 256  # weights that share a scale, and scales that share a scale of their own
-FP32 = 4  # bytes
+QUANTIZED_BLOCK, QUANTIZED_SCALES = 64, 256  # weights that share a scale, and scales that share a scale of their own
 
 
 def packed_layers(model: Any) -> list[Any]:
@@ -120,8 +118,8 @@ def packed_layers(model: Any) -> list[Any]:
 def packed_bytes(elements: int, double: bool | None) -> int:
     """Bytes of a weight: 4 bits each, a float32 scale per block; with double quantisation (section 3) a byte per scale, a
     float32 scale for those, and one for their mean."""
-    blocks = -(-elements // BLOCK)
-    scales = blocks + FP32 * (-(-blocks // SCALES) + 1) if double else FP32 * blocks
+    blocks = -(-elements // QUANTIZED_BLOCK)
+    scales = blocks + FP32 * (-(-blocks // QUANTIZED_SCALES) + 1) if double else FP32 * blocks
     return -(-elements // 2) + scales
 
 

@@ -11,12 +11,12 @@ import json
 import os
 import sys
 
-HERE = os.path.dirname(os.path.realpath(__file__))
+SITE_FOLDER = os.path.dirname(os.path.realpath(__file__))
 
 
 def run_the_hidden_sitecustomize() -> None:
     """Python imports one sitecustomize only; the host's own still has to run, and to be the one found by name."""
-    elsewhere = [folder for folder in sys.path if os.path.realpath(folder) != HERE]
+    elsewhere = [folder for folder in sys.path if os.path.realpath(folder) != SITE_FOLDER]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", elsewhere)
     if spec is None or spec.loader is None:
         return
@@ -27,7 +27,7 @@ def run_the_hidden_sitecustomize() -> None:
 
 def switch_on_the_probe(folder: str) -> None:
     """Loads the probe under a private name: the host may have no mfubench, or another one."""
-    name, probe = "_mfubench_probe", os.path.dirname(HERE)
+    name, probe = "_mfubench_probe", os.path.dirname(SITE_FOLDER)
     try:
         spec = importlib.util.spec_from_file_location(
             name, os.path.join(probe, "__init__.py"), submodule_search_locations=[probe]

@@ -11,7 +11,7 @@ import yaml
 
 from mfubench.config import Mode
 from mfubench.files.paths import CONF
-from mfubench.flops.analytic import ClosedForm, closed_form
+from mfubench.flops.analytic import AnalyticCount, analytic_count
 
 FIGURES = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a count
 
@@ -53,13 +53,13 @@ def studies(folder: Path = CONF / "published") -> tuple[Study, ...]:
     return tuple(found)
 
 
-def counted(study: Study, row: Row, recomputation: str | None = None) -> ClosedForm:
+def counted(study: Study, row: Row, recomputation: str | None = None) -> AnalyticCount:
     """This project's count of the row's published settings: one step on one device."""
     settings = {**study.settings, **study.of, **row.settings, **row.of}
     of_mode = yaml.safe_load((CONF / "mode" / f"{settings['mode.name']}.yaml").read_text())
     model = yaml.safe_load((CONF / "model" / f"{settings['model.name']}.yaml").read_text())
     own = {f.name: settings[f"mode.{f.name}"] for f in fields(Mode) if f"mode.{f.name}" in settings}
-    micro_batch = closed_form(
+    micro_batch = analytic_count(
         model["architecture"],
         Mode(**of_mode | own),
         recomputation=recomputation or settings["gradient_checkpointing.name"],
