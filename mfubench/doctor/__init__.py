@@ -1,2 +1,2 @@
-"""What is ready on this machine: an Experiment's settings in; what each framework makes of them, what is installed, what is
-known of the devices, and the command to try next, out. Nothing is measured or downloaded."""
+"""The doctor: the frameworks' support of an Experiment's settings on this machine, the environments, the devices, and the
+command to try next. Nothing is measured or downloaded."""

@@ -28,7 +28,7 @@ class Environment:
     """The environment of a framework."""
 
     framework: Framework  # as the engine that is here starts it, which `framework.engine` names
-    state: str  # READY | MISSING | CHANGED
+    state: str  # STATE_READY | STATE_MISSING | STATE_CHANGED
     because: str | None  # what a run would say where it is missing
     versions: dict[str, str]
 

@@ -1,5 +1,5 @@
-"""Where FLOPs are spent: in which phase, by which operator, in which modules. In: a running trace, or a Profile and a
-shape. Out: the place of an operator, or hardware FLOPs by place.
+"""Break FLOPs down by phase, operator and module group: the place of an operator in a running trace, and the hardware
+FLOPs of a Profile and a shape by place.
 
 The modules are those of transformers by their names; a product that a rule doesn't know is in the group `other`.
 """

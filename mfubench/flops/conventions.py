@@ -46,7 +46,7 @@ STEP_QUANTITIES = {  # of one optimizer step on one device
 
 @dataclass(frozen=True)
 class Convention:
-    """A published way to say how many FLOPs a training step has. Expressions are over SIZES and OF_A_STEP."""
+    """A published formula for the FLOPs of a training step, over ARCHITECTURE_QUANTITIES and STEP_QUANTITIES."""
 
     name: str
     flops: str
@@ -57,7 +57,7 @@ class Convention:
 
 @dataclass(frozen=True)
 class ConventionFigure:
-    """What a convention says of a step on one device. None: the architecture lacks one of the formula's quantities."""
+    """A convention's FLOPs of a step on one device. None: the architecture lacks one of the formula's quantities."""
 
     convention: Convention
     expression: str  # the one of this mode
@@ -72,7 +72,7 @@ def published() -> tuple[Convention, ...]:
 def figures(
     profile: Profile, step: FlopCount, *, tokens: int, sequence_length: int, lora: bool
 ) -> list[ConventionFigure]:
-    """What every convention says of `step`, the count of `tokens` positions in sequences of `sequence_length`."""
+    """Every convention's FLOPs of `step`, the count of `tokens` positions in sequences of `sequence_length`."""
     adapters = step.trainable_parameters if lora else 0
     quantities = {
         **profile.sizes,
@@ -95,7 +95,7 @@ def figures(
 
 
 def architecture_quantities(config: Any, model: Any) -> dict[str, int]:
-    """SIZES of transformers' `model` of `config`; without those that its architecture doesn't have."""
+    """ARCHITECTURE_QUANTITIES of transformers' `model` of `config`; without those that its architecture doesn't have."""
     text = config.get_text_config()
     embedding = model.get_input_embeddings().weight
     output = model.get_output_embeddings()

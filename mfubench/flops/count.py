@@ -46,7 +46,7 @@ def count(
 
 
 def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str) -> Profile:
-    """What the model does in a micro-batch of any shape.
+    """Profile the model's work in a micro-batch of any shape.
 
     `architecture`: transformers' config.json by its own keys. `recomputation`: none | reentrant | non_reentrant.
     `attention`: sdpa | eager | flash_attention_2. Dropout, norms and other elementwise work cost no FLOPs. A token passes
@@ -146,7 +146,7 @@ class Repetition:
 
 
 def repetition(model: Any) -> Repetition | None:
-    """How the blocks of `model` repeat; None where they don't, or so seldom that there is nothing to gain."""
+    """Find how the blocks of `model` repeat; None if they don't, or too seldom to gain anything."""
     import torch
 
     config = model.config.get_text_config()

@@ -64,7 +64,7 @@ def check_attention(model: Any, attention: str) -> None:
 
 
 def names_a_block(mode: Mode) -> bool:
-    """Whether a LoRA target stands in one block only, as layers.3.self_attn.q_proj does."""
+    """True if a LoRA target stands in one block only, as layers.3.self_attn.q_proj does."""
     return any(part.isdigit() for target in mode.target_modules or [] for part in target.split("."))
 
 

@@ -1,4 +1,4 @@
-"""FLOPs as a function of a micro-batch's shape. In: what was found in a model's trace. Out: a FlopCount for any shape. Pure.
+"""FLOPs as a function of a micro-batch's shape: a Profile, made of a model's trace, gives a FlopCount for any shape. Pure.
 
 Plain products are proportional to the positions, attention is worked out from its calls and the documents that they are
 over. Model FLOPs are what training needs, so they come from a trace without recomputation; hardware FLOPs are what is
@@ -42,7 +42,7 @@ class FlopCount:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model does in a micro-batch, trained in one mode with one attention kernel and one kind of recomputation.
+    """The work of a model in a micro-batch, trained in one mode with one attention kernel and one kind of recomputation.
 
     A micro-batch's shape is given as its sequences and the positions of each; where every sequence is packed with several
     documents, as `documents`, their lengths; and where only some of the positions pass lm_head, as `trained_tokens`, how many

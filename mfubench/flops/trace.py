@@ -21,7 +21,7 @@ ATTENTION_NAME = "mfubench"  # a name with "flash" in it would make transformers
 
 @dataclass(frozen=True)
 class Trace:
-    """What one micro-batch does: FLOPs of plain products by place, attention calls and operators without a formula by count.
+    """The work of one micro-batch: FLOPs of plain products by place, attention calls and operators without a formula by count.
 
     Those without a formula are named with the shapes that they had in this micro-batch.
     """

@@ -35,7 +35,7 @@ def known_peaks(device_name: str) -> Hardware | None:
 
 
 def means(option: Hardware, device_name: str) -> bool:
-    """Whether `device_name` is one of the names of this option's device."""
+    """True if `device_name` is one of the names of this option's device."""
     return any(_explains(pattern, _name_words(device_name)) for pattern in _patterns(option))
 
 

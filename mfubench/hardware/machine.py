@@ -19,7 +19,7 @@ BF16_SINCE = (8, 0)  # the first compute capability whose tensor cores take bf16
 
 
 class Unavailable(Exception):
-    """What was asked for is right, and this machine doesn't have it. The message is the reason."""
+    """The settings are valid, and this machine doesn't have the device. The message is the reason."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def own_seconds_and_threads() -> tuple[float, int]:
 
 
 def _frequency_mhz(cores: frozenset[int]) -> float | None:
-    """What these cores run at, their mean; None where the kernel doesn't tell, as in some virtual machines."""
+    """The mean frequency of these cores; None if the kernel doesn't tell, as in some virtual machines."""
     import psutil
 
     try:

@@ -102,7 +102,7 @@ def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int,
 
 
 def _last_line(error: Exception) -> str:
-    """What a program ended with: the rest is where."""
+    """The last line of a program's error: the rest is the traceback."""
     return str(error).strip().splitlines()[-1]
 
 

@@ -1,8 +1,6 @@
-"""Operators that libraries compile at their first start. In: when a run began. Out: a folder without locks that nobody holds.
+"""Remove stale lock files of torch's C++ extension builds.
 
-PyTorch guards a compilation by a file that it removes when it is done. A run that is ended in the middle leaves the file,
-and every later run would wait for it without end. So runs compile into a folder of mfubench's own, in which a file
-that a run has left is known for what it is.
+A build that is killed leaves its lock, and later builds wait for it forever; runs therefore build in a folder of our own.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ COMPILED_WITHIN_S = 900.0
 
 
 def build_environment(program: str) -> dict[str, str]:
-    """What makes a run of `program` compile into our folder; nothing where the user has named one.
+    """The variables that make a run of `program` compile into our folder; none if the user has named a folder.
 
     Programs of different environments have different libraries, and would compile over each other in one folder.
     """

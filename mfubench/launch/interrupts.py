@@ -42,7 +42,7 @@ def only_counted() -> int:
 
 
 def came_since(count: int) -> bool:
-    """Whether another signal has come."""
+    """True if another signal has come."""
     return len(_signals) > count
 
 

@@ -1,5 +1,4 @@
-"""How a framework's processes ended, and why. Their end and the last lines of their log in; an
-Outcome out, whose every field stands in the result. Pure."""
+"""The end of a framework's processes and its cause. Every field of an Outcome stands in the result. Pure."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ SHELL_SIGNAL = 128  # a shell's exit status is this and the signal that ended it
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run came to its end, and why where it was ended for something that it did."""
+    """The kind of a run's end, and the reason if mfubench ended it for something that it did."""
 
     how: How
     why: str | None = None
@@ -62,7 +61,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the framework's processes ended."""
+    """The end of the framework's processes."""
 
     ended: How  # itself | stopped (enough was recorded), stalled, disk_full, timeout: by us | interrupted: by the user
     returncode: int | None

@@ -49,7 +49,7 @@ def tagged_processes(tag: str) -> list[psutil.Process]:
 
 
 def have_open(path: Path) -> bool:
-    """Whether any process has the file open, as far as we may see."""
+    """True if any process has the file open, as far as we may see."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it is gone, or another user's
             if any(file.path == str(path) for file in process.open_files()):

@@ -81,7 +81,7 @@ class _Mode(TorchDispatchMode):
 
 
 def _compiled_anything(root: nn.Module) -> bool:
-    """Whether torch.compile has had any of this process's code in hand; what it made cannot be seen into.
+    """True if torch.compile has had any of this process's code in hand; what it made cannot be seen into.
 
     It also would leave uncompiled, for good, whatever it first meets inside a dispatch mode.
     """

@@ -19,7 +19,7 @@ from .device_clock import DeviceClock
 
 
 class CurrentStep:
-    """Which step it is, and what has happened in it so far."""
+    """The index of the current step, and its figures so far."""
 
     def __init__(self) -> None:
         self.index = -1

@@ -1,4 +1,4 @@
-"""The work that was really done. In: the root module and what its first step showed. Out: the work event's fields."""
+"""Describe the work that was really done: the fields of the `work` event, from the root module and its first step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARALLEL_PACKAGES = ("torch.nn.parallel", "torch.distributed", "deepspeed", "meg
 
 
 def describe_work(root: nn.Module, first: FirstStep) -> dict[str, Any]:
-    """What was trained, how it was wrapped, stepped and recomputed; null where it cannot be told."""
+    """Describe the model, its wrappers, optimizers and recomputation; null if unknown."""
     links = chain(root)
     config = getattr(links[-1], "config", None)
     parameters = list(root.parameters())
@@ -70,13 +70,13 @@ def chain(root: nn.Module) -> list[nn.Module]:
 
 
 def _class_name(module: nn.Module) -> str:
-    """Of the class that was written, where sharding has derived one of its own from it."""
+    """The name of the class as written, if sharding has derived one of its own from it."""
     written = (base for base in type(module).__mro__ if not base.__module__.startswith(PARALLEL_PACKAGES))
     return next(written).__name__
 
 
 def _tf32() -> bool | None:
-    """Whether fp32 products may use TF32 on CUDA; torch refuses to say when both its old and its new switch were used."""
+    """True if fp32 products may use TF32 on CUDA; torch refuses to say when both its old and its new switch were used."""
     matmul = torch.backends.cuda.matmul
     try:
         return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
@@ -90,7 +90,7 @@ def _parallel_classes(links: list[nn.Module]) -> list[str]:
 
 
 def _zero_stage(links: list[nn.Module]) -> int | None:
-    """What DeepSpeed's engine shards by, 0 to 3, as it says itself; None where there is no such engine."""
+    """The ZeRO stage, 0 to 3, of DeepSpeed's engine; None if there is no such engine."""
     stages = (getattr(link, "zero_optimization_stage", None) for link in links)
     return next((int(stage()) for stage in stages if stage is not None), None)
 
@@ -108,7 +108,7 @@ def _device(parameters: list[nn.Parameter]) -> dict[str, str]:
 
 
 def _step_copies(trainable: list[nn.Parameter], first: FirstStep) -> bool:
-    """Whether an engine moves parameters and gradients into tensors of its own, and its optimizer steps those."""
+    """True if an engine moves parameters and gradients into tensors of its own, and its optimizer steps those."""
     model_ids = {id(p) for p in trainable}
     return any(not model_ids.issuperset(optimizer.stepped) for optimizer in first.optimizers.values())
 

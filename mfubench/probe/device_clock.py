@@ -64,7 +64,7 @@ class DeviceClock:
 
 
 def capturing() -> bool:
-    """Whether what is called now is put into a CUDA graph: nothing of it runs, and reading an event would spoil it."""
+    """True if what is called now is put into a CUDA graph: nothing of it runs, and reading an event would spoil it."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 

@@ -1,4 +1,4 @@
-"""What the root does during its first optimizer step. In: calls inside it. Out: facts for `describe`.
+"""Facts about the root module's first optimizer step, for `describe`.
 
 Looked at closely once, because it costs more per module call than the steps that are timed should carry.
 """
@@ -151,10 +151,10 @@ def size(tensor: torch.Tensor) -> tuple[str, int]:
 
 
 def four_bit_state(tensor: torch.Tensor) -> Any:
-    """What bitsandbytes knows of a weight that it holds in 4 bits, two in a byte; None: it is none."""
+    """The quantization state of a weight that bitsandbytes holds in 4 bits, two in a byte; None if it is no such weight."""
     return getattr(tensor, "quant_state", None)
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a call of this very module goes through torch.compile, in either of its two styles."""
+    """True if a call of this very module goes through torch.compile, in either of its two styles."""
     return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None

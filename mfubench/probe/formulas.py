@@ -83,7 +83,7 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
 
 
 def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operator without a formula could hide a product: the rule that decides what is listed.
+    """True if an operator without a formula could hide a product: the rule that decides what is listed.
 
     A product needs two factors, one of them a matrix, of numbers: floating point or 8 bits (integers of more bits are
     indices, booleans are masks). PyTorch's own operators qualify with two such tensors, unless they are tagged as

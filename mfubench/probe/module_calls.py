@@ -1,26 +1,22 @@
-"""Every call of a module, told to the observer. In: an Observer. Out: its `outermost_call`, `inner_call`, `root_returned`."""
+"""Report every call of a module to a listener, the observer, and keep torch.compile away from the probe's own code."""
 
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 import threading
 import time
-from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, Callable
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, Callable, Iterator, Protocol
 
 import torch
 from torch import nn
 
-from .batches import BatchQueue, token_shape
-from .current_step import CurrentStep
-from .device_clock import DeviceClock, capturing
-from .first_step import FirstStep, four_bit_state, size
 from .import_hook import after_import
-from .root_module import RootModules
 
-if TYPE_CHECKING:
-    from .observer import Observer
-
+PACKAGE = __name__.rpartition(".")[0]  # the name that the probe was loaded under
+FOLDER = os.path.join(os.path.dirname(__file__), "")
 ROUNDS, CALLS = 10, 200  # of measuring what a watched call costs: some milliseconds in all
 
 
@@ -30,7 +26,27 @@ class _CallState(threading.local):
     in_a_call = False
 
 
-def watch_module_calls(observer: Observer) -> None:
+class CallListener(Protocol):
+    """The observer, as far as module calls need it."""
+
+    @property
+    def details(self) -> object:
+        """None if inner calls are not of interest."""
+
+    def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        """A module was called outside any other in this thread. If true, `root_returned` must follow."""
+
+    def inner_call(self, module: nn.Module) -> object:
+        """A module was called inside another one, while details are wanted."""
+
+    def root_returned(self) -> object:
+        """The call that `outermost_call` answered with true is over."""
+
+    def switch_off(self, error: Exception) -> None:
+        """The probe made a mistake."""
+
+
+def watch_module_calls(observer: CallListener) -> None:
     """Replaces nn.Module.__call__, the one way in that sees keyword inputs and that torch.compile follows unbroken.
 
     It stays for good: torch.compile takes the function it finds when it is loaded for the unpatched one.
@@ -40,17 +56,42 @@ def watch_module_calls(observer: Observer) -> None:
 
     def leave_uncompiled(dynamo: ModuleType) -> None:
         # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
-        kinds = (type(observer), FirstStep, CurrentStep, RootModules, DeviceClock, BatchQueue)
-        methods = [method for kind in kinds for method in vars(kind).values()]
-        for function in (call, size, four_bit_state, capturing, token_shape, *methods, *map(inspect.unwrap, methods)):
-            if isinstance(function, FunctionType):
-                dynamo.skip_code(function.__code__)
+        for code in _codes_of_the_probe():
+            dynamo.skip_code(code)
 
     after_import("torch._dynamo.eval_frame", leave_uncompiled, observer.switch_off)
 
 
-def cost_of_an_inner_call_ns(observer: Observer) -> float:
-    """What a module call inside another one takes longer for being watched, details no longer wanted.
+def _codes_of_the_probe() -> Iterator[CodeType]:
+    """The code of every function and method in the loaded modules of the probe, and of what is defined inside them.
+
+    By module, so that no list of classes has to be kept; decorated functions with what they wrap.
+    """
+    modules = [module for name, module in list(sys.modules.items()) if _is_of_the_probe(name)]
+    values = [value for module in modules for value in vars(module).values()]
+    for value in values:
+        if _is_of_the_probe(getattr(value, "__module__", None)):
+            for member in list(vars(value).values()) if isinstance(value, type) else [value]:
+                function: Any = member.fget if isinstance(member, property) else member
+                for layer in (function, inspect.unwrap(function)):
+                    # Code of the standard library's decorators is everybody's; what dataclass writes is in "<string>".
+                    if isinstance(layer, FunctionType) and layer.__code__.co_filename.startswith((FOLDER, "<string>")):
+                        yield from _with_inner_codes(layer.__code__)
+
+
+def _is_of_the_probe(module: object) -> bool:
+    return isinstance(module, str) and (module == PACKAGE or module.startswith(f"{PACKAGE}."))
+
+
+def _with_inner_codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _with_inner_codes(constant)
+
+
+def cost_of_an_inner_call_ns(observer: CallListener) -> float:
+    """Nanoseconds that the probe adds to a module call inside another one, once details are no longer wanted.
 
     Measured, at its best, on a call of nothing: to clock each call would cost more than it does.
     """
@@ -65,7 +106,7 @@ def cost_of_an_inner_call_ns(observer: Observer) -> float:
 
 
 def _fastest_ns(call: Callable[..., Any]) -> float:
-    """Of a call with an input, in the fastest of several rounds: what else runs here only slows them down."""
+    """Nanoseconds of a call with an input, in the fastest of several rounds: other programs only slow them down."""
     rounds = []
     for _ in range(ROUNDS):
         began = time.perf_counter_ns()
@@ -75,7 +116,7 @@ def _fastest_ns(call: Callable[..., Any]) -> float:
     return min(rounds) / CALLS
 
 
-def _watched(original: Callable[..., Any], observer: Observer, here: _CallState) -> Callable[..., Any]:
+def _watched(original: Callable[..., Any], observer: CallListener, here: _CallState) -> Callable[..., Any]:
     is_compiling = torch.compiler.is_dynamo_compiling
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

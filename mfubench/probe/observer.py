@@ -1,4 +1,4 @@
-"""What happens in this process, as events. In: calls of modules, optimizer events, batches. Out: lines of `events`.
+"""Observe this process: from calls of modules, optimizer events and batches to lines of `events`.
 
 A training forward is an outermost call of the root module, outside a backward pass, with gradients enabled and an
 integer [batch, sequence] input. The root is the module called that way; one that contains the old root (a wrapper put
@@ -47,7 +47,7 @@ def install(writer: Writer, profile_flops: bool) -> None:
 
 
 def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]:
-    """What the host's code calls: it never raises, is nothing when the observer is off, and its time is the probe's own."""
+    """Decorate what the host calls: it never raises, does nothing if the observer is off, and its time is the probe's."""
 
     @functools.wraps(method)
     def call(self: Observer, *args: Any) -> Answer | None:

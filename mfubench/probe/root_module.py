@@ -26,20 +26,20 @@ class RootModules:
         return self._root() if self._root is not None else None
 
     def number(self, module: nn.Module) -> int:
-        """Of a module that is, was, or would be the root but for its wrapper."""
+        """The number of a module that is, was, or would be the root but for its wrapper."""
         return self._ids.setdefault(module, PAST_WRAPPER)
 
     def is_wrapped(self, module: nn.Module) -> bool:
-        """Whether the root is nothing but wrappers around it."""
+        """True if the root is nothing but wrappers around it."""
         root = self.root
         return root is not None and any(module is link for link in describe.chain(root)[1:])
 
     def may_be_evaluated(self, module: nn.Module) -> bool:
-        """Whether its forward is the model's; evaluation may call the model inside its wrappers."""
+        """True if its forward is the model's; evaluation may call the model inside its wrappers."""
         return bool(module._modules) if self.root is None else module is self.root or self.is_wrapped(module)
 
     def may_replace(self, module: nn.Module) -> bool:
-        """Whether it could be the root from here on: parts may be called alone, and an embedding before the root is known."""
+        """True if it could be the root from here on: parts may be called alone, and an embedding before the root is known."""
         root = self.root
         return bool(module._modules) and (root is None or not any(part is module for part in root.modules()))
 

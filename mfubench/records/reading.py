@@ -24,7 +24,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """What one step did, as its operators were counted while it ran."""
+    """The FLOPs of one step, as its operators were counted while it ran."""
 
     flops: int | None  # None: torch.compile had a hand in it, so most of it was out of sight
     by_operator: Mapping[str, int]
@@ -34,7 +34,7 @@ class StepFlops:
 
 @dataclass(frozen=True)
 class RankRecord:
-    """What one process recorded: n complete step periods between n + 1 boundaries.
+    """The record of one process: n complete step periods between n + 1 boundaries.
 
     A boundary is the first training forward of an optimizer step. On a device that has a clock of its own, a period is
     complete when that clock has confirmed its end.
@@ -154,7 +154,7 @@ class RankProgress:
 
     @property
     def periods(self) -> int:
-        """How many there are."""
+        """The number of complete periods."""
         return len(self.step_times_s)
 
     @property

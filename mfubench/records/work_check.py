@@ -126,6 +126,6 @@ def _stepped(work: Any) -> int | None:
 
 
 def _optimizer_dtypes(work: Any) -> str | None:
-    """Of everything that is stepped and of the optimizers' states."""
+    """The dtypes of everything that is stepped and of the optimizers' states."""
     dtypes = {name for optimizer in work["optimizers"] for part in ("steps", "state") for name in optimizer[part]}
     return " and ".join(sorted(dtypes)) or None

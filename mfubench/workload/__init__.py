@@ -21,7 +21,7 @@ __all__ = ["NoData", "Workload", "check_data", "prepare"]
 
 @dataclass(frozen=True)
 class Workload:
-    """Where the model, the tokenizer and the samples lie."""
+    """Paths of the model, the tokenizer and the samples."""
 
     model_path: str  # a folder with config.json, the tokenizer and maybe weights; or an id on the hub
     tokenizer_path: str  # as model_path
@@ -57,9 +57,9 @@ def prepare(
     transformers. Any number of processes may prepare the same workload at once. Raises ValueError for a model that can't
     be made, ConfigError for data that aren't there or have a bad row, NoData where the hub's data can't be had.
 
-    `dry`: says the same, with the same errors for what is wrong, and nothing is written, fetched or asked. Of data on the
-    hub without a commit as their revision, the folder's name is then one that is never used, num_rows is None, and
-    alpaca_path is a path whatever the rows are. That the weights fit on the disk is not found out.
+    `dry`: says the same, with the same errors for what is wrong, and nothing is written, fetched or asked. For hub data at
+    no fixed commit, `messages_path` and `alpaca_path` are placeholders and `num_rows` is None. It isn't checked if the
+    weights fit on the disk.
     """
     at = folder / "data"
     samples = find_samples(

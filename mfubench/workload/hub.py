@@ -42,7 +42,7 @@ def check_hub_id(hub_id: str) -> None:
 
 
 def has_token() -> bool:
-    """Whether the user has a token of the hub here, which gated models and datasets need."""
+    """True if the user has a token of the hub here, which gated models and datasets need."""
     from huggingface_hub import get_token
 
     return get_token() is not None
@@ -51,7 +51,7 @@ def has_token() -> bool:
 def fetch(hub_id: str, revision: str | None) -> Path:
     """The folder of the commit that `revision` (None: the main branch) names; the folder's name is the commit.
 
-    From the hub where it answers within PATIENCE_S, else the copy in the hub's cache. Raises NoData where neither is.
+    From the hub where it answers within HUB_TIMEOUT_S, else the copy in the hub's cache. Raises NoData where neither is.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

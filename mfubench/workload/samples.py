@@ -83,7 +83,7 @@ def gather_rows(samples: Iterable[Sample], wanted: int) -> Rows:
 
 
 def sample_of(row: object) -> Sample:
-    """The sample of a row in one of the SHAPES; `input` may be missing, null or empty. Other keys are passed over.
+    """The sample of a row in one of the ROW_SHAPES; `input` may be missing, null or empty. Other keys are passed over.
 
     Raises ValueError for anything else, saying what is wrong.
     """

@@ -1,4 +1,4 @@
-"""What a device does otherwise than the meta device. In: the run's kernels and autocast. Out: operations that allocate the
+"""Stand-ins for a device's kernels and autocast, which differ from the meta device's: operations that allocate the
 same tensors on the meta device and compute nothing.
 """
 

@@ -29,7 +29,7 @@ class ParameterSizes:
 
 
 def parameter_sizes(model: Any, mode: Mode) -> ParameterSizes:
-    """Of a model whose parameters have the dtypes of the run, but for those that `mode` holds in 4 bits."""
+    """The sizes of a model whose parameters have the dtypes of the run, except those that `mode` holds in 4 bits."""
     trained = [p for p in model.parameters() if p.requires_grad]
     every = sum(p.numel() for p in model.parameters())
     parts = blocks(model)

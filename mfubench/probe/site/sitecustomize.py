@@ -1,4 +1,4 @@
-"""What Python runs when it starts with this folder on PYTHONPATH: the sitecustomize this one hides, then the probe.
+"""Python runs this at its start if the folder is on PYTHONPATH: the sitecustomize that it hides, then the probe.
 
 Does nothing of its own unless $MFUBENCH_RECORDS names a folder. Must not fail, whatever the host looks like.
 """
