@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mfubench.config import Experiment
-from mfubench.hardware.lock import alone_on
+from mfubench.hardware.lock import exclusive
 from mfubench.launch import programs
 from mfubench.launch.interrupts import interrupted_once
 from mfubench.measure.measure import measure, status_of
@@ -29,7 +29,7 @@ def run(experiment: Experiment, folder: Path, sweep: Path | None, composed: Comp
     with interrupted_once():
         try:
             target = resolve(experiment, programs)
-            with alone_on(target.machine, target.num_devices, job.folder, console):
+            with exclusive(target.machine, target.num_devices, job.folder, console):
                 prepared = prepare(target, job.folder, console)
                 check_memory(prepared)
                 peaks = measure_peaks(target, programs, console)

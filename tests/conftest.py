@@ -66,7 +66,7 @@ def planned() -> Callable[..., Plan]:
         weights_on_disk: bool = False,
     ) -> Plan:
         framework, engine = engines.choose(experiment.framework, lambda _: False)
-        prepared = workload.prepare(
+        prepared = workload.prepare_workload(
             experiment.model,
             experiment.data,
             sequence_length=experiment.sequence_length,

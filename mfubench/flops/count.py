@@ -14,7 +14,15 @@ from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
 from mfubench.flops.breakdown import OperatorPlace
 from mfubench.flops.conventions import architecture_quantities
-from mfubench.flops.meta_model import bare, check_attention, checkpoint, isolated, names_a_block, positions, with_lora
+from mfubench.flops.meta_model import (
+    bare_model,
+    check_attention,
+    checkpoint,
+    isolated,
+    names_a_block,
+    positions,
+    with_lora,
+)
 from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
 from mfubench.workload.architecture import config_of
@@ -57,7 +65,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
     _check_count_options(mode, recomputation, attention)
     with isolated():
         config = config_of(architecture)
-        model = bare(config, EXPERTS)
+        model = bare_model(config, EXPERTS)
         check_attention(model, attention)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         sizes = architecture_quantities(config, model)

@@ -27,17 +27,17 @@ def check_sequence_length(config: Any, sequence_length: int) -> None:
     check_positions(positions(config), sequence_length)
 
 
-def build(config: Any, mode: Mode) -> Any:
+def build_model(config: Any, mode: Mode) -> Any:
     """A model of `config` on the meta device, in training mode, trained as `mode` says; eager, nothing recomputed.
 
     Raises ValueError for values that no model can be made of, and for LoRA targets that the model doesn't have.
     """
-    model = bare(config)
+    model = bare_model(config)
     return with_lora(model, mode) if mode.has_adapters else model
 
 
-def bare(config: Any, experts: str | None = None) -> Any:
-    """As `build`, all of it trained; `experts` is how a mixture's are computed, None as transformers does by default."""
+def bare_model(config: Any, experts: str | None = None) -> Any:
+    """As `build_model`, all of it trained; `experts` is how a mixture's are computed, None as transformers does by default."""
     import torch
     from transformers import AutoModelForCausalLM
 

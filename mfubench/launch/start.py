@@ -20,7 +20,7 @@ import psutil
 
 from mfubench.files.paths import PROBE_SITE
 from mfubench.launch import extensions, interrupts, processes, supervision
-from mfubench.launch.outcome import Ending, How, Outcome, told
+from mfubench.launch.outcome import Ending, How, Outcome, with_cause
 from mfubench.launch.programs import guarded_tag, in_front_of
 from mfubench.plan.native import Plan, write_files
 
@@ -40,7 +40,7 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
     write_files(plan)
     extensions.release()
     processes.adopt_orphans()
-    (tag, guard), strangers = guarded_tag(), processes.children()
+    (tag, guard), unrelated = guarded_tag(), processes.children()
     _tell(guard, plan)
     process, ending, supervised = None, Ending("interrupted"), supervision.Supervision(plan, unrelated)
     started, began_s, kills_before = time.monotonic(), time.time(), _killed_for_memory()
@@ -56,7 +56,7 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
             pass
         finally:
             ends = time.monotonic()
-            left = _end_all(process, strangers)
+            left = _end_all(process, unrelated)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
     left_out = supervised.left_out + supervision.keep_short(plan.log)
@@ -93,7 +93,7 @@ def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Pope
     )
 
 
-def _end_all(process: subprocess.Popen[bytes] | None, strangers: Collection[psutil.Process]) -> tuple[int, ...]:
+def _end_all(process: subprocess.Popen[bytes] | None, unrelated: Collection[psutil.Process]) -> tuple[int, ...]:
     """No process of this run is left when this returns, but for the pids returned, which nothing can end; a Ctrl-C
     meanwhile skips what is left of the grace."""
     so_far = interrupts.only_counted()

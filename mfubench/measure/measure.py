@@ -15,9 +15,9 @@ from mfubench.measure.in_situ import InSitu, in_situ
 from mfubench.measure.observe import Observed
 from mfubench.plan import support
 from mfubench.plan.prepare import Prepared
-from mfubench.records import Asked, Difference, Records
+from mfubench.records import Difference, Expected, Records
 
-# Of what is asked, that which `comparison=defaults` leaves to the framework.
+# Settings of the expected work that `comparison=defaults` leaves to the framework.
 LEFT_OPEN = (
     "recomputation",
     "recomputed_blocks",
@@ -88,7 +88,7 @@ def status_of(observed: Observed, measured: Measured) -> status.RunStatus:
     )
 
 
-def expected_work(prepared: Prepared, periods: int) -> Asked:
+def expected_work(prepared: Prepared, periods: int) -> Expected:
     """Return what the records of the run must show."""
     target, flops = prepared.target, prepared.flops
     experiment, machine, precision = target.experiment, target.machine, target.precision
@@ -97,7 +97,7 @@ def expected_work(prepared: Prepared, periods: int) -> Asked:
     # A setting that doesn't reach the framework promises nothing, and a user's own words to the framework win over it.
     reach = set() if experiment.framework.native else support.mapped_settings(experiment.framework, values)
     recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
-    wanted = Asked(
+    wanted = Expected(
         num_ranks=target.num_devices,
         micro_batch_shape=(experiment.batch_size, experiment.sequence_length),
         micro_batches_per_step=experiment.gradient_accumulation_steps,

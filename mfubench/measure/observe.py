@@ -1,4 +1,4 @@
-"""Observe a run: start the framework, watch its records and the machine, and read what the probe wrote."""
+"""Observe a run: start the framework, poll its records, sample the machine, and read what the probe wrote."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Obse
     """Run the plan to its end, or until the steps recorded are enough. Raises OSError if the disk is too full to start."""
     plan, measurement = prepared.plan, prepared.target.experiment.measurement
     rule, ideal_step_s = rule_of(measurement), prepared.flops.model_flops / peaks.peak.flops_per_second
-    monitor = hardware.watch(prepared.target.machine, plan.num_ranks)
+    monitor = hardware.monitor(prepared.target.machine, plan.num_ranks)
     try:
         with progress_bar(plan, rule, measurement.stall_s, ideal_step_s, console) as progress:
 
-            def look() -> Ending | None:
-                monitor.look()
+            def poll() -> Ending | None:
+                monitor.sample()
                 return progress()
 
-            outcome = launch(plan, look)
+            outcome = launch(plan, poll)
         shutil.rmtree(plan.scratch, ignore_errors=True)
-        recorded = records.read(plan.records)
+        recorded = records.read_records(plan.records)
     finally:
         secrets.clean_output(plan.log, plan.records)  # from here on others read what the framework wrote
     peak_memory = {rank.rank: rank.peak_memory_bytes for rank in recorded.ranks}

@@ -24,11 +24,10 @@ from mfubench.config.overrides import no_secret_in
 from mfubench.config.validate import validate
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.flops import FlopCount, step_flops
-from mfubench.flops.crosscheck import SecondCount, recounted
+from mfubench.flops.crosscheck import SecondCount, compare_counts
 from mfubench.plan import engines, support
 from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_as_json, threads_per_rank
-from mfubench.workload import NoData, Workload
-from mfubench.workload import prepare as prepare_workload
+from mfubench.workload import NoData, Workload, prepare_workload
 
 if TYPE_CHECKING:
     from mfubench.flops.memory import MemoryEstimate
@@ -139,7 +138,7 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     for text in (plan.config_text, *plan.other_files.values(), *plan.environment.values(), *plan.command):
         no_secret_in(text, "what the framework would be given")
     (folder / "plan.json").write_text(json.dumps(plan_as_json(plan), indent=1))
-    return Prepared(target, made, flops, recounted(experiment, flops), plan)
+    return Prepared(target, made, flops, compare_counts(experiment, flops), plan)
 
 
 def check_memory(prepared: Prepared) -> None:
@@ -172,7 +171,7 @@ def known_peak(target: Target, programs: Programs, console: Console) -> hardware
     return measure_peaks(target, programs, console).peak
 
 
-def expected_memory(target: Target) -> ExpectedMemory:
+def expected_memory(target: Target) -> MemoryEstimate:
     """Estimate the memory that one device needs, in bytes."""
     from mfubench.flops import memory
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mfubench.flops import FlopCount
 from mfubench.flops.crosscheck import second_count_in_words
-from mfubench.flops.memory import ExpectedMemory, fits
+from mfubench.flops.memory import MemoryEstimate, fits
 from mfubench.hardware import Machine, Peak
 from mfubench.plan.native import write_files
 from mfubench.plan.prepare import Prepared, expected_memory
@@ -71,7 +71,7 @@ def _flops_table(flops: FlopCount, second_count: str, peak: Peak | None) -> Tabl
     return table
 
 
-def _memory_table(memory: ExpectedMemory, machine: Machine, num_ranks: int) -> Table:
+def _memory_table(memory: MemoryEstimate, machine: Machine, num_ranks: int) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     parts = {
         "weights": memory.weights,

@@ -15,8 +15,8 @@ from torch import nn
 
 from .import_hook import after_import
 
-PACKAGE = __name__.rpartition(".")[0]  # the name that the probe was loaded under
-FOLDER = os.path.join(os.path.dirname(__file__), "")
+PROBE_PACKAGE = __name__.rpartition(".")[0]  # the name that the probe was loaded under
+PROBE_FOLDER = os.path.join(os.path.dirname(__file__), "")
 ROUNDS, CALLS = 10, 200  # of measuring what a watched call costs: some milliseconds in all
 
 
@@ -75,12 +75,14 @@ def _codes_of_the_probe() -> Iterator[CodeType]:
                 function: Any = member.fget if isinstance(member, property) else member
                 for layer in (function, inspect.unwrap(function)):
                     # Code of the standard library's decorators is everybody's; what dataclass writes is in "<string>".
-                    if isinstance(layer, FunctionType) and layer.__code__.co_filename.startswith((FOLDER, "<string>")):
+                    if isinstance(layer, FunctionType) and layer.__code__.co_filename.startswith(
+                        (PROBE_FOLDER, "<string>")
+                    ):
                         yield from _with_inner_codes(layer.__code__)
 
 
 def _is_of_the_probe(module: object) -> bool:
-    return isinstance(module, str) and (module == PACKAGE or module.startswith(f"{PACKAGE}."))
+    return isinstance(module, str) and (module == PROBE_PACKAGE or module.startswith(f"{PROBE_PACKAGE}."))
 
 
 def _with_inner_codes(code: CodeType) -> Iterator[CodeType]:

@@ -16,7 +16,7 @@ from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
 from mfubench.workload.source import check_data, find_samples
 
-__all__ = ["NoData", "Workload", "check_data", "prepare"]
+__all__ = ["NoData", "Workload", "check_data", "prepare_workload"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Workload:
     num_rows: int | None = None  # in that source: a run reads num_samples, in order and from the start again
 
 
-def prepare(
+def prepare_workload(
     model: config.Model,
     data: config.Data,
     *,

@@ -14,7 +14,7 @@ from mfubench.config import Mode
 from mfubench.files.paths import PACKAGE
 from mfubench.flops import profile
 from mfubench.flops.conventions import ARCHITECTURE_QUANTITIES, STEP_QUANTITIES, evaluate, figures, names_in, published
-from mfubench.flops.meta_model import bare, isolated, with_lora
+from mfubench.flops.meta_model import bare_model, isolated, with_lora
 from mfubench.workload.architecture import config_of
 
 BATCH, LENGTH = 2, 2048
@@ -112,7 +112,7 @@ def test_hf_trainers_total_flos_is_its_real_output(
 
     architecture = {**small, "tie_word_embeddings": tied}
     with isolated():
-        model = bare(config_of(architecture))
+        model = bare_model(config_of(architecture))
         model = with_lora(model, modes[mode]) if mode == "lora7" else model
     inputs = {"input_ids": torch.empty(BATCH, LENGTH, dtype=torch.long, device="meta")}
     real = Trainer.floating_point_ops(SimpleNamespace(model=model), inputs)
@@ -140,7 +140,7 @@ def test_lightnings_measurement_is_its_real_output(small: dict[str, Any], modes:
     theirs = pytest.importorskip("lightning.fabric.utilities.throughput")
     architecture = {**small, "max_position_embeddings": LENGTH}
     with isolated():
-        model = bare(config_of(architecture))
+        model = bare_model(config_of(architecture))
         ids = torch.empty(BATCH, LENGTH, dtype=torch.long, device="meta")
         # a mask of four dimensions is taken as it is, and positions are given: making them looks at values
         mask = torch.empty(1, 1, LENGTH, LENGTH, device="meta")

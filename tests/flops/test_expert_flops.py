@@ -9,7 +9,7 @@ from architectures import architecture_of
 
 from mfubench.config import Mode, WrongCombination
 from mfubench.flops import profile
-from mfubench.flops.meta_model import bare, isolated
+from mfubench.flops.meta_model import bare_model, isolated
 from mfubench.flops.trace import trace
 from mfubench.workload.architecture import config_of
 
@@ -64,7 +64,7 @@ def test_a_grouped_product_does_the_work_of_one_product_per_token_and_expert(sma
     mixture = {**small, "model_type": "mixtral", "hidden_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2}
     with isolated():
         grouped, batched = (
-            trace(bare(config_of(mixture), experts=kind), batch_size=1, sequence_length=16)
+            trace(bare_model(config_of(mixture), experts=kind), batch_size=1, sequence_length=16)
             for kind in ("grouped_mm", "batched_mm")
         )
     assert grouped.uncounted == batched.uncounted == {}

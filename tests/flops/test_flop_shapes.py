@@ -12,7 +12,7 @@ from mfubench.config.validate import ATTENTIONS
 from mfubench.flops import FlopCount, profile
 from mfubench.flops.attention import kernel_flops, model_flops
 from mfubench.flops.count import EXPERTS, repetition
-from mfubench.flops.meta_model import bare, checkpoint, isolated, with_lora
+from mfubench.flops.meta_model import bare_model, checkpoint, isolated, with_lora
 from mfubench.flops.trace import trace
 from mfubench.workload.architecture import config_of
 
@@ -30,7 +30,7 @@ def whole(architecture: dict[str, Any], mode: Mode, recomputation: str, shape: t
     asked = {"batch_size": shape[0], "sequence_length": shape[1]}
     batch_size, documents = shape[0], (shape[1],)
     with isolated():
-        model = bare(config_of(architecture), EXPERTS)
+        model = bare_model(config_of(architecture), EXPERTS)
         model = model if mode.rank is None else with_lora(model, mode)
         needed = executed = trace(model, **asked)
         if recomputation != "none":
@@ -100,7 +100,7 @@ def test_only_blocks_that_are_exactly_alike_are_a_repetition(
     small: dict[str, Any], change: dict[str, Any], expected: tuple[int, int] | None
 ) -> None:
     with isolated():
-        found = repetition(bare(config_of({**small, "hidden_size": 48, "pad_token_id": 0, **change})))
+        found = repetition(bare_model(config_of({**small, "hidden_size": 48, "pad_token_id": 0, **change})))
     assert (found and (found.period, found.times)) == expected
 
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfubench.config import Mode
 from mfubench.flops import profile
-from mfubench.flops.meta_model import bare, isolated
+from mfubench.flops.meta_model import bare_model, isolated
 from mfubench.flops.trace import trace
 from mfubench.probe.formulas import described, may_multiply_matrices
 from mfubench.workload.architecture import config_of
@@ -39,7 +39,7 @@ def test_an_operator_without_a_formula_is_listed_with_its_calls_and_shapes(small
     with isolated(), torch.library._scoped_library("mfubench_test", "FRAGMENT") as library:
         library.define("kernel(Tensor x, Tensor y) -> Tensor")
         library.impl("kernel", lambda x, y: torch.empty_like(x), "Meta")
-        model = bare(config_of(small))
+        model = bare_model(config_of(small))
         for block in model.model.layers:
             block.mlp.act_fn = Gate()
         one, other = (trace(model, batch_size=1, sequence_length=length) for length in (8, 5))

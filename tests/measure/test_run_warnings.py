@@ -68,7 +68,7 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
         plan = make_plan(experiment, WORKLOAD, PLACE)
         prepared = Prepared(target, WORKLOAD, stage["flops"], None, plan)
         rule = rule_of(experiment.measurement)
-        observed = Observed(stage["outcome"], records, rule, hardware.watch(CPU, 1))
+        observed = Observed(stage["outcome"], records, rule, hardware.monitor(CPU, 1))
         measured = Measured(
             stage["measurement"], stage["flops"], stage["in_situ"], [], (), stage["conditions"], 4, Wanted(4, "steps")
         )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mfubench.measure.step_breakdown import StepBreakdown, step_breakdown
-from mfubench.records import Asked, Follower, MicroBatch, StepFlops, differences, read
+from mfubench.records import Expected, Follower, MicroBatch, StepFlops, differences, read_records
 
 HOUR_NS = 3_600_000_000_000
 WORK = {
@@ -356,7 +356,7 @@ def test_parts_that_are_not_known_in_every_step_are_not_told(written: Callable[.
     lines = run()
     for step, line in enumerate(line for line in lines if line["event"] == "forward"):
         line["before"] = before(1080 if step == 1 else None, None, 0.5)
-    (rank,) = read(written(rank0=lines)).ranks
+    (rank,) = read_records(written(rank0=lines)).ranks
     assert step_breakdown(rank, 0, 3) == StepBreakdown(None, None, None, 0.0005)
     assert step_breakdown(rank, 0, 1).optimizer_to_forward_s == pytest.approx(0.02)
 
@@ -368,7 +368,7 @@ def test_on_a_device_the_parts_are_by_its_clock_and_the_wait_for_data_by_the_hos
     for line in lines:
         if line["event"] == "forward":
             line["before"] = before(1080, 7)
-    (rank,) = read(written(rank0=lines)).ranks
+    (rank,) = read_records(written(rank0=lines)).ranks
     assert list(asdict(step_breakdown(rank, 0, 2)).values()) == pytest.approx([0.007, 0.15, 0.05, 0.0])
 
 

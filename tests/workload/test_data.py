@@ -14,7 +14,7 @@ import pytest
 from mfubench import config
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.validate import validate
-from mfubench.workload import Workload, prepare
+from mfubench.workload import Workload, prepare_workload
 
 ON_THE_HUB = config.Model(name="m", hub_id="some/model", revision=None, weights="hub", architecture={})
 ALPACA: list[dict[str, Any]] = [
@@ -38,7 +38,7 @@ def from_file(path: Path | str) -> config.Data:
 def prepared(data: config.Data, folder: Path, num_samples: int = 4, dry: bool = False) -> Workload:
     """The workload of some data in the cache `folder`."""
     asked: dict[str, Any] = {"sequence_length": 64, "seed": 0, "weights_on_disk": False, "dtype": "float32"}
-    return prepare(ON_THE_HUB, data, num_samples=num_samples, **asked, folder=folder, dry=dry)
+    return prepare_workload(ON_THE_HUB, data, num_samples=num_samples, **asked, folder=folder, dry=dry)
 
 
 def written(path: Path, rows: list[Any], end: str = "\n") -> Path:

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mfubench import config
-from mfubench.workload import Workload, prepare
+from mfubench.workload import Workload, prepare_workload
 from mfubench.workload.tokenizer import SPECIAL_TOKENS, WORDS, vocabulary, write_tokenizer
 
 SMALL: dict[str, Any] = {
@@ -38,7 +38,7 @@ def prepared(folder: Path, model: config.Model | None = None, **changes: Any) ->
     """A workload of a few short samples in the cache `folder`."""
     asked: dict[str, Any] = {"sequence_length": 64, "num_samples": 20, "seed": 0}
     asked |= {"weights_on_disk": False, "dtype": "float32"}
-    return prepare(model or small(), SYNTHETIC, **{**asked, **changes}, folder=folder)
+    return prepare_workload(model or small(), SYNTHETIC, **{**asked, **changes}, folder=folder)
 
 
 def lines(path: str | None) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 sys.path[:0] = json.loads(sys.argv[1])
-from tests.test_workload import prepared
+from tests.workload.test_workload import prepared
 print(json.dumps({**asdict(prepared(Path(sys.argv[2]), weights_on_disk=True)), "modules": list(sys.modules)}))
 """
 

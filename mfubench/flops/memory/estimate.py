@@ -21,7 +21,7 @@ from mfubench.flops.memory.states import (
     parameter_sizes,
     unpack_at_every_use,
 )
-from mfubench.flops.meta_model import build, check_sequence_length, checkpoint, isolated
+from mfubench.flops.meta_model import build_model, check_sequence_length, checkpoint, isolated
 from mfubench.workload.architecture import config_of
 
 PARALLELISMS = ("single", "ddp", "zero0", "zero1", "zero2", "zero3", "fsdp2")
@@ -86,7 +86,7 @@ def estimate(
     with isolated():
         config = config_of(architecture)
         check_sequence_length(config, sequence_length)
-        model = build(config, mode)
+        model = build_model(config, mode)
         # An engine holds the masters, so its module is bf16 as a whole.
         _set_dtypes(model, "bf16_pure" if engine and precision == "bf16" else precision)
         sizes = parameter_sizes(model, mode)
