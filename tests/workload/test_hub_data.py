@@ -27,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from mfubench import config
 from mfubench.workload import NoData, hub
-from tests.test_data import prepared
+from tests.workload.test_data import prepared
 data, folder, hub.HUB_TIMEOUT_S = config.Data(**json.loads(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3])
 before = dict(os.environ)
 try:
