@@ -104,14 +104,14 @@ def rate_function(device: str, dtype: str, largest: int) -> Callable[[MatmulShap
     return rate
 
 
-def _device_seconds(work: Callable[[], Any], times: int, device: str) -> float:
+def _device_seconds(call: Callable[[], Any], times: int, device: str) -> float:
     """Seconds that `times` calls take, by the device's own clock."""
     import torch
 
     clock: Callable[[], Any] = time.perf_counter if device == "cpu" else _mark
     started = clock()
     for _ in range(times):
-        work()
+        call()
     ended = clock()
     if device == "cpu":
         return float(ended - started)

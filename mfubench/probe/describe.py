@@ -90,7 +90,7 @@ def _parallel_classes(links: list[nn.Module]) -> list[str]:
 
 
 def _zero_stage(links: list[nn.Module]) -> int | None:
-    """The ZeRO stage, 0 to 3, of DeepSpeed's engine; None if there is no such engine."""
+    """DeepSpeed's ZeRO stage, 0 to 3; None without DeepSpeed."""
     stages = (getattr(link, "zero_optimization_stage", None) for link in links)
     return next((int(stage()) for stage in stages if stage is not None), None)
 
@@ -108,7 +108,7 @@ def _device(parameters: list[nn.Parameter]) -> dict[str, str]:
 
 
 def _step_copies(trainable: list[nn.Parameter], first: FirstStep) -> bool:
-    """True if an engine moves parameters and gradients into tensors of its own, and its optimizer steps those."""
+    """True if optimizers step copies of the parameters, as DeepSpeed's do."""
     model_ids = {id(p) for p in trainable}
     return any(not model_ids.issuperset(optimizer.stepped) for optimizer in first.optimizers.values())
 

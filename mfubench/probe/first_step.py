@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-# Engines that have taken each parameter's gradient away before the optimizer starts.
+# The package whose optimizers take each parameter's gradient away before they start.
 TAKES_GRADIENTS = "deepspeed"
 
 
@@ -77,7 +77,7 @@ class FirstStep:
         self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer))
 
     def optimizer_ended(self, optimizer: Optimizer) -> None:
-        """States exist now. Engines that step one group at a time show a different group in each event."""
+        """States exist now. An optimizer that is stepped one group at a time shows another group in each event."""
         self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer)).update(optimizer)
         self.stop()
 

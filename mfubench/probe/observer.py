@@ -3,7 +3,7 @@
 A training forward is an outermost call of the root module, outside a backward pass, with gradients enabled and an
 integer [batch, sequence] input. The root is the module called that way; one that contains the old root (a wrapper put
 around it later) takes its place. Everything optimizers do between two training forwards is one step, because sharding
-engines and per-parameter optimizers step several times; what they do before the first one (warm up states) is none.
+libraries and per-parameter optimizers step several times; what they do before the first one (warm up states) is none.
 
 A model called only inside a function that is compiled as a whole is not seen.
 """

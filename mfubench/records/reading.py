@@ -1,4 +1,4 @@
-"""A records folder → Records: per rank its step boundaries, micro-batches and the work it did. Pure but for reading."""
+"""Read a records folder into Records: step boundaries, micro-batches and work of every rank. Pure but for reading."""
 
 from __future__ import annotations
 

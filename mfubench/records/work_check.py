@@ -119,7 +119,7 @@ def _optimizer(expected: Expected, recorded: list[dict[str, Any]]) -> tuple[str 
 
 
 def _stepped(work: Any) -> int | None:
-    """Elements; None where an engine steps tensors of its own instead of the model's."""
+    """Elements; None if DeepSpeed steps tensors of its own instead of the model's."""
     if work["optimizers_step_copies"]:
         return None
     return sum(elements for optimizer in work["optimizers"] for elements in optimizer["steps"].values())

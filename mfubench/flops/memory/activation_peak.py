@@ -112,9 +112,9 @@ def _run_backward(loss: Any) -> None:
     """loss.backward(), but with the stand-ins there for a recomputed block: that method would take them off."""
     import torch
 
-    engine: Any = torch.autograd.Variable._execution_engine
+    autograd_engine: Any = torch.autograd.Variable._execution_engine
     gradients = (torch.ones_like(loss),)
-    engine.run_backward((loss,), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
+    autograd_engine.run_backward((loss,), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _attention_mask(model: Any, input_ids: Any, storages: LiveStorages, *, counted: bool) -> Any:

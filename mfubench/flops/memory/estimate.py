@@ -37,9 +37,9 @@ class MemoryEstimate:
     minus the other four: it can be less than all activations together.
     """
 
-    weights: int  # as the device holds them, frozen ones among them; an engine's masters are the optimizer's
+    weights: int  # as the device holds them, frozen ones among them; DeepSpeed's masters are the optimizer's
     gradients: int  # of what is trained, when all are there
-    optimizer: int  # moments, and an engine's master weights
+    optimizer: int  # moments, and DeepSpeed's master weights
     communication: int  # buckets, and weights gathered from other devices
     activations: int  # with logits, recomputed blocks, autocast's copies of weights and other passing tensors
 
@@ -72,7 +72,7 @@ def estimate(
     `precision`: bf16 | bf16_pure | fp32. `recomputation`: none | reentrant | non_reentrant. `attention`: sdpa | eager |
     flash_attention_2; the first is taken to run a fused kernel. `parallelism`: single | ddp | zero0 to zero3 | fsdp2.
     `fused_linear_cross_entropy`: the loss never holds all logits. `reduce_bucket_size` (elements) and `overlap_comm` are
-    DeepSpeed's. Mixed precision by Adam comes to 16 bytes a trained parameter: 2 + 2 + 12 under an engine that holds
+    DeepSpeed's. Mixed precision by Adam comes to 16 bytes a trained parameter: 2 + 2 + 12 under DeepSpeed, which holds
     float32 masters, sharded by stage (Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1 and 5), 4 + 4 + 8 under
     autocast. Weights in 4 bits are packed, and whole for as long as a product with them takes. Raises ValueError for what
     the model or the options can't be.
@@ -80,15 +80,15 @@ def estimate(
     import torch
 
     _check_memory_options(mode, parallelism, optimizer, precision)
-    engine = parallelism.startswith("zero")
-    stage = int(parallelism.removeprefix("zero")) if engine else 0
+    deepspeed = parallelism.startswith("zero")
+    stage = int(parallelism.removeprefix("zero")) if deepspeed else 0
     sharded = parallelism in SHARDING_WEIGHTS
     with isolated():
         config = config_of(architecture)
         check_sequence_length(config, sequence_length)
         model = build_model(config, mode)
-        # An engine holds the masters, so its module is bf16 as a whole.
-        _set_dtypes(model, "bf16_pure" if engine and precision == "bf16" else precision)
+        # DeepSpeed holds the masters, so its module is bf16 as a whole.
+        _set_dtypes(model, "bf16_pure" if deepspeed and precision == "bf16" else precision)
         sizes = parameter_sizes(model, mode)
         if recomputation != "none":
             checkpoint(model, recomputation)
@@ -111,10 +111,10 @@ def estimate(
             gradients_stay=gradient_accumulation_steps > 1,
         )
     states, passing = optimizer_bytes(
-        sizes, optimizer, precision, device, engine, stage, num_devices if sharded or stage else 1
+        sizes, optimizer, precision, device, deepspeed, stage, num_devices if sharded or stage else 1
     )
     communication = communication_bytes(sizes, parallelism, precision, num_devices, reduce_bucket_size, overlap_comm)
-    released = communication if engine else 0  # before the optimizer steps
+    released = communication if deepspeed else 0  # before the optimizer steps
     return MemoryEstimate(
         weights=sizes.weight_bytes // (num_devices if sharded else 1),
         gradients=gradients,

@@ -56,17 +56,17 @@ def parameter_sizes(model: Any, mode: Mode) -> ParameterSizes:
 
 
 def optimizer_bytes(
-    sizes: ParameterSizes, optimizer: str, precision: str, device: str, engine: bool, stage: int, shards: int
+    sizes: ParameterSizes, optimizer: str, precision: str, device: str, deepspeed: bool, stage: int, shards: int
 ) -> tuple[int, int]:
     """Bytes of the states, masters among them, and of what comes and goes in the optimizer's step."""
-    flat = engine and stage > 0  # ZeRO steps one flat vector of its own partition
-    if engine and precision != "fp32" and (stage == 0 or precision == "bf16"):
+    flat = deepspeed and stage > 0  # ZeRO steps one flat vector of its own partition
+    if deepspeed and precision != "fp32" and (stage == 0 or precision == "bf16"):
         element = FP32
     else:
         element = sizes.gradient_bytes // sizes.trained
     trained = sizes.trained // shards
     # DeepSpeed steps copies of the weights, which ZeRO makes in fp32 too, and of their gradients in the copies' dtype.
-    copied = trained * element if engine and (flat or precision != "fp32") else 0
+    copied = trained * element if deepspeed and (flat or precision != "fp32") else 0
     flattened = sizes.gradient_bytes // shards if flat else 0
     largest = trained if flat else sizes.largest // shards
     widened = element != FP32  # Adafactor works in float32 whatever it is given
