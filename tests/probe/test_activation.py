@@ -95,7 +95,7 @@ BREAKAGES = {
         '"""The counts of the oldest',
         'raise OSError(\'broken on purpose\')\n        """The',
     ),
-    "work": ("work.py", "links = chain(root)\n    config", "raise OSError('broken on purpose')\n    config"),
+    "work": ("describe.py", "links = chain(root)\n    config", "raise OSError('broken on purpose')\n    config"),
 }
 
 
