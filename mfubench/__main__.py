@@ -1,7 +1,7 @@
-"""The command: `python -m mfubench [group=option] [key=value]`, and `-m` for sweeps.
+"""Run the command `python -m mfubench [group=option] [key=value]`, and sweeps with `-m`.
 
-Exit status: 0 every run is ok; 3 some run is not; 2 the command line is wrong and nothing was started; 1 a mistake of
-ours; 130 a sweep was ended by Ctrl-C.
+Exit status: 0 every run is ok; 3 some run is not; 2 the command line is wrong and nothing was started; 1 an internal
+error; 130 a sweep was ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ refusals: list[ConfigError] = []  # Hydra would print a raised one in its own wa
 
 
 class CantWrite(BaseException):
-    """Nothing can be written in this folder. Ends a sweep before more is lost; Hydra takes an Exception for the job's return
-    value, and starts the next."""
+    """Nothing can be written in this folder; ends a sweep before more is lost.
+
+    Not an Exception: Hydra takes one for the job's return value and starts the next job.
+    """
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)
 def job(composed: Any) -> float:
-    """One job: measured, written, tracked. Returns what a sweeper may maximise: tokens/s/device, NaN unless ok."""
+    """Run one job. Returns tokens/s/device for a sweeper to maximise, NaN unless the run is ok."""
     from rich.console import Console
 
     from mfubench.launch.interrupts import interrupted_once
@@ -78,7 +80,7 @@ def job(composed: Any) -> float:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Raise ConfigError for what is wrong on any machine: settings, and the user's own file."""
+    """Raise ConfigError for what is wrong on any machine, in the settings or in the user's own file."""
     validate(experiment)
     if experiment.data.path is not None:
         from mfubench.workload import check_data
@@ -87,7 +89,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def main() -> int:
-    """Run what the command line asks for, print its table; the exit status."""
+    """Run the command line, print its table, and return the exit status."""
     if "--version" in sys.argv[1:]:
         print(f"mfubench {__version__}")
         return 0

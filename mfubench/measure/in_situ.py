@@ -1,5 +1,4 @@
-"""Compare the step that was counted inside the framework's process with the FLOPs counted for its micro-batches, and explain
-a difference."""
+"""Compare the step counted inside the framework's process with the FLOPs counted for its micro-batches; explain a difference."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ MATCH_TOLERANCE = 0.001
 
 @dataclass(frozen=True)
 class InSitu:
-    """What the step that was counted while it ran did, on the mean device."""
+    """The FLOPs of the step that was counted while it ran, on the mean device."""
 
     flops: float | None  # None: torch.compile had a hand in it, so most of it was out of sight
     expected_flops: float  # hardware FLOPs counted for the very micro-batches of that step
@@ -30,7 +29,7 @@ class InSitu:
 
 
 def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
-    """The counted step against the count of the same micro-batches; None: no step was counted on every rank."""
+    """Compare the counted step with the count of the same micro-batches; None if a rank counted no step."""
     steps = [rank.step_flops for rank in records.ranks if rank.step_flops is not None]
     if not steps or len(steps) < len(records.ranks):
         return None
@@ -57,9 +56,16 @@ def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
 def _explanations(
     seen: int, batches: Sequence[MicroBatch], experiment: Experiment, kinds: Sequence[str]
 ) -> Iterator[list[str]]:
-    """Causes that together would make as many FLOPs as were seen; `kinds` of recomputation are possible.
+    """Yield the sets of causes that together would make as many FLOPs as were counted.
 
-    Sizes are round, so of several the fewest are believed, and any number of positions only where nothing else changed.
+    Sizes are round, so that a wrong cause can match: the caller takes the fewest causes, and an arbitrary number of lm_head
+    positions is a cause only if nothing else changed.
+
+    Args:
+        seen: FLOPs counted in the process.
+        batches: micro-batches of that step.
+        experiment: the settings.
+        kinds: kinds of recomputation that are possible.
     """
     asked = experiment.gradient_checkpointing.name
     for kind, (kernel, with_kernel) in product(dict.fromkeys((asked, *kinds)), _kernels(experiment.attention)):
@@ -75,7 +81,7 @@ def _explanations(
 def _through_lm_head(
     more: int, batches: Sequence[MicroBatch], profile: Profile, *, any_number: bool
 ) -> Iterator[list[str]]:
-    """What lm_head did if that makes so many FLOPs more, or fewer, than every position once, to the last one."""
+    """Yield the lm_head positions, computed once or twice, that would make exactly `more` FLOPs than every position once."""
     positions = sum(batch.batch_size * batch.sequence_length for batch in batches)
     labelled = sum(batch.trained_tokens or 0 for batch in batches)
     sequences = sum(batch.batch_size for batch in batches)
@@ -100,7 +106,7 @@ def _through_lm_head(
 
 
 def _kernels(asked: str) -> Iterator[tuple[str, Callable[[Profile], Profile]]]:
-    """The attention that was asked for, then others: in words, and as a change of what was asked for."""
+    """Yield the attention asked for, then others: a sentence, and the change to the profile."""
     yield "", lambda profile: profile
     if asked == "eager":
         yield "attention ran in a fused kernel", lambda profile: replace(profile, attention="sdpa")

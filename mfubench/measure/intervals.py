@@ -1,4 +1,4 @@
-"""Values in; what they sum up to out, with intervals. Pure."""
+"""Summarise series of values with confidence intervals that take autocorrelation into account."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """What `n` values sum up to, each figure in the values' own unit.
+    """Summary statistics of `n` values, in the values' own unit.
 
-    The interval is Student's t for the mean at 95 %, over as many independent values as these are worth.
+    The interval is Student's t for the mean at 95 %, with the effective number of independent values.
     """
 
     n: int
@@ -28,7 +28,7 @@ class Summary:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """The Summary of at least two values; ValueError for fewer, which have no spread."""
+    """Summarise at least two values. Raises ValueError for fewer, which have no spread."""
     n = len(values)
     if n < 2:
         raise ValueError(f"{n} value(s) have no spread; at least 2 are needed, such as measurement.steps=2")
@@ -48,16 +48,16 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float:
-    """Half the width of Student's t interval for the mean of at least two values."""
+    """Return half the width of the 95 % Student's t interval for the mean of at least two values."""
     worth = effective_size(values)
     return student(worth, confidence) * statistics.stdev(values) / worth**0.5
 
 
 def effective_size(values: Sequence[float]) -> float:
-    """How many independent values these, in the order in which they came, are worth for a mean: at most n, at least 2.
+    """Return the number of independent values that determine the mean as well as these correlated ones: 2 to n.
 
-    n (1 - r) / (1 + r), as for an autoregressive process of first order whose lag-one autocorrelation is r (Bayley and
-    Hammersley 1946), with the bias of its estimate, -(1 + 3 r) / n, put right (Kendall 1954). A negative r is taken for 0.
+    n (1 - r) / (1 + r), as for an autoregressive process of first order with lag-one autocorrelation r (Bayley and
+    Hammersley 1946), after correcting the bias of its estimate, -(1 + 3 r) / n (Kendall 1954). A negative r counts as 0.
     """
     n = len(values)
     mean = statistics.fmean(values)
@@ -71,12 +71,19 @@ def effective_size(values: Sequence[float]) -> float:
 
 
 def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[float, float | None]:
-    """The 95 % interval of the rate sum(amounts) / sum(times), from pairs of an amount that is never negative and its time.
+    """Return the 95 % interval of the rate sum(amounts) / sum(times).
 
-    The rates R for which the mean of amount - R x time is not significantly different from zero by Student's t: the
-    quadratic confidence limits of Fieller (1954) for a ratio of means (Cochran 1977, section 6.5). Where the amounts are
-    all the same they are amount / the ends of the mean time's interval. No upper end where that interval reaches zero.
-    Autocorrelated pairs are taken for as many independent ones as they are worth.
+    The interval holds the rates R for which the mean of amount - R x time is not significantly different from zero by
+    Student's t: the quadratic confidence limits of Fieller (1954) for a ratio of means (Cochran 1977, section 6.5). If all
+    amounts are equal, they are the amount over the ends of the mean time's interval. Autocorrelated pairs count as
+    `effective_size` says.
+
+    Args:
+        amounts: work of each step, never negative.
+        times: time of each step, in s.
+
+    Returns:
+        The lower and the upper end; the upper one is None if the interval of the mean time reaches zero.
     """
     amount, time = statistics.fmean(amounts), statistics.fmean(times)
     residual = [amount_i * time - amount * time_i for amount_i, time_i in zip(amounts, times, strict=True)]
@@ -94,7 +101,7 @@ def ratio_interval(amounts: Sequence[float], times: Sequence[float]) -> tuple[fl
 
 
 def student(worth: float, confidence: float = CONFIDENCE) -> float:
-    """Student's t that an interval of this confidence reaches to on both sides, of the mean of so many independent values."""
+    """Return the two-sided Student's t quantile for this confidence and this effective number of values."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     return float(stdtrit(max(worth - 1, 1.0), (1 + confidence) / 2))

@@ -31,7 +31,7 @@ LEFT_OPEN = (
 
 @dataclass(frozen=True)
 class Measured:
-    """What an observed run amounts to."""
+    """The figures of an observed run, and all that speaks against them."""
 
     measurement: metrics.Measurement | None  # None: too few steps were recorded
     flops: FlopCount  # of the mean measured step on the mean device; without a measurement, of the step as planned

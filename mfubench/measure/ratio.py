@@ -20,7 +20,7 @@ MOST_REPEATS = 1000  # to be worth proposing
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as much `other` takes as `one`, with its 95 % interval."""
+    """The ratio other / one of two settings' times, with its 95 % interval."""
 
     ratio: float
     low: float
@@ -32,15 +32,15 @@ class Ratio:
 
     @property
     def resolved(self) -> bool:
-        """Whether there is a difference between the settings: only repeats can tell."""
+        """True if repeats show a difference between the settings."""
         return self.basis != "single" and not self.low <= 1 <= self.high
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Ratio:
-    """The ratio other / one of positive figures, one of each per repeat, in the order of the repeats.
+    """Return the ratio other / one of positive figures, one of each for each repeat, in the order of the repeats.
 
-    Geometric mean of the ratios by pair, Student's t on their logarithms. ValueError for fewer than two pairs, which say
-    nothing of how runs differ.
+    Geometric mean of the ratios by pair, with Student's t on their logarithms. Raises ValueError for fewer than two pairs,
+    which don't show how runs differ.
     """
     logs = [math.log(b / a) for a, b in zip(one, other, strict=True)]
     if len(logs) < 2:
@@ -54,10 +54,10 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Ratio:
 
 
 def unpaired(one: Sequence[float], other: Sequence[float]) -> Ratio:
-    """The ratio other / one of positive figures of runs that were not made beside each other.
+    """Return the ratio other / one of positive figures of runs that were not made in turns.
 
-    Of geometric means; Welch's t interval (1947) on logarithms, which takes neither spread for the other's. ValueError
-    where a side has fewer than two runs.
+    Ratio of geometric means, with Welch's t interval (1947) on logarithms, which doesn't assume equal spreads. Raises
+    ValueError if a side has fewer than two runs.
     """
     fewer = min(len(one), len(other))
     if fewer < 2:
@@ -77,10 +77,10 @@ def unpaired(one: Sequence[float], other: Sequence[float]) -> Ratio:
 
 
 def single(one: tuple[float, float], other: tuple[float, float]) -> Ratio:
-    """The ratio other / one of two means, each with half the width of its interval, where a side has one run only.
+    """Return the ratio other / one of two means, if a side has one run only; it is never resolved.
 
-    Relative half widths add up in squares (the logarithm's first derivative). It is sure of these runs' steps, not of the
-    settings, and never resolved.
+    Relative half widths add in squares (first derivative of the logarithm). The interval holds for these runs' steps, not for
+    the settings.
     """
     half = math.hypot(*(width / mean for mean, width in (one, other)))
     ratio = other[0] / one[0]
@@ -88,7 +88,7 @@ def single(one: tuple[float, float], other: tuple[float, float]) -> Ratio:
 
 
 def _ratio(mean: float, half: float, repeats: int, half_after: Callable[[int], float], pairs: int = 0) -> Ratio:
-    """From logarithms; `half_after`: half the interval's width if all stayed as it is, by the number of repeats."""
+    """Build a Ratio from logarithms. `half_after` maps a number of repeats to half the interval's width if the spread stayed."""
     more: int | None = 0
     if abs(mean) <= half:
         totals = range(repeats + 1, repeats + MOST_REPEATS)

@@ -1,4 +1,4 @@
-"""Warn of what a reader must know beside the figures, though the run is valid: a closed set of kinds, each with a sentence."""
+"""Warn of what a reader must know beside valid figures: a closed set of kinds, each with a sentence."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run_warnings(
     observed: Observed | None,
     measured: Measured | None,
 ) -> Iterator[RunWarning]:
-    """Yield the warnings of a run; of a stage that wasn't reached, None, there are none."""
+    """Yield the warnings of a run. The arguments are its stages, None for those that weren't reached."""
     for setting, value, where in support.inapplicable(experiment, defaults(experiment.mode.name)):
         yield RunWarning("inapplicable", f"{setting}={value} changes nothing with {where}")
     if target and prepared:
@@ -99,7 +99,7 @@ def _hides_recomputation(records: Records) -> bool:
 
 
 def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement: Measurement) -> Iterator[RunWarning]:
-    """Warn of a mean step time that can't be trusted as far as was asked for."""
+    """Warn of a mean step time that is less certain than was asked for."""
     wanted = experiment.measurement
     if measurement.settled is False:
         yield RunWarning(
@@ -136,7 +136,7 @@ def _steady_window(measurement: Measurement) -> str:
 
 
 def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:
-    """Where the step that was counted in the framework's own process did something else than mfubench takes it to do."""
+    """Yield how the step counted in the framework's process differed from the FLOPs that HFU assumes."""
     if counted is None:
         yield "no step was counted in the framework's own process: not every rank has trained one model from its first step on"
     elif counted.flops is None or counted.apart is None:

@@ -46,7 +46,7 @@ class RunStatus:
 
 
 def periods_recorded(records: Records, num_ranks: int) -> int:
-    """Step periods that every rank has."""
+    """Return the number of step periods that every rank has."""
     if len(records.ranks) < num_ranks:
         return 0
     return min((len(rank.step_times_s) for rank in records.ranks), default=0)
@@ -61,7 +61,7 @@ class Wanted:
 
 
 def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule) -> Wanted:
-    """What was enough by the rule; where the user ended the run after the least, what was recorded; else all."""
+    """Return the periods that were enough by the rule; those recorded if the user ended the run after the minimum; else all."""
     recorded = periods_recorded(records, num_ranks)
     enough = enough_after([rank.step_times_s for rank in records.ranks], rule) if recorded else None
     if enough is not None:
@@ -72,7 +72,15 @@ def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule) -> Wa
 
 
 def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences: Sequence[Difference]) -> RunStatus:
-    """The verdict on a run that recorded that many step periods of those wanted; `seen`: whether it recorded anything."""
+    """Decide the status of a run.
+
+    Args:
+        outcome: how its processes ended.
+        seen: True if anything was recorded.
+        recorded: step periods that every rank has.
+        wanted: step periods that it must have.
+        differences: from what was expected; any makes a complete run inconsistent.
+    """
     by = {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended)
     if recorded >= wanted:
         return RunStatus("inconsistent", _as_text(differences), by) if differences else RunStatus("ok", None, by)
@@ -116,7 +124,7 @@ def _as_text(differences: Sequence[Difference]) -> str:
 
 
 def _failed_rank(outcome: Outcome) -> str:
-    """Which rank it was, and its signal, as far as they are known."""
+    """Name the rank that failed and its signal, as far as they are known."""
     rank = "" if outcome.failed_rank is None else f"rank {outcome.failed_rank} "
     if outcome.signal:
         return f" ({rank}ended by {outcome.signal})"

@@ -1,13 +1,12 @@
-"""Which steps are steady. In: a series of step times. Out: the first steady one, and whether the series has settled.
+"""Find the steady part of a series of step times, and tell if the series has settled.
 
-Warm-up (lazy initialisation, compilation, autotuning, an allocator that grows) makes early steps slower, or faster, than
-those that follow, and a mean that holds some of them is biased. Two questions are asked of the series itself:
+Warm-up (lazy initialisation, compilation, autotuning, a growing allocator) makes early steps slower, or faster, than later
+ones, and a mean that includes them is biased.
 
-- Where does it begin to be like its own second half? At the first step from which the median of a few neighbours is where
-  such medians of the second half are. Medians, so that a slow step now and then, which belongs to the truth, is not taken
-  for the end of a warm-up.
-- Does it still move after that? A straight line is laid through the rest; the series drifts if its slope is significant,
-  its noise taken for autocorrelated, and large enough to matter.
+- Warm-up ends at the first step whose 5-step running median lies within the band of the second half's running medians.
+  Medians, so that an occasional slow step, which belongs to the measurement, doesn't count as warm-up.
+- The rest drifts if the slope of a straight line through it is significant, with autocorrelated noise taken into account,
+  and large enough to matter.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MIN_STEPS = 10  # to tell anything from
 
 @dataclass(frozen=True)
 class Steadiness:
-    """The steady part of a series."""
+    """The steady part of a series of step times."""
 
     start: int  # index of the first steady step
     settled: bool | None  # whether the rest stays where it is; None: too few to tell
@@ -40,7 +39,7 @@ class Steadiness:
 
 
 def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
-    """The steady part of `times` (of any unit), at least `warmup` of which are not; see the module for the method."""
+    """Find the steady part of `times` (any unit), after at least `warmup` of them; the module describes the method."""
     import numpy as np
 
     rest = np.asarray(times[warmup:], dtype=float)
@@ -60,7 +59,7 @@ def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
 
 
 def _first_like_the_second_half(times: Any) -> int:
-    """The first index whose median with its followers lies where such medians of the second half do."""
+    """Return the first index whose running median lies in the band of the second half's running medians."""
     import numpy as np
 
     later = times[len(times) // 2 :]
@@ -79,10 +78,9 @@ def _first_like_the_second_half(times: Any) -> int:
 
 
 def _drift(times: Any) -> tuple[float, float]:
-    """How far a straight line through the times goes, as a fraction of their mean, and half the width of its interval.
+    """Return the slope of the times from first to last as a fraction of their mean, and half the width of its interval.
 
-    Least squares; the slope's standard error is that of as many independent residuals as the autocorrelated ones are
-    worth (see `effective_size`).
+    Least squares; the slope's standard error counts autocorrelated residuals as `effective_size` says.
     """
     import numpy as np
 

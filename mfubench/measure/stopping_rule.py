@@ -1,8 +1,8 @@
-"""When a run has been measured long enough. In: the step times so far. Out: after how many of them, and why then.
+"""Decide when a run has been measured long enough.
 
-A rule that stops when an interval looks narrow enough stops too early too often: it has many chances to be lucky. Here it
-checks seldom, at sizes that grow by half, asks more of itself (98 %) than of what is reported (95 %), and doesn't take
-neighbouring steps for independent. What that keeps is found by simulation, in tests/measure/test_stopping_rule.py.
+A rule that stops as soon as an interval looks narrow enough stops too early too often, because it has many chances to be
+lucky. This one checks seldom, at sizes that grow by half, asks for more confidence (98 %) than is reported (95 %), and
+takes autocorrelation into account. Its coverage is found by simulation, in tests/measure/test_stopping_rule.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Because = Literal["sure", "time", "steps"]
 
 @dataclass(frozen=True)
 class Rule:
-    """When to stop: the 95 % interval of the mean step within ± `precision` of it, between so many steps after the warm-up."""
+    """Stop when the 95 % interval of the mean step time is within ± `precision` of it, within bounds on steps and seconds."""
 
     warmup: int  # steps that are never steady
     least: int
@@ -43,9 +43,13 @@ class Rule:
 
 
 def enough_after(series: Sequence[Sequence[float]], rule: Rule) -> tuple[int, Because] | None:
-    """After how many step times in s, of each rank's, a run has been measured long enough, and why; None: not yet.
+    """Return the number of steps after which a run has been measured long enough, and why; None if it hasn't.
 
-    It depends on the times alone, so that it says the same of a run while it goes on and afterwards.
+    It depends on the times alone, so that it gives the same answer during the run and afterwards.
+
+    Args:
+        ranks: step times in s of each rank.
+        rule: the bounds and the precision asked for.
     """
     recorded = min((len(times) for times in series), default=0)
     ends: list[tuple[int | None, Because]] = [
@@ -58,7 +62,7 @@ def enough_after(series: Sequence[Sequence[float]], rule: Rule) -> tuple[int, Be
 
 
 def _time_up(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
-    """After how many step times the measured ones of some rank have taken the rule's seconds."""
+    """Return the number of steps after which the measured ones of some rank have taken the rule's seconds."""
     if rule.seconds is None:
         return None
     ends = []
@@ -70,7 +74,7 @@ def _time_up(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
 
 
 def check_sizes(rule: Rule) -> Iterator[int]:
-    """Numbers of steps after the warm-up at which the rule checks."""
+    """Yield the numbers of steps after the warm-up at which the rule checks."""
     size = float(rule.least)
     while size < rule.most:
         yield round(size)
@@ -78,7 +82,7 @@ def check_sizes(rule: Rule) -> Iterator[int]:
 
 
 def sure_after(series: Sequence[Sequence[float]], rule: Rule) -> int | None:
-    """After how many step times, of each rank's, the mean of every rank is sure; None: not yet."""
+    """Return the number of steps after which the mean of every rank is known to the precision asked for; None if not yet."""
     if rule.precision is None:
         return None
     recorded = min((len(times) for times in series), default=0)
@@ -104,7 +108,7 @@ def _sure(steady: Sequence[float], rule: Rule, precision: float) -> bool:
 
 
 def _slow_steps_known(steady: Sequence[float]) -> bool:
-    """Whether slow steps are frequent enough to have been seen, or so rare that they would be seen after some 100 steps."""
+    """Return True if slow steps are frequent enough to have been seen, or would have been seen in some 100 steps."""
     middle = median(steady)
     spread = MAD_TO_STD * median(abs(time - middle) for time in steady)
     slow = sum(time - middle > SLOW_STEP_SIGMAS * spread for time in steady)

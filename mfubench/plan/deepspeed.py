@@ -1,5 +1,4 @@
-"""DeepSpeed's configuration of a run. In: the parallelism group and what was asked. Out: the JSON tree, or what in it
-contradicts the rest. Pure."""
+"""Build DeepSpeed's configuration of a run, and refuse options that contradict the run's settings."""
 
 from __future__ import annotations
 
@@ -13,8 +12,10 @@ AUTO = "auto"
 
 
 def deepspeed_layers(experiment: Experiment, values: Values) -> list[dict[str, Any]] | None:
-    """The layers of DeepSpeed's configuration: the branches of its `when`, and over them what it says outright, which a
-    user may have said; None without DeepSpeed."""
+    """Return the layers of DeepSpeed's configuration, the last one winning; None without DeepSpeed.
+
+    The branches of its `when` come first, then its own keys, among which are the user's.
+    """
     given = experiment.parallelism.deepspeed
     if given is None:
         return None
@@ -24,9 +25,12 @@ def deepspeed_layers(experiment: Experiment, values: Values) -> list[dict[str, A
 
 
 def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: str) -> None:
-    """Raise WrongCombination where a DeepSpeed option says something else than the run's settings.
+    """Raise WrongCombination if a DeepSpeed option contradicts the run's settings.
 
-    `precision`: resolved. An option that is absent or "auto" contradicts nothing.
+    Args:
+        tree: DeepSpeed's configuration; an option that is absent or "auto" contradicts nothing.
+        experiment: the run's settings.
+        precision: resolved (bf16, bf16_pure or fp32).
     """
     wanted = {
         "bf16.enabled": (precision != "fp32", f"precision={precision}"),

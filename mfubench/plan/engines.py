@@ -1,8 +1,7 @@
-"""Which of a framework's engines runs. In: a framework as data, and a way to ask a program. Out: the framework with that
-engine's command, and the engine's name. Pure but for the asking.
+"""Choose a framework's engine: the first whose probe command exits with 0.
 
-An engine is one way of starting a framework from the same native config: its own program where that is installed, an
-open reimplementation where it isn't. Which one ran is part of every result.
+An engine is one way of starting a framework from the same native config: its own program if that is installed, else an
+open reimplementation. The engine that ran is part of every result.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ INSTALLED = "installed"  # what launchers/install leaves in an environment when 
 
 
 class NotInstalled(Exception):
-    """The engine that was asked for, or every engine, doesn't answer here. The message says what was tried."""
+    """The engine asked for, or every engine of the framework, is missing here. The message says what was tried."""
 
 
 def engines_of(framework: Framework) -> list[Engine]:
-    """The framework's engines, the preferred one first; empty where it has one `command`. ConfigError for a wrong YAML."""
+    """Return the framework's engines, the preferred one first; none if it has a `command`. Raises ConfigError."""
     known = {field.name for field in fields(Engine)}
     for entry in framework.engines or []:
         if set(entry) != known:
@@ -34,10 +33,17 @@ def engines_of(framework: Framework) -> list[Engine]:
 
 
 def choose(framework: Framework, responds: Callable[[tuple[str, ...]], bool]) -> tuple[Framework, str | None]:
-    """The framework as its first engine that is here starts it, and that engine's name (None: it has no engines).
+    """Return the framework with the command of its first engine that responds, and that engine's name.
 
-    `responds(argv)`: whether that program runs and ends with 0. `framework.engine` leaves that one only. Raises
-    NotInstalled.
+    Args:
+        framework: as configured; `framework.engine` restricts the choice to one.
+        responds: runs a program; True if it exits with 0.
+
+    Returns:
+        The framework and the engine's name, None if the framework has no engines.
+
+    Raises:
+        NotInstalled: no engine responds.
     """
     engines = engines_of(framework)
     if not engines:
@@ -53,7 +59,7 @@ def choose(framework: Framework, responds: Callable[[tuple[str, ...]], bool]) ->
 
 
 def check_installed(framework: Framework, root: Path) -> None:
-    """Raise NotInstalled where the framework's own environment isn't there, or was not made to the end."""
+    """Raise NotInstalled if the framework's own environment is missing or was not installed to the end."""
     if framework.python is None:
         return
     python = root / framework.python
@@ -65,5 +71,5 @@ def check_installed(framework: Framework, root: Path) -> None:
 
 
 def label(framework: str, engine: str | None) -> str:
-    """What a reader is shown: the framework's name alone stands for its own program only."""
+    """Return the name shown to readers: the framework's, with the engine in brackets unless it is the framework's own program."""
     return framework if engine in (None, framework) else f"{framework} ({engine.replace('-', ' ')})"

@@ -1,4 +1,4 @@
-"""Experiment + Workload → Plan: the argv, the environment, the native config, how many steps, how long at most. Pure."""
+"""Make the plan of a run: the command, the environment, the native config, the number of steps and the time limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the fra
 
 @dataclass(frozen=True)
 class Place:
-    """Where and with what a run is started."""
+    """The folders, programs and device with which a run is started."""
 
     folder: Path  # the run folder, absolute
     launchers: Path
@@ -54,39 +54,43 @@ class Plan:
 
     @property
     def records(self) -> Path:
-        """Where the probe writes."""
+        """The folder the probe writes to."""
         return self.folder / RECORDS
 
     @property
     def log(self) -> Path:
-        """Where the framework's output goes."""
+        """The file with the framework's output."""
         return self.folder / "framework.log"
 
     @property
     def scratch(self) -> Path:
-        """What the framework may write and nobody keeps."""
+        """A folder the framework may write to; it is deleted after the run."""
         return self.folder / "scratch"
 
 
 def max_steps(experiment: Experiment) -> int:
-    """Optimizer steps to ask of the framework, so that all measured step periods lie well inside its training."""
+    """Return the optimizer steps to ask of the framework, so that all measured step periods lie within its training."""
     return experiment.measurement.warmup_steps + experiment.measurement.steps + EXTRA_STEPS
 
 
 def num_samples(experiment: Experiment) -> int:
-    """Sequences that the framework reads in all its steps, on all devices."""
+    """Return the number of sequences that the framework reads in all its steps, on all devices."""
     per_step = experiment.batch_size * experiment.gradient_accumulation_steps * experiment.parallelism.num_devices
     return max_steps(experiment) * per_step
 
 
 def threads_per_rank(cores: int, num_ranks: int) -> int:
-    """Threads of each rank on a CPU: the cores shared out."""
+    """Return the threads of each rank on a CPU: the cores divided by the ranks, at least 1."""
     return max(1, cores // num_ranks)
 
 
 def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
-    """The plan of a run. Raises support.Unsupported where the framework's YAML has no branch for a value, ConfigError
-    where it interpolates something that isn't there or DeepSpeed's options contradict the settings."""
+    """Return the plan of a run.
+
+    Raises:
+        Unsupported: the framework's YAML has no branch for a value.
+        ConfigError: the YAML interpolates a name that doesn't exist, or DeepSpeed's options contradict the settings.
+    """
     framework = experiment.framework
     config_path = place.folder / framework.config_file
     known = _known(experiment, workload, place, config_path)
@@ -125,7 +129,7 @@ def write_files(plan: Plan) -> None:
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
-    """The plan in JSON's types: what is started, with what environment and native config, for how many steps."""
+    """Return the plan in JSON's types, as plan.json and the result hold it."""
     return {
         "command": list(plan.command),
         "environment": dict(plan.environment),
@@ -140,7 +144,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _known(experiment: Experiment, workload: Workload, place: Place, config_path: Path) -> dict[str, Any]:
-    """What ${...} may name in a framework's YAML."""
+    """Return all that ${...} may name in a framework's YAML."""
     own = experiment.framework.python
     python = place.python if own is None else str(place.root / own)
     known = {f: getattr(experiment, f) for f in support.SCALARS}
@@ -177,7 +181,7 @@ def _deepspeed_file(
 
 
 def _visible_devices(place: Place, num_devices: int) -> dict[str, str]:
-    """As many devices as were asked for: some frameworks spread one process's batch over every GPU they see."""
+    """Show the framework only the devices asked for: some spread one process's batch over every GPU they see."""
     if place.device == "cpu":
         return {"OMP_NUM_THREADS": str(place.threads_per_rank), "CUDA_VISIBLE_DEVICES": ""}
     seen = range(num_devices) if place.visible_devices is None else place.visible_devices.split(",")
@@ -185,7 +189,7 @@ def _visible_devices(place: Place, num_devices: int) -> dict[str, str]:
 
 
 def _resolve(where: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers merged (lists replaced), with every ${...} filled in from what is known."""
+    """Merge the layers (lists are replaced) and fill in every ${...}."""
     merged = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
     root = OmegaConf.create({**known, "it": merged})
     try:
@@ -201,7 +205,7 @@ def _resolve(where: str, layers: list[dict[str, Any]], known: Mapping[str, Any])
 
 
 def _spliced(command: list[Any]) -> list[str]:
-    """argv; an element that is a list stands for its elements."""
+    """Return argv; an element that is a list stands for its elements."""
     return [str(part) for item in command for part in (item if isinstance(item, list) else [item])]
 
 

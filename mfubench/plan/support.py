@@ -1,7 +1,7 @@
-"""Framework YAML + the values asked for → the layers of its native config, or the reason why it can't do that. Pure.
+"""Decide if a framework can do what is asked, and choose the layers of its native config.
 
 The keys under a framework's `when`, less its `unsupported`, are its support matrix. A setting that is neither under `when`
-nor interpolated can only have its default: no switch is silently ignored.
+nor interpolated can only have its default, so no switch is silently ignored.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ class Unsupported(Exception):
 
 
 def values_of(experiment: Experiment, device: str, precision: str, engine: str | None = None) -> dict[str, Any]:
-    """What `when` and `unsupported` are matched against: options by name, settings, the device, the resolved precision,
-    and the engine that runs."""
+    """Return the values that `when` and `unsupported` are matched against.
+
+    These are options by name, top-level settings, the device, the resolved precision and the engine that runs.
+    """
     values: dict[str, Any] = {name: getattr(experiment, name).name for name in OPTIONS}
     values |= {name: getattr(experiment, name) for name in SCALARS}
     values |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
@@ -57,23 +59,23 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
 
 
 def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:
-    """`base`, the branches of `when` that the values choose, in order, then the user's `native`; Unsupported if one lacks."""
+    """Return `base`, the chosen branches of `when` in order, then the user's `native`. Raises Unsupported."""
     return [*chosen_layers(framework.name, framework.base, _decided(framework.when, values), values), framework.native]
 
 
 def chosen_layers(owner: str, base: dict[str, Any], when: Mapping[str, Any], values: Values) -> list[dict[str, Any]]:
-    """`base` and the branches of `when` that the values choose, in order; Unsupported, of the `owner`, if one lacks."""
+    """Return `base` and the chosen branches of `when` in order. Raises Unsupported, naming `owner`, if a branch is missing."""
     return [base, *_branches(owner, when, values)]
 
 
 def mapped_settings(framework: Framework, values: Values) -> set[str]:
-    """The settings that reach this framework: those under `when`, and those interpolated in what the values choose."""
+    """Return the settings that reach this framework: those under `when`, and those interpolated in its chosen layers."""
     chosen = [framework.command, framework.environment, framework.files, *layers(framework, values)]
     return set(_interpolated(chosen)) | set(_asked_of(framework.when, values))
 
 
 def check_supported(experiment: Experiment, values: Values, defaults: Values) -> None:
-    """Raise Unsupported where the framework can't do what is asked. `defaults`: setting → its value when nothing is said."""
+    """Raise Unsupported if the framework can't do what is asked. `defaults` maps settings to their default values."""
     framework = experiment.framework
     for rule in framework.unsupported:
         conditions = {key: wanted for key, wanted in rule.items() if key != "because"}
@@ -104,7 +106,7 @@ def check_supported(experiment: Experiment, values: Values, defaults: Values) ->
 
 
 def check_devices(parallelism: Parallelism, machine: Machine) -> None:
-    """Raise Unsupported when the machine has fewer devices than are asked for."""
+    """Raise Unsupported if the machine has fewer devices than are asked for."""
     if parallelism.num_devices > machine.num_devices:
         have = (
             f"{machine.num_devices} core(s) for ranks" if machine.device == "cpu" else f"{machine.num_devices} GPU(s)"
@@ -113,7 +115,7 @@ def check_devices(parallelism: Parallelism, machine: Machine) -> None:
 
 
 def check_weights_fit(parameters: int, mode: Mode, precision: str, machine: Machine) -> None:
-    """Raise Unsupported when the weights alone don't fit into a CPU's memory, which the system would run out of."""
+    """Raise Unsupported if the weights alone exceed a CPU's memory, which the system would run out of."""
     needed = parameters * (0.5 if mode.four_bit else 4 if precision == "fp32" else 2)
     if machine.device == "cpu" and machine.memory_bytes is not None and needed > machine.memory_bytes:
         raise Unsupported(
@@ -122,8 +124,10 @@ def check_weights_fit(parameters: int, mode: Mode, precision: str, machine: Mach
 
 
 def inapplicable(experiment: Experiment, defaults: Values) -> Iterator[tuple[str, str, str]]:
-    """(setting, its value, where it changes nothing) of settings given to a mode that doesn't have them, or to Liger's
-    kernels when they are off: a sweep does so."""
+    """Yield (setting, value, option) for each setting that changes nothing under this option.
+
+    A sweep over modes gives such settings to a mode without them, or to Liger's kernels while they are off.
+    """
     for name in MODE_SETTINGS:
         value = _setting(experiment, name)
         if defaults[name] is None and value is not None:
@@ -140,7 +144,7 @@ def _setting(experiment: Experiment, name: str) -> Any:
 
 
 def _check_liger(experiment: Experiment) -> None:
-    """What Liger's kernels would silently not do."""
+    """Raise Unsupported for a combination in which Liger's kernels would silently skip training."""
     if experiment.liger.fused_linear_cross_entropy and "lm_head" in (experiment.mode.target_modules or []):
         raise Unsupported(
             "liger.fused_linear_cross_entropy=true with LoRA on lm_head: the kernel uses lm_head's own weight, so its "
@@ -167,13 +171,13 @@ def _must_be_known(setting: str, where: str, values: Values) -> None:
 
 
 def _decided(when: Mapping[str, Any], values: Values) -> Mapping[str, Any]:
-    """The branches that mfubench chooses; under comparison=defaults the framework has its own way in the others."""
+    """Return the branches chosen by the settings; under comparison=defaults, without those left to the framework."""
     left_open = LEFT_OPEN if values["comparison"] == "defaults" else ()
     return {setting: branches for setting, branches in when.items() if setting not in left_open}
 
 
 def _asked_of(when: Mapping[str, Any], values: Values) -> Iterator[str]:
-    """Every setting that a branch is chosen by, and those that the chosen ones have branches for."""
+    """Yield every setting by which a branch is chosen, in the chosen branches too."""
     for setting, branches in when.items():
         yield setting
         for value, content in branches.items():
@@ -188,12 +192,12 @@ def _matches(value: object, wanted: object) -> bool:
 
 
 def _as_written(value: object) -> str:
-    """A value as it is written in a YAML key or on the command line."""
+    """Return a value as it is written in a YAML key or on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _interpolated(tree: object) -> Iterator[str]:
-    """Every name that is interpolated anywhere in a tree of mappings, lists and strings."""
+    """Yield every name that is interpolated in a tree of mappings, lists and strings."""
     if isinstance(tree, str):
         yield from INTERPOLATION.findall(tree)
     elif isinstance(tree, Mapping):

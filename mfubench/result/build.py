@@ -33,9 +33,9 @@ OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "sci
 
 
 def run_name(experiment: Experiment, engine: str | None) -> str:
-    """framework[-engine]-model-mode-parallelism-checkpointing-bs: what a run is called in tables and in W&B.
+    """Return framework[-engine]-model-mode-parallelism-checkpointing-bs, the run's name in tables and in W&B.
 
-    `defaults` is in the place of the checkpointing where that was left to the framework.
+    With comparison=defaults, `defaults` replaces the checkpointing, which is left to the framework.
     """
     framework = experiment.framework.name
     parts = (
@@ -96,7 +96,7 @@ def build(
 
 
 def _spelled_out(settings: Any) -> Any:
-    """JSON has no infinity, and the user may have said it to the framework."""
+    """Replace infinities, which JSON doesn't have, by their text; the user may have given one to the framework."""
     if isinstance(settings, dict):
         return {key: _spelled_out(value) for key, value in settings.items()}
     if isinstance(settings, list):
@@ -105,7 +105,7 @@ def _spelled_out(settings: Any) -> Any:
 
 
 def _work_fields(rank: RankRecord) -> dict[str, Any]:
-    """What the probe saw, and the positions of the first step."""
+    """Return the work that the probe described, with the positions of the first step."""
     first = rank.micro_batches[0] if rank.micro_batches else ()
     return {**rank.work, "positions_per_step": sum(batch.batch_size * batch.sequence_length for batch in first)}
 
@@ -129,7 +129,7 @@ def _condition_fields(target: Target, measured: Measured) -> list[dict[str, Any]
 
 
 def _flops_fields(prepared: Prepared, measured: Measured | None) -> dict[str, Any]:
-    """Per optimizer step and device: the count, the published reports' names for it, and the other two counts."""
+    """Return the FLOPs per optimizer step and device, under the published reports' names too, and the other two counts."""
     flops, second = (measured or prepared).flops, prepared.second_count
     in_situ = measured.in_situ if measured else None
     in_situ_flops = None if in_situ is None else in_situ.flops
@@ -145,7 +145,7 @@ def _flops_fields(prepared: Prepared, measured: Measured | None) -> dict[str, An
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:
-    """Say what was trained on: where real samples are from, how many there are, how many were read."""
+    """Describe the training data: its source, and how many samples there are and were read."""
     return {
         "name": prepared.target.experiment.data.name,
         "source": prepared.workload.data_source,

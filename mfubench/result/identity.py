@@ -1,7 +1,7 @@
-"""When two runs are the same. In: an experiment, before anything is started. Out: what its identity is.
+"""Identify a run before it is started, to find an earlier run of the same experiment.
 
-Two runs are of one identity where their settings as composed, and the versions of all that runs, are equal; the folders that
-they lie in don't matter.
+Two runs have one identity if their composed settings and the versions of all that runs are equal. Their folders don't
+matter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ OUR_PACKAGES = ("torch", "transformers", "accelerate", "peft", "deepspeed", "lig
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
-    """`settings`: a digest of what is asked; `versions`: of all that is known to run here before it is started."""
+    """Return what identifies a run before its start.
+
+    `settings` is a digest of the composed settings; `versions` holds those of all software and hardware known by then.
+    """
     asked = {name: value for name, value in asdict(experiment).items() if name not in NOT_ASKED}
     return {
         "settings": hashlib.sha256(repr(_sorted(asked)).encode(errors="surrogatepass")).hexdigest()[:16],
@@ -39,7 +42,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
 
 def _here(experiment: Experiment) -> dict[str, str | None]:
-    """The device and the engine that the experiment would have here; None where it has none."""
+    """Return the device, driver and engine that the experiment would have here, None for each that is missing."""
     try:
         machine = hardware.detect(experiment.hardware)
         device, driver = machine.device_name, machine.driver
@@ -53,8 +56,7 @@ def _here(experiment: Experiment) -> dict[str, str | None]:
 
 
 def _environment_mark(framework: Framework) -> str | None:
-    """What the framework's own environment was made from, as launchers/install left it there; None: it has none, or it is
-    the user's own."""
+    """Return the mark that launchers/install left in the framework's environment; None without one."""
     mark = (ROOT / framework.python).parent.parent / engines.INSTALLED if framework.python else None
     return mark.read_text().strip() if mark is not None and mark.is_file() else None
 
@@ -67,7 +69,7 @@ def _version(package: str) -> str | None:
 
 
 def _sorted(tree: Any) -> Any:
-    """The same for mappings whose keys were added in another order; keys may be of several types."""
+    """Sort mappings by key, whatever the types of the keys, so that their order doesn't matter."""
     if isinstance(tree, Mapping):
         return sorted((repr(key), _sorted(value)) for key, value in tree.items())
     return [_sorted(value) for value in tree] if isinstance(tree, list | tuple) else tree

@@ -1,4 +1,4 @@
-"""Give a run its place: a folder of its own, its sweep and its identity; find the earlier result that makes it needless."""
+"""Give a run a folder of its own, its sweep and its identity; find the earlier ok result that makes it unnecessary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Composed = Mapping[str, str]  # files of a run's .hydra/: name -> text
 
 @dataclass(frozen=True)
 class Job:
-    """One run, before anything of it is known but what was asked."""
+    """One run, before anything but its settings is known."""
 
     experiment: Experiment
     folder: Path  # its own

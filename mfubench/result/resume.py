@@ -1,6 +1,6 @@
-"""What is done already. In: a sweep, or a run's identity. Out: where it goes on, the ok result that is there, a free folder.
+"""Go on with a sweep or a run: find ok results, give free folders, write the command that resumes.
 
-A result that another one of the same settings has taken the place of is superseded.json from then on.
+A result that a later run of the same settings replaces is renamed to superseded.json.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ PLAIN = re.compile(r"[\w/.+-]+", re.ASCII)  # what Hydra reads as it stands
 
 
 def earlier_folders(folder: Path, sweep: Path | None) -> tuple[Path, ...]:
-    """Where runs of the same settings may lie: in the sweep; for a single run in its folder, and in those that it was given
-    where another one had that already."""
+    """Return the folders to search for earlier runs: the sweep's, or FOLDER, FOLDER-2, FOLDER-3 … for a single run."""
     return (sweep,) if sweep else tuple(takewhile(Path.exists, _one_after_another(folder)))
 
 
 def find_ok(mine: Mapping[str, Any], below: tuple[Path, ...]) -> tuple[Result, Path] | None:
-    """The ok result of this identity below the folders, and where it lies."""
+    """Return the ok result of this identity below the folders, and its folder."""
     for earlier in _earlier(below):
         if earlier.status == "ok" and earlier.identity == mine:
             return read(earlier.path), earlier.path.parent
@@ -47,9 +46,9 @@ def find_ok(mine: Mapping[str, Any], below: tuple[Path, ...]) -> tuple[Result, P
 
 
 def supersede(mine: Mapping[str, Any], below: tuple[Path, ...], by: Path, ok: bool) -> None:
-    """The result in the folder `by` takes the place of all of the same settings that lay below before this process began.
+    """Rename the earlier results of the same settings below the folders, which the result in `by` replaces.
 
-    One that isn't ok takes no ok one's place.
+    Only results that were there when this process began are renamed, and an ok one only if the new one is ok.
     """
     for earlier in _earlier(below):
         same = (earlier.identity or {}).get("settings") == mine["settings"]
@@ -58,9 +57,9 @@ def supersede(mine: Mapping[str, Any], below: tuple[Path, ...], by: Path, ok: bo
 
 
 def claim_folder(folder: Path, resuming: bool) -> Path:
-    """The folder, this run's own from now on: whoever makes its records has it, since two may start in the same second.
+    """Claim a folder for this run: creating its records/ decides, since two runs may start in the same second.
 
-    Where a run has it already, one that is resumed takes the next: FOLDER-2, FOLDER-3, ...; else ConfigError.
+    If a run has the folder already, a resumed one takes FOLDER-2, FOLDER-3, …; otherwise raises ConfigError.
     """
     for candidate in _one_after_another(folder):
         candidate.mkdir(parents=True, exist_ok=True)
@@ -76,7 +75,7 @@ def claim_folder(folder: Path, resuming: bool) -> Path:
 
 
 def folder_taken(folder: Path) -> ConfigError:
-    """What another run in this folder is refused with."""
+    """Return the error for a run in another run's folder."""
     return ConfigError(
         "there is a run in this folder already",
         given=str(folder),
@@ -86,8 +85,11 @@ def folder_taken(folder: Path) -> ConfigError:
 
 
 def sweep_folder(sweep: Sweep) -> Path:
-    """Where the sweep's results go: the folder that the command line names; where it is to be resumed, the last one of the
-    same command line; else a new one. ConfigError where runs lie there and aren't to be resumed."""
+    """Return the folder of a sweep's results.
+
+    That is the folder given on the command line; for a resumed sweep, the last one of the same command line; else a new one.
+    Raises ConfigError if runs lie there and the sweep isn't resumed.
+    """
     if sweep.resume and not sweep.named:
         alike = (
             path.parent for path in _newest_first(f"{sweep.pattern}/multirun.yaml") if _asked_the_same(path, sweep)
@@ -105,7 +107,7 @@ def sweep_folder(sweep: Sweep) -> Path:
 
 @contextmanager
 def locked_sweep(folder: Path) -> Iterator[None]:
-    """The sweep's folder, made where it isn't there; ConfigError while another process goes on with the same sweep."""
+    """Make and lock the sweep's folder. Raises ConfigError if another process runs the same sweep."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is the lock, so that nothing lies about
     try:
@@ -121,12 +123,12 @@ def locked_sweep(folder: Path) -> Iterator[None]:
 
 
 def sweep_dir_override(folder: Path) -> str:
-    """The override that makes this the sweep's folder."""
+    """Return the override that sets the sweep's folder."""
     return f"hydra.sweep.dir={_quoted(str(folder))}"
 
 
 def resume_command(argv: Sequence[str], folder: Path) -> str:
-    """The command line that goes on with the sweep that `argv` began in this folder."""
+    """Return the command line that resumes the sweep begun by `argv` in this folder."""
     kept = [argument for argument in argv if key_of(argument) not in ("resume", "hydra.sweep.dir")]
     return f"{COMMAND} {shlex.join([*kept, 'resume=true', sweep_dir_override(folder)])}"
 
@@ -141,13 +143,13 @@ class _Earlier:
 
 
 def _one_after_another(folder: Path) -> Iterator[Path]:
-    """FOLDER, FOLDER-2, FOLDER-3, ..."""
+    """Yield FOLDER, FOLDER-2, FOLDER-3, …"""
     return chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in count(2)))
 
 
 @cache
 def _earlier(below: tuple[Path, ...]) -> tuple[_Earlier, ...]:
-    """The results below the folders; one that can't be read is none."""
+    """Return the results below the folders, without those that can't be read."""
     found = []
     for path in find(below):
         try:
@@ -163,7 +165,7 @@ def _newest_first(pattern: str) -> list[Path]:
 
 
 def _asked_the_same(multirun: Path, sweep: Sweep) -> bool:
-    """Whether Hydra's record of a sweep has the same settings, in whatever order."""
+    """Return True if Hydra's record of a sweep has the same settings, in any order."""
     try:
         asked = yaml.safe_load(multirun.read_text())["hydra"]["overrides"]["task"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):  # torn, or of something else
@@ -176,7 +178,7 @@ def _sorted_settings(overrides: Any) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A value of an override, so that Hydra reads this very text."""
+    """Quote the value of an override so that Hydra reads this very text."""
     if PLAIN.fullmatch(text):
         return text
     escaped = re.sub(r"(\\*)('|$)", r"\1\1\2", text)  # a backslash stands for itself, but in front of a quote
