@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from typing import Any
 
 from mfubench.config import Experiment, Mode
 from mfubench.files.paths import PACKAGE, cache_folder
+from mfubench.files.whole import write_whole
 from mfubench.flops.analytic import AnalyticCount, analytic_count
 from mfubench.flops.attention import AttentionCall
 from mfubench.flops.count import profile
@@ -85,7 +84,8 @@ def cached_profile(
     if file.is_file():
         return _profile_of(json.loads(file.read_text(encoding="utf-8"))["profile"])
     counted = profile(architecture, mode, recomputation=recomputation, attention=attention)
-    _write(file, json.dumps({"key": key, "profile": asdict(counted)}, indent=1))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps({"key": key, "profile": asdict(counted)}, indent=1))
     return counted
 
 
@@ -103,17 +103,3 @@ def _source_hash() -> str:
     for file in [*elsewhere, *sorted(Path(__file__).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    """Write `file` whole or not at all; another process may be writing the same one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, suffix=".tmp", delete=False) as temporary:
-        try:
-            temporary.write(text)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            os.replace(temporary.name, file)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise

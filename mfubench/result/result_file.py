@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from mfubench.files.whole import write_whole
 
 SCHEMA_VERSION = 3
 FILE_NAME = "result.json"
@@ -68,24 +69,9 @@ class Result:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """result.json in the folder, whole or not at all: a temporary file, fsync, rename, fsync of the folder. OSError."""
-    text = json.dumps(asdict(result), indent=1, allow_nan=False)
+    """Write result.json in the folder, whole or not at all. Raises OSError, and ValueError for a figure that is no number."""
     path = folder / FILE_NAME
-    temporary = folder / f".{FILE_NAME}.{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    listing = os.open(folder, os.O_RDONLY)  # the new name is on the disk when this is
-    try:
-        os.fsync(listing)
-    finally:
-        os.close(listing)
+    write_whole(path, json.dumps(asdict(result), indent=1, allow_nan=False))
     return path
 
 
