@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mfubench.config import Experiment, Mode
+from mfubench.config.vocabulary import packages
 from mfubench.files.paths import PACKAGE, cache_folder
 from mfubench.files.whole import write_whole
 from mfubench.flops.analytic import AnalyticCount, analytic_count
@@ -61,9 +62,6 @@ def second_count(
     return None if micro_batch is None else micro_batch.scaled(experiment.gradient_accumulation_steps)
 
 
-TRACED = ("torch", "transformers", "peft")
-
-
 def cached_profile(
     architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str, folder: Path
 ) -> Profile:
@@ -76,7 +74,7 @@ def cached_profile(
         "mode": asdict(mode),
         "recomputation": recomputation,
         "attention": attention,
-        "versions": {library: version(library) for library in TRACED},
+        "versions": {library: version(library) for library in packages("flops")},
         "source": _source_hash(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mfubench.config.vocabulary import GROUPS, OUTSIDE_THE_WORK
 from mfubench.files.whole import write_whole
 
 SCHEMA_VERSION = 3
 FILE_NAME = "result.json"
 NUMBERS = re.compile(r"([0-9]+)")
-# Of the settings.
-GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "data", "liger", "measurement")
 
 # What the report reads without looking: list: of mappings; None: or null.
 SHAPES: dict[str, tuple[type | None, ...]] = {
@@ -90,7 +89,8 @@ def read(path: Path) -> Result:
         raise UnreadableResult(f"{path} is not a result of mfubench: {odd} missing or unknown")
     if odd := ", ".join(name for name, kind in SHAPES.items() if not _is(content[name], kind)):
         raise UnreadableResult(f"{path} is not a result of mfubench: {odd} of another shape")
-    if lacking := [group for group in GROUPS if not isinstance(content["settings"].get(group), dict)]:
+    groups = (group for group in GROUPS if group not in OUTSIDE_THE_WORK)
+    if lacking := [group for group in groups if not isinstance(content["settings"].get(group), dict)]:
         raise UnreadableResult(f"{path} is not a result of mfubench: its settings lack {', '.join(lacking)}")
     return Result(**content)
 

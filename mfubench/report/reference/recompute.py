@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.config.hydra_errors import GROUPS
+from mfubench.config.vocabulary import GROUPS
 from mfubench.flops import FlopCount, step_flops
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.measure.intervals import ratio_interval, summarize
