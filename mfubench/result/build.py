@@ -19,7 +19,7 @@ from mfubench.flops.crosscheck import second_count_in_words
 from mfubench.hardware import Peaks
 from mfubench.launch.programs import commit_of
 from mfubench.measure.measure import Measured
-from mfubench.measure.metrics import CONVENTIONS
+from mfubench.measure.metric_table import CONVENTIONS
 from mfubench.measure.observe import Observed
 from mfubench.measure.run_warnings import run_warnings
 from mfubench.measure.status import RunStatus

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mfubench.config.vocabulary import OUTSIDE_THE_WORK
+from mfubench.measure.metric_table import AMOUNTS
 from mfubench.result.result_file import Result
 
 Scalar = str | int | float | bool | None
 NATIVE = "native"
-COUNTED = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal", "parameters")
+COUNTED = (*AMOUNTS, "parameters")
 SEEN = ("model", "trainable_parameters", "world_size", "recomputation", "linear_dtype", "compiled")
 
 
