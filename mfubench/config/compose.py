@@ -25,9 +25,10 @@ from yaml import YAMLError
 
 from mfubench.config import schema
 from mfubench.config.errors import ConfigError, WrongCombination
-from mfubench.config.hydra_errors import CONFIG_NAME, GROUPS, no_additions, no_such_option, not_yaml, rejected
+from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, rejected
 from mfubench.config.overrides import no_secret_in, parse, read
 from mfubench.config.validate import validate
+from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
 
 FILLED_IN = re.compile(r"\$\{[^}]*\}")

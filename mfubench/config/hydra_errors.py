@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import fields
+from typing import Any
 
 from hydra import compose
 from hydra.errors import MissingConfigException
@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from mfubench.config import schema
 from mfubench.config.errors import ConfigError, key_of, nearest
+from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
 
 CONFIG_NAME = "config"
@@ -28,7 +29,6 @@ FREE_FORM = (
     "parallelism.deepspeed.",
     "parallelism.fsdp.",
 )
-GROUPS: dict[str, Any] = {name: kind for name, kind in get_type_hints(schema.Experiment).items() if is_dataclass(kind)}
 
 
 def no_additions(prefix: str, values: Mapping[Any, Any], kind: type) -> None:

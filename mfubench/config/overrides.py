@@ -10,10 +10,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from mfubench.config.errors import ConfigError
-from mfubench.config.hydra_errors import FREE_FORM, GROUPS
+from mfubench.config.hydra_errors import FREE_FORM
+from mfubench.config.vocabulary import GROUPS, WITHOUT_OPTIONS
 from mfubench.files import secrets
-
-WITHOUT_OPTIONS = ("liger",)  # typed like a group, and all its values stand in config.yaml
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

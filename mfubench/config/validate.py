@@ -10,19 +10,20 @@ from typing import Any
 from mfubench.config.defaults import defaults
 from mfubench.config.errors import ConfigError, WrongCombination, nearest
 from mfubench.config.schema import Data, Experiment, Framework, Measurement
+from mfubench.config.vocabulary import (
+    ATTENTIONS,
+    COMPARISONS,
+    DEVICES,
+    LEFT_OPEN,
+    PADDINGS,
+    PRECISIONS,
+    QUANTIZATIONS,
+    RANDOM_WEIGHTS,
+    TRACKING_MODES,
+    WEIGHTS,
+)
 
-PRECISIONS = ("auto", "bf16", "bf16_pure", "fp32")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
-WEIGHTS = ("random", "hub")
-RANDOM_WEIGHTS = ("device", "disk")
-TRACKING_MODES = ("auto", "online", "offline", "disabled")
-DEVICES = ("auto", "cpu", "cuda")
-QUANTIZATIONS = ("nf4", "fp4")
-PADDINGS = ("max_length", "longest")
-COMPARISONS = ("equal", "defaults")
 STEPS_TO_PROFILE = 3  # of warm-up
-# What `comparison=defaults` leaves to the framework.
-LEFT_OPEN = ("gradient_checkpointing", "attention", "liger_kernel", "torch_compile", "optimizer")
 
 
 def validate(experiment: Experiment) -> None:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from mfubench import hardware
 from mfubench.config import Framework, Hardware
+from mfubench.config.vocabulary import packages
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.hardware import Machine
 from mfubench.launch.programs import responds, run_together
 from mfubench.plan import engines
 
-# What a step's time depends on, besides the framework's own version.
 STATE_READY, STATE_MISSING, STATE_CHANGED = "ready", "not installed", "out of date"
-SHOWN = ("torch", "transformers", "peft", "accelerate", "deepspeed", "liger-kernel")
+# Packages that a step depends on, besides the framework itself; those that decide its FLOPs first.
+SHOWN = tuple(dict.fromkeys((*packages("flops"), *packages("shown"))))
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, Liger
 from mfubench.config.compose import compose_one
 from mfubench.config.defaults import defaults
-from mfubench.config.validate import ATTENTIONS, PRECISIONS, validate
+from mfubench.config.validate import validate
+from mfubench.config.vocabulary import ATTENTIONS, FRAMEWORK_GROUPS, PRECISIONS, RESOLVED_PRECISIONS
 from mfubench.files.paths import CONF
 from mfubench.hardware import Machine
 from mfubench.plan import support
 
-GROUPS = ("framework", "mode", "parallelism", "gradient_checkpointing", "data")
+VARIED_GROUPS = ("framework", *FRAMEWORK_GROUPS)
 ANY_FILE = "data.path=FILE"  # data=jsonl doesn't compose without one
 
 Options = Mapping[str, Mapping[str, Any]]  # group → option → what it consists of
@@ -55,10 +56,10 @@ class MatrixRow:
 
 def every_option() -> Options:
     """All options of the groups in which frameworks differ. Composing takes its time, so one of each group goes into each."""
-    names = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
-    found: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    names = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in VARIED_GROUPS}
+    found: dict[str, dict[str, Any]] = {group: {} for group in VARIED_GROUPS}
     for turn in zip_longest(*names.values()):
-        chosen = {group: name for group, name in zip(GROUPS, turn, strict=True) if name is not None}
+        chosen = {group: name for group, name in zip(VARIED_GROUPS, turn, strict=True) if name is not None}
         needed = [ANY_FILE] if chosen.get("data") == "jsonl" else []
         experiment = compose_one([*(f"{group}={name}" for group, name in chosen.items()), *needed])
         for group, name in chosen.items():
@@ -133,11 +134,11 @@ def why_not(experiment: Experiment, machine: Machine) -> str | None:
 
 def _variations(options: Options, base: Mapping[str, Experiment]) -> Iterator[tuple[str, str, Variation]]:
     """(setting, value, how to set it) for everything in which the frameworks differ, except the mode."""
-    for group in GROUPS[2:]:
+    for group in (each for each in FRAMEWORK_GROUPS if each != "mode"):
         for name, option in options[group].items():
             yield group, name, _set(**{group: option})
     yield "data.padding", "longest", _set(data=replace(options["data"]["jsonl"], padding="longest"))
-    for precision in PRECISIONS[1:]:
+    for precision in RESOLVED_PRECISIONS:
         yield "precision", precision, _set(precision=precision)
     for attention in ATTENTIONS:
         yield "attention", attention, _set(attention=attention)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mfubench.config import Mode
-from mfubench.config.validate import ATTENTIONS
+from mfubench.config.vocabulary import ATTENTIONS, MODES, RECOMPUTATIONS
 from mfubench.flops.breakdown import OperatorPlace
 from mfubench.flops.conventions import architecture_quantities
 from mfubench.flops.meta_model import (
@@ -27,8 +27,6 @@ from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
 from mfubench.workload.architecture import config_of
 
-MODES = ("full", "lora", "qlora")
-RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
 # One product per token and expert; transformers' default, a grouped product, has no formula and does the same work.
 EXPERTS = "batched_mm"
 TRACED_SHAPE = {"batch_size": 1, "sequence_length": 8}

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mfubench.config import Experiment, Mode
+from mfubench.config.vocabulary import packages
 from mfubench.files.paths import PACKAGE, cache_folder
+from mfubench.files.whole import write_whole
 from mfubench.flops.analytic import AnalyticCount, analytic_count
 from mfubench.flops.attention import AttentionCall
 from mfubench.flops.count import profile
@@ -62,9 +62,6 @@ def second_count(
     return None if micro_batch is None else micro_batch.scaled(experiment.gradient_accumulation_steps)
 
 
-TRACED = ("torch", "transformers", "peft")
-
-
 def cached_profile(
     architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str, folder: Path
 ) -> Profile:
@@ -77,7 +74,7 @@ def cached_profile(
         "mode": asdict(mode),
         "recomputation": recomputation,
         "attention": attention,
-        "versions": {library: version(library) for library in TRACED},
+        "versions": {library: version(library) for library in packages("flops")},
         "source": _source_hash(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -85,7 +82,8 @@ def cached_profile(
     if file.is_file():
         return _profile_of(json.loads(file.read_text(encoding="utf-8"))["profile"])
     counted = profile(architecture, mode, recomputation=recomputation, attention=attention)
-    _write(file, json.dumps({"key": key, "profile": asdict(counted)}, indent=1))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps({"key": key, "profile": asdict(counted)}, indent=1))
     return counted
 
 
@@ -103,17 +101,3 @@ def _source_hash() -> str:
     for file in [*elsewhere, *sorted(Path(__file__).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    """Write `file` whole or not at all; another process may be writing the same one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, suffix=".tmp", delete=False) as temporary:
-        try:
-            temporary.write(text)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            os.replace(temporary.name, file)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mfubench.files.whole import write_whole
 from mfubench.hardware.machine import Machine
 
 CPU_PROGRAM = Path(__file__).with_name("matmul_cpu.py")
@@ -62,10 +63,9 @@ def gpu_rate(
     sizes = [str(size) for size in SEARCH_SIZES]
     commands = [[sys.executable, str(GPU_PROGRAM), uuid, dtype, str(SEARCH_S), *sizes] for uuid in missing]
     for uuid, printed in zip(missing, run_together(commands, {}, TIMEOUT_S) if commands else (), strict=True):
-        _keep(
-            files[uuid],
-            {**json.loads(printed.splitlines()[-1]), "uuid": uuid, "dtype": dtype, "driver": machine.driver},
-        )
+        measured = {**json.loads(printed.splitlines()[-1]), "uuid": uuid, "dtype": dtype, "driver": machine.driver}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(files[uuid], json.dumps(measured, indent=1))
     rates = [json.loads(file.read_text()) for file in files.values()]
     how = (
         f"measured {'now' if missing else 'before'}: the largest {dtype} matmul rate, mean of {len(rates)} GPU(s) (GPU 0: "
@@ -91,11 +91,3 @@ def _rate_key(machine: Machine, uuid: str, dtype: str) -> str:
         GPU_PROGRAM.read_text(),
     )
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
-
-
-def _keep(file: Path, measured: Mapping[str, Any]) -> None:
-    """Write the file whole; another process may be writing the same one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(measured, indent=1))
-    temporary.replace(file)

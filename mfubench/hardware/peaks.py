@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mfubench.config import Hardware
+from mfubench.config.vocabulary import RESOLVED_PRECISIONS
 from mfubench.files.paths import cache_folder
 from mfubench.hardware.catalogue import known_peaks, nearest_options
 from mfubench.hardware.machine import Machine, Unavailable
@@ -48,7 +49,7 @@ class Peaks:
 
 def peak_dtype(precision: str, device: str) -> str:
     """The dtype whose peak a run of this resolved precision is held against; fp32 on CUDA runs with TF32 set."""
-    assert precision in ("bf16", "bf16_pure", "fp32"), precision
+    assert precision in RESOLVED_PRECISIONS, precision
     if precision != "fp32":
         return "bf16"
     return "tf32" if device == "cuda" else "fp32"

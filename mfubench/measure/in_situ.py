@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from mfubench.config import Experiment, GradientCheckpointing
+from mfubench.config.vocabulary import RECOMPUTATIONS
 from mfubench.flops import Profile, profile_of
-from mfubench.flops.count import RECOMPUTATIONS
 from mfubench.records import MicroBatch, Records
 
 MAX_RELATIVE_DIFFERENCE = 0.01  # above, the framework did something else than what was counted

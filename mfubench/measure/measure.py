@@ -8,7 +8,7 @@ from typing import Any
 
 from mfubench import hardware, records
 from mfubench.config import Experiment, GradientCheckpointing
-from mfubench.config.validate import ATTENTIONS
+from mfubench.config.vocabulary import ATTENTIONS, LEFT_OPEN
 from mfubench.flops import FlopCount, crosscheck, profile_of
 from mfubench.measure import metrics, status
 from mfubench.measure.in_situ import InSitu, in_situ
@@ -16,17 +16,6 @@ from mfubench.measure.observe import Observed
 from mfubench.plan import support
 from mfubench.plan.prepare import Prepared
 from mfubench.records import Difference, Expected, Records
-
-# Settings of the expected work that `comparison=defaults` leaves to the framework.
-LEFT_OPEN = (
-    "recomputation",
-    "recomputed_blocks",
-    "attention",
-    "liger_kernels",
-    "torch_compile",
-    "optimizer",
-    "optimizer_dtype",
-)
 
 
 @dataclass(frozen=True)
@@ -121,7 +110,7 @@ def expected_work(prepared: Prepared, periods: int) -> Expected:
         seed=experiment.seed if "seed" in reach else None,
         optimizer_dtype="bfloat16" if precision == "bf16_pure" else "float32",
     )
-    nothing: dict[str, Any] = dict.fromkeys(LEFT_OPEN)
+    nothing: dict[str, Any] = dict.fromkeys(field for setting in LEFT_OPEN.values() for field in setting.expected)
     return wanted if experiment.comparison == "equal" else replace(wanted, **nothing)
 
 

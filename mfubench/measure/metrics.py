@@ -16,45 +16,14 @@ from typing import Any
 from mfubench.flops import FlopCount
 from mfubench.hardware import Ceiling, Conditions, GpuConditions, Peak
 from mfubench.measure.intervals import ratio_interval, summarize
+from mfubench.measure.metric_table import AMOUNTS, STEP_RATES, StepWork, rates
 from mfubench.measure.steady_state import Steadiness, steadiness
 from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.records import Difference, MicroBatch, RankRecord, Records
 
 Counted = Callable[[int, int], FlopCount]  # [batch, sequence] of a micro-batch -> its FLOPs
 
-CONVENTIONS = {
-    "step_time_s": "mean of the steady steps, first training forward to first training forward of the next step, of the rank "
-    "with the longest window; 95 % Student-t interval over as many steps as these, which are not independent, are worth "
-    "(Fieller's for rates)",
-    "warmup_steps": "steps before the first that is like the second half of the series (medians of five neighbours within three "
-    "robust standard deviations), at least measurement.warmup_steps; settled: no straight line through the rest has a "
-    "significant slope that matters",
-    "data_wait_s, forward_to_optimizer_s, optimizer_to_forward_s": "means per steady step: in the data loader; from the first "
-    "training forward to the optimizer; from there to the next step's first forward. The last two add up to the step time; "
-    "the wait is a part of them",
-    "of_ceiling": "hardware FLOPs per second, causal / the largest matmul rate measured on this device",
-    "device_seconds": "wall time of the framework's processes x devices: what the figures cost",
-    "tokens_per_second_per_device": "positions computed (padding included), the mean of all devices / step time",
-    "mfu": "model FLOPs (forward + the backward that the mode needs, no recomputation, attention over the full square, its "
-    "backward twice its forward: PaLM) / (step time x dense peak)",
-    "mfu_causal": "as mfu, with causal attention counted exactly, s(s+1)/2 (Megatron)",
-    "hfu": "hardware FLOPs as PyTorch's counter counts them (recomputation of the actual kind, full square, fused attention's "
-    "backward 2.5 times its forward, eager's twice) / (step time x dense peak)",
-    "hfu_causal": "as hfu, without the masked half where the kernel that ran skips it, which the attention calls of the first "
-    "step tell for all",
-    "second_count": "the same step by a closed form that shares no code with the trace; null: this model or mode has none",
-    "in_situ": "one warm-up step, counted operator by operator in the framework's own process, beside the hardware FLOPs of the "
-    "same micro-batches",
-}
 MEASURED_PEAK_TOLERANCE = 1.05
-AMOUNTS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a FlopCount
-HISTORY = (
-    "tokens_per_second_per_device",
-    "mfu",
-    "hfu",
-    "model_tflops_per_second_per_device",
-    "hardware_tflops_per_second_per_device",
-)
 
 
 @dataclass(frozen=True)
@@ -124,7 +93,7 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
     positions = _positions(batches) / times.n / ranks
     real = _tokens_per_step([batch.real_tokens for batch in batches], times.n * ranks)
     told = [each.settled for each in found.values()]
-    rates: dict[str, Any] = {name: sum(each) / longest for name, each in amounts.items()}
+    figures: dict[str, Any] = {name: sum(each) / longest for name, each in amounts.items()}
     return Measurement(
         steps=times.n,
         warmup_steps=latest.start,
@@ -139,7 +108,7 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
         step_time_s_std=times.std,
         step_time_s_min=times.minimum,
         step_time_s_max=times.maximum,
-        **rates,
+        **figures,
         ci95={"step_time_s": (times.ci95_low, times.ci95_high)}
         | {name: ratio_interval(each, windows[rank]) for name, each in amounts.items()},
         positions_per_step=round(positions),
@@ -206,7 +175,7 @@ def history(records: Records, flops: Counted, peak: Peak, measurement: Measureme
     ):
         work = {name: amount / len(records.ranks) for name, amount in _work(batches, flops, peak).items()}
         row = {"step": step, "warmup": int(step <= measurement.warmup_steps), "step_time_s": seconds}
-        rows.append(row | {name: work[name] / seconds for name in HISTORY})
+        rows.append(row | {name: work[name] / seconds for name in STEP_RATES})
     return rows
 
 
@@ -256,17 +225,10 @@ def _steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBa
 
 
 def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak) -> dict[str, float]:
-    """What a step's micro-batches amount to, by the name of the rate that it is over a time in seconds."""
+    """The amounts of a step's micro-batches, by the name of the rate that each is over a time in s."""
     counted = _flops_of(batches, flops)
-    return {
-        "tokens_per_second_per_device": _positions(batches),
-        "model_tflops_per_second_per_device": counted.model_flops / 1e12,
-        "hardware_tflops_per_second_per_device": counted.hardware_flops / 1e12,
-        "mfu": counted.model_flops / peak.flops_per_second,
-        "mfu_causal": counted.model_flops_causal / peak.flops_per_second,
-        "hfu": counted.hardware_flops / peak.flops_per_second,
-        "hfu_causal": counted.hardware_flops_causal / peak.flops_per_second,
-    }
+    amounts = {name: getattr(counted, name) for name in AMOUNTS}
+    return rates(StepWork(_positions(batches), **amounts, peak_flops_per_second=peak.flops_per_second))
 
 
 def _flops_of(batches: Sequence[MicroBatch], flops: Counted) -> FlopCount:

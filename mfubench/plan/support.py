@@ -12,11 +12,10 @@ from dataclasses import fields
 from typing import Any
 
 from mfubench.config import ConfigError, Experiment, Framework, Liger, Mode, Parallelism
-from mfubench.config.validate import LEFT_OPEN
+from mfubench.config.vocabulary import FRAMEWORK_GROUPS, LEFT_OPEN
 from mfubench.hardware import Machine
 
-# What a framework must obey. The other groups are mfubench's own (hardware, measurement, tracking) or reach the
-# framework as the workload's files (model, data).
+# Settings that a framework must obey, beside FRAMEWORK_GROUPS.
 SCALARS = (
     "batch_size",
     "sequence_length",
@@ -29,7 +28,6 @@ SCALARS = (
     "seed",
     "comparison",
 )
-OPTIONS = ("mode", "parallelism", "gradient_checkpointing", "data")
 MODE_SETTINGS = tuple(f"mode.{setting.name}" for setting in fields(Mode) if setting.name != "name")
 LIGER_SETTINGS = tuple(f"liger.{switch.name}" for switch in fields(Liger))
 INTERPOLATION = re.compile(r"\$\{([a-z_.]+)\}")
@@ -46,7 +44,7 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
 
     These are options by name, top-level settings, the device, the resolved precision and the engine that runs.
     """
-    values: dict[str, Any] = {name: getattr(experiment, name).name for name in OPTIONS}
+    values: dict[str, Any] = {name: getattr(experiment, name).name for name in FRAMEWORK_GROUPS}
     values |= {name: getattr(experiment, name) for name in SCALARS}
     values |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
     architecture = experiment.model.architecture
@@ -92,7 +90,7 @@ def check_supported(experiment: Experiment, values: Values, defaults: Values) ->
     if experiment.liger_kernel:
         asked |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
         _check_liger(experiment)
-    asked |= {name: values[name] for name in OPTIONS}
+    asked |= {name: values[name] for name in FRAMEWORK_GROUPS}
     if values["data"] != defaults["data"]:
         asked["data.padding"] = experiment.data.padding
     for setting, value in asked.items():

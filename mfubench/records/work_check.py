@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mfubench.config.vocabulary import OPTIMIZERS
 from mfubench.records.expected import Difference, Expected
 from mfubench.records.reading import RankRecord
 
@@ -20,13 +21,6 @@ LIGER_SWITCHES = {
     "functional": "cross_entropy",
     "cross_entropy": "cross_entropy",
     "model": "fused_linear_cross_entropy",
-}
-# The setting's value -> the class that steps, and whether in one fused kernel (None: it has no such kernel).
-OPTIMIZERS = {
-    "adamw_torch_fused": ("AdamW", True),
-    "adamw_torch": ("AdamW", False),
-    "sgd": ("SGD", None),
-    "adafactor": ("Adafactor", None),
 }
 
 
@@ -107,15 +101,15 @@ def _wrapper(expected: Expected, recorded: list[str]) -> tuple[str, str]:
 
 def _optimizer(expected: Expected, recorded: list[dict[str, Any]]) -> tuple[str | None, str]:
     """In words; a value that is in no table is not compared."""
-    name, fused = OPTIMIZERS.get(expected.optimizer or "", (None, None))
-    if name is None:
+    known = OPTIMIZERS.get(expected.optimizer or "")
+    if known is None:
         return None, ""
-    kinds = {(each["class"], bool(each.get("fused")) if fused is not None else None) for each in recorded}
+    kinds = {(each["class"], None if known.fused is None else bool(each.get("fused"))) for each in recorded}
 
     def in_words(kind: tuple[str, bool | None]) -> str:
         return kind[0] + {True: " in a fused kernel", False: " without a fused kernel", None: ""}[kind[1]]
 
-    return in_words((name, fused)), " and ".join(sorted(map(in_words, kinds)))
+    return in_words((known.kind, known.fused)), " and ".join(sorted(map(in_words, kinds)))
 
 
 def _stepped(work: Any) -> int | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mfubench.files.whole import write_whole
 from mfubench.report import to_csv, to_json, to_markdown
 from mfubench.report.against import Change, changes, regressions
 from mfubench.report.against import records as records_of_changes
@@ -127,7 +128,7 @@ def _text(found: Gathered, compared: Sequence[Change] | None, given: argparse.Na
 
 
 def _put(text: str, output: Path | None) -> None:
-    """The report where it is wanted; in a file whole, or what was there before stays. OSError."""
+    """Put the report where it is wanted; a file is written whole, or the one before stays. Raises OSError."""
     if output is None:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -136,13 +137,7 @@ def _put(text: str, output: Path | None) -> None:
     if output.exists() and not output.is_file():  # a device; of a folder the error tells
         output.write_text(text, encoding="utf-8")
         return
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, output)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(output, text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mfubench.report.cells import seconds
+from mfubench.measure.metric_table import seconds
 from mfubench.report.overview import SINGLE, Section, labels
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.ratios import Comparison, amount, compare

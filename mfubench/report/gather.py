@@ -8,34 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mfubench.measure.metric_table import METRICS
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pool
 from mfubench.report.ratios import compare
 from mfubench.result.flat import records
 from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find, read
 
-# Numbers that a report reads: of every run with figures; of those that know them.
-FIGURES = (
-    "steps",
-    "warmup_steps",
-    "step_time_s",
-    "tokens_per_second_per_device",
-    "model_tflops_per_second_per_device",
-    "mfu",
-    "mfu_causal",
-    "hfu",
-    "hfu_causal",
-)
-MAY_LACK = (
-    "positions_per_step",
-    "padding_fraction",
-    "peak_memory_bytes",
-    "data_wait_s",
-    "forward_to_optimizer_s",
-    "optimizer_to_forward_s",
-    "joules_per_token",
-    "of_ceiling",
-)
+# Numbers that a report reads: those that it needs, and those that may be absent.
+NEEDED = tuple(metric.name for metric in METRICS if metric.needed)
+MAY_BE_ABSENT = tuple(metric.name for metric in METRICS if not metric.needed)
 OF_HARDWARE = ("peak_flops_per_second", "ceiling_flops_per_second", "memory_bytes")
 # What reading raises where the shape is a result's and what is in it isn't: somebody's hand, or another program.
 ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
@@ -105,7 +87,7 @@ def _readable(result: Result) -> None:
     measured = result.measurement
     if measured is None:
         return
-    _numbers(measured, FIGURES, MAY_LACK)
+    _numbers(measured, NEEDED, MAY_BE_ABSENT)
     for low, high in measured["ci95"].values():
         _numbers({"low": low, "high": high}, (), ("low", "high"))
     for row in result.history:

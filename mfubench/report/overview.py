@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mfubench.report.cells import HEADINGS, figures_in_words
+from mfubench.measure.metric_table import COLUMNS
+from mfubench.report.cells import figures_in_words
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.ratios import TASK, Comparison, comparisons, fastest, sentence
 from mfubench.report.settings import one_line
@@ -99,7 +100,7 @@ def overview(results: Sequence[Result]) -> Overview:
         shared={key: value for key, value in first.items() if value and key not in varying},
         devices=tuple(_devices(results)),
         varying=varying,
-        headings=tuple(key for key in HEADINGS if any(key in each for each in figures)),
+        headings=tuple(key for key in COLUMNS if any(key in each for each in figures)),
         rows=rows,
         ratios=tuple(line for task in compared for line in _ratio_lines(task, varying)),
         note=SINGLE if any(each.ratio.basis == "single" for task in compared for each in task) else "",

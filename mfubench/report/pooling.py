@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mfubench.measure.intervals import student
+from mfubench.measure.metric_table import BY_NAME
 from mfubench.report.settings import describe
 from mfubench.result.result_file import Result
 
@@ -21,7 +22,7 @@ from mfubench.result.result_file import Result
 class Figure:
     """A figure of a setting, in the unit that its name in the measurement says."""
 
-    mean: float  # of the runs
+    mean: float  # of the runs; of a metric whose largest stands for all, that
     low: float | None  # of the 95 % interval of the mean; None: this figure has no interval
     high: float | None  # None, with a low end: the interval has no upper one
     runs: int  # 1: the interval is over the steps within the run, and says nothing of how runs differ
@@ -60,15 +61,11 @@ class Pooled:
         if len(values) == 1:
             low, high = known[0]["ci95"].get(name, (None, None))
             return Figure(values[0], low, high, 1)
+        if BY_NAME[name].largest:
+            return Figure(max(values), None, None, len(values))
         mean = statistics.fmean(values)
         half = student(len(values)) * statistics.stdev(values) / len(values) ** 0.5
         return Figure(mean, mean - half, mean + half, len(values))
-
-    @property
-    def peak_memory_bytes(self) -> int | None:
-        """The largest of the runs."""
-        peaks = [result.measurement["peak_memory_bytes"] for result in self.ok if result.measurement]
-        return max((peak for peak in peaks if peak), default=None)
 
 
 def pool(results: Sequence[Result], words: Sequence[Mapping[str, str]] | None = None) -> list[Pooled]:

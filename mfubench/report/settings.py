@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mfubench.config.vocabulary import CHOSEN_OF_FRAMEWORK, LEFT_OPEN, packages
 from mfubench.result.flat import at, leaves
 from mfubench.result.result_file import Result
 
-LEFT_OPEN = ("checkpointing", "attention", "liger", "compile", "optimizer")  # by comparison=defaults
 # Groups whose every key may tell rows apart, and what stands before the key: framework.native.optim is native.optim.
 DETAILS = {
     "framework.native": "native.",
@@ -24,19 +24,6 @@ DETAILS = {
 NATIVE = "native."
 COMMIT = 9  # of its letters
 ALREADY_NAMED = ("name", "rank", "num_devices", "padding", "architecture")
-NO_RECIPE = ("name", "native", "engine")  # the rest of a framework's settings is how mfubench runs it
-# Packages whose version may change what a step takes, besides the framework's own.
-WEIGHTY = (
-    "torch",
-    "triton",
-    "transformers",
-    "accelerate",
-    "peft",
-    "deepspeed",
-    "bitsandbytes",
-    "flash-attn",
-    "liger-kernel",
-)
 
 
 def describe(results: Sequence[Result]) -> list[dict[str, str]]:
@@ -73,7 +60,7 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
 def in_words(asked: Mapping[str, Any], framework: str, precision: str | None) -> dict[str, str]:
     """The settings of a run by the names under which they are set; `framework` with its engine, the resolved precision."""
     devices = asked["parallelism"]["num_devices"]
-    left_open = dict.fromkeys(LEFT_OPEN if asked.get("comparison") == "defaults" else (), "its own")
+    left_open = LEFT_OPEN.values() if asked.get("comparison") == "defaults" else ()
     return {
         "framework": framework,
         "model": asked["model"]["name"],
@@ -93,7 +80,7 @@ def in_words(asked: Mapping[str, Any], framework: str, precision: str | None) ->
         "optimizer": asked["optimizer"],
         "measurement": asked["measurement"]["name"],
         "seed": str(asked["seed"]),
-    } | left_open
+    } | {setting.reported: "its own" for setting in left_open}
 
 
 def one_line(text: str) -> str:
@@ -141,7 +128,7 @@ def _mfubench(result: Result) -> str | None:
 
 def _recipe(result: Result) -> str:
     """A digest of how mfubench runs the framework, which differs where its files were changed between two runs."""
-    recipe = {key: value for key, value in result.settings["framework"].items() if key not in NO_RECIPE}
+    recipe = {key: value for key, value in result.settings["framework"].items() if key not in CHOSEN_OF_FRAMEWORK}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -161,7 +148,7 @@ def _weighty(result: Result) -> dict[str, str]:
     """Of the framework's environment and the driver; none where the environment isn't known."""
     environment = result.provenance.get("framework_environment") or {}
     driver = (result.hardware or {}).get("driver")
-    wanted = {result.settings["framework"]["name"].lower().replace("_", "-"), *WEIGHTY}
+    wanted = {result.settings["framework"]["name"].lower().replace("_", "-"), *packages("step")}
     installed = {name.lower().replace("_", "-"): version for name, version in environment.items()}
     told = {name: installed[name] for name in sorted(wanted) if name in installed}
     return told | {"driver": driver} if told and driver else told

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mfubench.report.cells import HEADINGS
+from mfubench.measure.metric_table import COLUMNS
 from mfubench.report.overview import Overview, Row, Section, overview
 from mfubench.result.result_file import Result
 
@@ -71,7 +71,8 @@ def _many(seen: Overview) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     status = len(seen.varying)
     for column, name in enumerate(seen.columns):
-        heading = Text(HEADINGS.get(name, f"\n{name}") if column > status else f"\n{name}")
+        metric = COLUMNS.get(name) if column > status else None
+        heading = Text(metric.two_lines if metric else f"\n{name}")
         table.add_column(heading, justify="right" if column > status else "left", no_wrap=True)
     for row in seen.rows:
         cells = [Text(cell, _style(row) if column == status else "") for column, cell in enumerate(seen.cells(row))]

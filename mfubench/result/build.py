@@ -12,13 +12,14 @@ from typing import Any
 
 import mfubench
 from mfubench.config import Experiment
+from mfubench.config.vocabulary import packages
 from mfubench.files import secrets
 from mfubench.files.paths import ROOT
 from mfubench.flops.crosscheck import second_count_in_words
 from mfubench.hardware import Peaks
 from mfubench.launch.programs import commit_of
 from mfubench.measure.measure import Measured
-from mfubench.measure.metrics import CONVENTIONS
+from mfubench.measure.metric_table import CONVENTIONS
 from mfubench.measure.observe import Observed
 from mfubench.measure.run_warnings import run_warnings
 from mfubench.measure.status import RunStatus
@@ -28,8 +29,6 @@ from mfubench.plan.prepare import Prepared, Target
 from mfubench.records import RankRecord
 from mfubench.result.job import Job
 from mfubench.result.result_file import Result
-
-OWN_PACKAGES = ("torch", "transformers", "peft", "hydra-core", "omegaconf", "scipy")  # what the counting ran with
 
 
 def run_name(experiment: Experiment, engine: str | None) -> str:
@@ -161,7 +160,7 @@ def _provenance(job: Job, prepared: Prepared | None, ranks: Sequence[RankRecord]
         "commit": commit_of(ROOT),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "counted_with": {name: version(name) for name in OWN_PACKAGES},
+        "counted_with": {name: version(name) for name in packages("figures")},
         "framework_environment": dict(framework_versions),
         "folder": str(job.folder),
         "data": None if prepared is None else _data(prepared),

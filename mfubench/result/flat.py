@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mfubench.config.vocabulary import OUTSIDE_THE_WORK
+from mfubench.measure.metric_table import AMOUNTS
 from mfubench.result.result_file import Result
 
 Scalar = str | int | float | bool | None
 NATIVE = "native"
-# Of the settings: how mfubench runs a framework, where results are logged, and what was asked of the hardware (what was
-# found stands under `hardware.`).
-NOT_SAID = ("tracking", "resume", "dry_run", "hardware")
-COUNTED = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal", "parameters")
+COUNTED = (*AMOUNTS, "parameters")
 SEEN = ("model", "trainable_parameters", "world_size", "recomputation", "linear_dtype", "compiled")
 
 
@@ -41,7 +40,7 @@ def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
     for key, value in result.settings.items():
         if key == "framework":
             yield from leaves({NATIVE: value.get(NATIVE) or {}}, f"{key}.")
-        elif key not in NOT_SAID:
+        elif key not in OUTSIDE_THE_WORK:  # `hardware.` is the hardware found
             yield from leaves({key: value})
     yield from leaves({"hardware": result.hardware or {}})
     measured = dict(result.measurement or {})

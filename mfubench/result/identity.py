@@ -15,12 +15,10 @@ from typing import Any
 import mfubench
 from mfubench import hardware
 from mfubench.config import Experiment, Framework
+from mfubench.config.vocabulary import UNMEASURED, packages
 from mfubench.files.paths import ROOT
 from mfubench.launch.programs import commit_of, responds
 from mfubench.plan import engines
-
-NOT_ASKED = ("dry_run", "resume", "tracking")  # of the settings: they change nothing of what is measured
-OUR_PACKAGES = ("torch", "transformers", "accelerate", "peft", "deepspeed", "liger-kernel", "bitsandbytes", "datasets")
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -28,13 +26,13 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
     `settings` is a digest of the composed settings; `versions` holds those of all software and hardware known by then.
     """
-    asked = {name: value for name, value in asdict(experiment).items() if name not in NOT_ASKED}
+    asked = {name: value for name, value in asdict(experiment).items() if name not in UNMEASURED}
     return {
         "settings": hashlib.sha256(repr(_sorted(asked)).encode(errors="surrogatepass")).hexdigest()[:16],
         "versions": {
             "mfubench": mfubench.__version__,
             "commit": commit_of(ROOT),
-            **{name: _version(name) for name in OUR_PACKAGES},
+            **{name: _version(name) for name in packages("run")},
             "framework_environment": _environment_mark(experiment.framework),
             **_here(experiment),
         },

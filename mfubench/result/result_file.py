@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mfubench.config.vocabulary import GROUPS, OUTSIDE_THE_WORK
+from mfubench.files.whole import write_whole
+
 SCHEMA_VERSION = 3
 FILE_NAME = "result.json"
 NUMBERS = re.compile(r"([0-9]+)")
-# Of the settings.
-GROUPS = ("framework", "model", "mode", "parallelism", "gradient_checkpointing", "data", "liger", "measurement")
 
 # What the report reads without looking: list: of mappings; None: or null.
 SHAPES: dict[str, tuple[type | None, ...]] = {
@@ -68,24 +68,9 @@ class Result:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """result.json in the folder, whole or not at all: a temporary file, fsync, rename, fsync of the folder. OSError."""
-    text = json.dumps(asdict(result), indent=1, allow_nan=False)
+    """Write result.json in the folder, whole or not at all. Raises OSError, and ValueError for a figure that is no number."""
     path = folder / FILE_NAME
-    temporary = folder / f".{FILE_NAME}.{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    listing = os.open(folder, os.O_RDONLY)  # the new name is on the disk when this is
-    try:
-        os.fsync(listing)
-    finally:
-        os.close(listing)
+    write_whole(path, json.dumps(asdict(result), indent=1, allow_nan=False))
     return path
 
 
@@ -104,7 +89,8 @@ def read(path: Path) -> Result:
         raise UnreadableResult(f"{path} is not a result of mfubench: {odd} missing or unknown")
     if odd := ", ".join(name for name, kind in SHAPES.items() if not _is(content[name], kind)):
         raise UnreadableResult(f"{path} is not a result of mfubench: {odd} of another shape")
-    if lacking := [group for group in GROUPS if not isinstance(content["settings"].get(group), dict)]:
+    groups = (group for group in GROUPS if group not in OUTSIDE_THE_WORK)
+    if lacking := [group for group in groups if not isinstance(content["settings"].get(group), dict)]:
         raise UnreadableResult(f"{path} is not a result of mfubench: its settings lack {', '.join(lacking)}")
     return Result(**content)
 

@@ -7,15 +7,6 @@ from typing import Any
 
 from mfubench.result import Result
 
-RATES = (  # of each step
-    "step_time_s",
-    "tokens_per_second_per_device",
-    "mfu",
-    "hfu",
-    "model_tflops_per_second_per_device",
-    "hardware_tflops_per_second_per_device",
-)
-
 
 def config(result: Result) -> dict[str, Any]:
     """What was asked, nested as in conf/, and what was found: `hardware` over what was asked of it, and under

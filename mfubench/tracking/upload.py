@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from mfubench.config import Tracking
+from mfubench.measure.metric_table import PER_STEP
 from mfubench.result import Result
 from mfubench.result.result_file import FILE_NAME
 from mfubench.tracking import content
@@ -75,7 +76,7 @@ def log(result: Result, tracking: Tracking, folder: Path) -> Logged:
         try:  # not `with run`, which would print a traceback
             for name in ("step", "warmup"):
                 run.define_metric(name, summary="none", hidden=True)  # an axis and a mark, no plots of their own
-            for name in content.RATES:
+            for name in PER_STEP:
                 run.define_metric(name, step_metric="step", summary="none")
             for row in content.history(result):
                 run.log(row, step=int(row["step"]))

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mfubench import config
-from mfubench.workload.cache import digest, once
+from mfubench.files.whole import make_whole
+from mfubench.workload.cache import digest
 from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
 from mfubench.workload.source import check_data, find_samples
@@ -73,9 +74,9 @@ def prepare_workload(
     else:
         if model_at is not None:
             make = partial(write_model, name=model.name, architecture=model.architecture)
-            once(model_at, partial(make, dtype=dtype, weights_seed=weights_seed))
+            make_whole(model_at, partial(make, dtype=dtype, weights_seed=weights_seed))
         if samples.write is not None:
-            once(samples.folder, samples.write)
+            make_whole(samples.folder, samples.write)
     model_path = model.hub_id if model_at is None else str(model_at)
     assert model_path is not None
     return Workload(

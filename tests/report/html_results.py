@@ -11,7 +11,8 @@ from typing import Any
 
 from mfubench.config import Experiment
 from mfubench.measure.intervals import summarize
-from mfubench.measure.metrics import CONVENTIONS, HISTORY
+from mfubench.measure.metric_table import CONVENTIONS
+from mfubench.measure.metric_table import STEP_RATES as HISTORY
 from mfubench.result import Result
 
 PEAK, CEILING = 989.4e12, 762e12  # FLOP/s

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.config import Mode
+from mfubench.config.vocabulary import OPTIMIZERS, PARALLELISMS, RESOLVED_PRECISIONS
 from mfubench.flops.memory.activation_peak import peak_of_step
 from mfubench.flops.memory.states import (
     communication_bytes,
@@ -23,10 +24,6 @@ from mfubench.flops.memory.states import (
 )
 from mfubench.flops.meta_model import build_model, check_sequence_length, checkpoint, isolated
 from mfubench.workload.architecture import config_of
-
-PARALLELISMS = ("single", "ddp", "zero0", "zero1", "zero2", "zero3", "fsdp2")
-SHARDING_WEIGHTS = ("zero3", "fsdp2")
-OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor")
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,12 @@ def estimate(
     import torch
 
     _check_memory_options(mode, parallelism, optimizer, precision)
-    deepspeed = parallelism.startswith("zero")
-    stage = int(parallelism.removeprefix("zero")) if deepspeed else 0
-    sharded = parallelism in SHARDING_WEIGHTS
+    sharding = PARALLELISMS[parallelism]
+    deepspeed = sharding.library == "deepspeed"
+
+    def shards_of(states: str) -> int:
+        return num_devices if states in sharding.shards else 1
+
     with isolated():
         config = config_of(architecture)
         check_sequence_length(config, sequence_length)
@@ -92,8 +92,8 @@ def estimate(
         sizes = parameter_sizes(model, mode)
         if recomputation != "none":
             checkpoint(model, recomputation)
-        gradients = sizes.gradient_bytes // (num_devices if sharded or stage == 2 else 1)
-        if parallelism == "fsdp2" and precision == "bf16":
+        gradients = sizes.gradient_bytes // shards_of("gradients")
+        if sharding.library == "fsdp" and precision == "bf16":
             _set_dtypes(model, "bf16_pure")  # what is gathered is bf16 already
         _add_dropout(model, mode)
         if mode.four_bit:
@@ -103,20 +103,18 @@ def estimate(
             model,
             batch_size=batch_size,
             sequence_length=sequence_length,
-            autocast=precision == "bf16" and parallelism in ("single", "ddp"),
+            autocast=precision == "bf16" and sharding.library in (None, "ddp"),
             cuda=device == "cuda",
             fused_kernel=attention != "eager",
             fused_linear_cross_entropy=fused_linear_cross_entropy,
             gradient_share=gradients / traced,
             gradients_stay=gradient_accumulation_steps > 1,
         )
-    states, passing = optimizer_bytes(
-        sizes, optimizer, precision, device, deepspeed, stage, num_devices if sharded or stage else 1
-    )
-    communication = communication_bytes(sizes, parallelism, precision, num_devices, reduce_bucket_size, overlap_comm)
+    states, passing = optimizer_bytes(sizes, optimizer, precision, device, sharding, shards_of("optimizer"))
+    communication = communication_bytes(sizes, sharding, precision, num_devices, reduce_bucket_size, overlap_comm)
     released = communication if deepspeed else 0  # before the optimizer steps
     return MemoryEstimate(
-        weights=sizes.weight_bytes // (num_devices if sharded else 1),
+        weights=sizes.weight_bytes // shards_of("weights"),
         gradients=gradients,
         optimizer=states,
         communication=communication,
@@ -149,11 +147,11 @@ def _add_dropout(model: Any, mode: Mode) -> None:
 
 
 def _check_memory_options(mode: Mode, parallelism: str, optimizer: str, precision: str) -> None:
-    known = tuple(kind for kind in PARALLELISMS if kind not in SHARDING_WEIGHTS) if mode.four_bit else PARALLELISMS
+    known = [kind for kind, of in PARALLELISMS.items() if not (mode.four_bit and "weights" in of.shards)]
     for setting, value, choices in (
         ("parallelism", parallelism, known),
         ("optimizer", optimizer, OPTIMIZERS),
-        ("precision", precision, ("bf16", "bf16_pure", "fp32")),
+        ("precision", precision, RESOLVED_PRECISIONS),
     ):
         if value not in choices:
             raise ValueError(f"no memory is expected of {setting}={value}; it is known of {', '.join(choices)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.config import Mode
+from mfubench.config.vocabulary import Sharding
 from mfubench.flops.memory.kernels import blocks
 
 BF16, FP32 = 2, 4  # bytes
@@ -56,11 +57,12 @@ def parameter_sizes(model: Any, mode: Mode) -> ParameterSizes:
 
 
 def optimizer_bytes(
-    sizes: ParameterSizes, optimizer: str, precision: str, device: str, deepspeed: bool, stage: int, shards: int
+    sizes: ParameterSizes, optimizer: str, precision: str, device: str, sharding: Sharding, shards: int
 ) -> tuple[int, int]:
     """Bytes of the states, masters among them, and of what comes and goes in the optimizer's step."""
-    flat = deepspeed and stage > 0  # ZeRO steps one flat vector of its own partition
-    if deepspeed and precision != "fp32" and (stage == 0 or precision == "bf16"):
+    deepspeed = sharding.library == "deepspeed"
+    flat = deepspeed and "optimizer" in sharding.shards  # ZeRO steps one flat vector of its own partition
+    if deepspeed and precision != "fp32" and (not flat or precision == "bf16"):
         element = FP32
     else:
         element = sizes.gradient_bytes // sizes.trained
@@ -82,7 +84,7 @@ def optimizer_bytes(
 
 
 def communication_bytes(
-    sizes: ParameterSizes, parallelism: str, precision: str, num_devices: int, bucket: int, overlap: bool
+    sizes: ParameterSizes, sharding: Sharding, precision: str, num_devices: int, bucket: int, overlap: bool
 ) -> int:
     """Bytes that are held for other devices' sake.
 
@@ -91,13 +93,13 @@ def communication_bytes(
     gathered blocks, the next one being fetched, and one block's whole gradients; what is in no block stays gathered.
     """
     compute = FP32 if precision == "fp32" else BF16
-    if parallelism == "ddp":
+    if sharding.library == "ddp":
         return sizes.gradient_bytes
-    if parallelism in ("zero1", "zero2"):
-        return bucket * compute * (2 if overlap else 1)
-    if parallelism == "zero3":
+    if sharding.library == "deepspeed" and "weights" in sharding.shards:
         return (bucket + min(sizes.all, STAGE3_LIVE_PARAMETERS)) * compute
-    if parallelism == "fsdp2" and num_devices > 1:
+    if sharding.library == "deepspeed" and sharding.shards:
+        return bucket * compute * (2 if overlap else 1)
+    if sharding.library == "fsdp" and num_devices > 1:
         return (2 * sizes.block + sizes.outside + sizes.trained_block + sizes.trained_outside) * compute
     return 0
 

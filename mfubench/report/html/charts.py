@@ -101,8 +101,8 @@ def memory(rows: Sequence[Row]) -> Chart | None:
     """The peak memory of the fullest device, beside what the device has."""
 
     def of(row: Pooled) -> list[Bar]:
-        peak = row.peak_memory_bytes
-        return [Bar([(peak / 2**30, ONE)], gibibytes(peak / 2**30))] if peak else []
+        peak = row.figure("peak_memory_bytes")
+        return [Bar([(peak.mean / 2**30, ONE)], gibibytes(peak.mean / 2**30))] if peak else []
 
     def marks(row: Pooled) -> list[tuple[float, str, str]]:
         size = _hardware(row, "memory_bytes")

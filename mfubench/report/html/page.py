@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from mfubench.report.cells import HEADINGS
+from mfubench.measure.metric_table import COLUMNS
 from mfubench.report.html.charts import charts, in_words, panels
 from mfubench.report.html.details import Details, details
 from mfubench.report.overview import Overview, Section, overview
@@ -41,7 +41,7 @@ def page(results: Sequence[Result], notes: Sequence[str] = (), sections: Sequenc
         title=_title(seen),
         counts=_counts(results, seen),
         seen=seen,
-        HEADINGS=HEADINGS,
+        COLUMNS=COLUMNS,
         in_words=in_words,
         charts=charts(seen.rows),
         panels=panels(seen.rows),

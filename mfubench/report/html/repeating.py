@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from mfubench.config.vocabulary import GROUPS_WITH_OPTIONS, UNMEASURED
 from mfubench.files.paths import CONF
 
-GROUPS = ("model", "mode", "parallelism", "gradient_checkpointing", "data", "hardware", "measurement")
-NOT_ASKED = ("framework", "tracking", "resume", "dry_run")  # said otherwise, or no part of what was measured
+# Groups that the command chooses an option of; the framework's is written in another way.
+CHOSEN_GROUPS = tuple(group for group in GROUPS_WITH_OPTIONS if group not in ("framework", *UNMEASURED))
 FILE = re.compile(r"[\w-]+(/[\w.-]+)?", re.ASCII)
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 
@@ -28,12 +29,12 @@ def command(settings: Mapping[str, Any]) -> str:
     chosen = {
         name: option for line in defaults.get("defaults", ()) if isinstance(line, dict) for name, option in line.items()
     }
-    for group in GROUPS:
+    for group in CHOSEN_GROUPS:
         option = settings[group]["name"]
         if option != chosen.get(group):
             asked.append(f"{group}={option}")
         asked += _leaves(settings[group], _file(f"{group}/{option}"), f"{group}.")
-    rest = {key: value for key, value in settings.items() if key not in (*GROUPS, *NOT_ASKED)}
+    rest = {key: value for key, value in settings.items() if key not in (*GROUPS_WITH_OPTIONS, *UNMEASURED)}
     asked += _leaves(rest, defaults, "")
     return " ".join(map(shlex.quote, ("python", "-m", "mfubench", *asked)))
 

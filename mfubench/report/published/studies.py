@@ -12,8 +12,7 @@ import yaml
 from mfubench.config import Mode
 from mfubench.files.paths import CONF
 from mfubench.flops.analytic import AnalyticCount, analytic_count
-
-FIGURES = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a count
+from mfubench.measure.metric_table import AMOUNTS
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,9 @@ def counted(study: Study, row: Row, recomputation: str | None = None) -> Analyti
 
 
 def meaning(study: Study, row: Row) -> str:
-    """Of the figures that this project counts, the one that the printed utilisation is nearest to: one of FIGURES."""
+    """Of the figures that this project counts, the one that the printed utilisation is nearest to: one of AMOUNTS."""
     count = counted(study, row)
-    return min(FIGURES, key=lambda name: abs(share(study, row, getattr(count, name)) - row.mfu))
+    return min(AMOUNTS, key=lambda name: abs(share(study, row, getattr(count, name)) - row.mfu))
 
 
 def share(study: Study, row: Row, flops: float) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from mfubench.report.cells import percent, seconds, with_interval
+from mfubench.measure.metric_table import seconds
+from mfubench.report.cells import percent, with_interval
 from mfubench.report.overview import Section
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.published.studies import Row, Study, counted, meaning, share, studies

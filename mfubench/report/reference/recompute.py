@@ -11,11 +11,11 @@ from dataclasses import fields
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.config.hydra_errors import GROUPS
+from mfubench.config.vocabulary import GROUPS
 from mfubench.flops import FlopCount, step_flops
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.measure.intervals import ratio_interval, summarize
-from mfubench.measure.metrics import AMOUNTS
+from mfubench.measure.metric_table import AMOUNTS, StepWork, rates
 from mfubench.measure.observe import rule_of
 from mfubench.measure.steady_state import steadiness
 from mfubench.measure.stopping_rule import enough_after
@@ -140,15 +140,8 @@ def _recomputed(result: Result, stated: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(window)} measured steps have no mean and spread"
         return
     times = summarize(window)
-    amounts = {
-        "tokens_per_second_per_device": stated["positions_per_step"],
-        "model_tflops_per_second_per_device": flops.get("model_flops", math.nan) / 1e12,
-        "hardware_tflops_per_second_per_device": flops.get("hardware_flops", math.nan) / 1e12,
-        "mfu": flops.get("model_flops", math.nan) / peak,
-        "mfu_causal": flops.get("model_flops_causal", math.nan) / peak,
-        "hfu": flops.get("hardware_flops", math.nan) / peak,
-        "hfu_causal": flops.get("hardware_flops_causal", math.nan) / peak,
-    }
+    counted = {name: flops.get(name, math.nan) for name in AMOUNTS}
+    amounts = rates(StepWork(stated["positions_per_step"], **counted, peak_flops_per_second=peak))
     right = {
         "step_time_s": times.mean,
         "step_time_s_median": times.median,

@@ -15,6 +15,7 @@ from typing import Any
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import check_command_line, flags_first, store_schema
 from mfubench.config.errors import COMMAND
+from mfubench.config.vocabulary import CHOSEN_OF_FRAMEWORK, OUTSIDE_THE_WORK
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.report.gather import ODD, gather
 from mfubench.report.reference.recompute import problems
@@ -22,7 +23,6 @@ from mfubench.result.flat import leaves
 from mfubench.result.result_file import Result, UnreadableResult, find, read
 
 COMMAND_FILE = "command.txt"
-OF_THE_MACHINE = ("hardware", "tracking", "resume", "dry_run")  # settings that don't say what was measured
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def _wrong_command(command: str, here: Sequence[Mapping[str, Any]]) -> Iterator[
 
 def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for, whichever machine was to do it. The rest of a framework's settings is how mfubench runs it."""
-    framework = {key: settings["framework"][key] for key in ("name", "native", "engine")}
-    return {key: value for key, value in settings.items() if key not in OF_THE_MACHINE} | {"framework": framework}
+    framework = {key: settings["framework"][key] for key in CHOSEN_OF_FRAMEWORK}
+    return {key: value for key, value in settings.items() if key not in OUTSIDE_THE_WORK} | {"framework": framework}
 
 
 def _in_words(run: Mapping[str, Any], keys: Sequence[str]) -> str:
