@@ -124,6 +124,7 @@ class Hardware:
     source: str | None = None
     peak_flops_per_second: float | None = None  # the user's own figure; wins over everything
     measure_ceiling: bool = False  # find the largest matmul rate of this very device, too
+    price_per_hour: float | None = None  # of one device, in US$; null: not known
 
 
 @dataclass(frozen=True)

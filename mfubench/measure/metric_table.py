@@ -55,6 +55,7 @@ WORDS: Mapping[str, Callable[[float], str]] = {
     "fraction": "{:.1%}".format,
     "bytes": lambda value: f"{value / 2**30:.2f} GiB",
     "J/token": lambda value: f"{value * 1e3:.3g} mJ",
+    "US$": "{:,.4g}".format,
 }
 
 STEP_PARTS = (
@@ -206,6 +207,7 @@ METRICS = (
         largest=True,
     ),
     Metric("joules_per_token", "J/token", heading="energy", two_lines="energy\nper token", column=11),
+    Metric("usd_per_million_tokens", "US$", heading="US$/M tokens", two_lines="US$ per\nM tokens", column=12),
 )
 
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

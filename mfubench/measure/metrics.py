@@ -68,6 +68,7 @@ class Measurement:
     device_seconds: float | None = None
     joules_per_token: float | None = None  # per position computed, of all devices; None where no energy was read
     of_ceiling: float | None = None  # None where no ceiling was measured
+    usd_per_million_tokens: float | None = None  # per million positions computed; None: the price is not known
 
 
 def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Measurement:
@@ -141,6 +142,13 @@ def joules_per_token(measurement: Measurement, conditions: Conditions, num_devic
         return None
     positions = measurement.tokens_per_second_per_device * num_devices * measurement.step_time_s * measurement.steps
     return sum(energy for energy in energies if energy is not None) / positions
+
+
+def usd_per_million_tokens(measurement: Measurement, price_per_hour: float | None) -> float | None:
+    """US$ per million positions computed, of a device's price in US$ per hour: the number of devices cancels out."""
+    if price_per_hour is None:
+        return None
+    return price_per_hour / 3600 / measurement.tokens_per_second_per_device * 1e6
 
 
 def of_ceiling(measurement: Measurement, peak: Peak, ceiling: Ceiling | None) -> float | None:

@@ -115,6 +115,7 @@ def test_a_sweep_may_be_asked_for_anywhere_on_the_line() -> None:
         ["measurement.steps=1"],
         ["measurement.timeout_s=0"],
         ["hardware.peak_flops_per_second=-1"],
+        ["hardware.price_per_hour=-1"],
         ["-m", "batch_size=1,0"],
         ["+nothing=1"],
         ["~mode"],

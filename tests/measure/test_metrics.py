@@ -18,6 +18,7 @@ from mfubench.measure.metrics import (
     measure,
     of_ceiling,
     steady_window_s,
+    usd_per_million_tokens,
 )
 from mfubench.records import MicroBatch, RankRecord, Records
 
@@ -114,6 +115,13 @@ def test_energy_per_token_is_that_of_all_devices_over_all_positions() -> None:
     told = replace(NO_GPU, energy_j=512.0)  # in 4 steps of 512 positions
     assert joules_per_token(m, (told, told), 2) == pytest.approx(0.25)
     assert joules_per_token(m, (told,), 2) is None and joules_per_token(m, (told, NO_GPU), 2) is None
+
+
+def test_the_price_of_a_million_tokens_is_that_of_all_devices_over_all_positions() -> None:
+    """Two devices at 1.8432 US$ an hour each: 0.001024 US$ a second, for 2 x 512 positions."""
+    m = measure(Records((rank_of(0, [1.0] * 4), rank_of(1, [1.0] * 4))), flops, PEAK, warmup_steps=0, steps=4)
+    assert usd_per_million_tokens(m, 1.8432) == pytest.approx(1.0)
+    assert usd_per_million_tokens(m, None) is None
 
 
 def test_what_was_executed_is_held_against_the_measured_ceiling() -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from mfubench.report import to_markdown
 from mfubench.result import Result
+from mfubench.result.flat import records
 
 Made = Callable[..., Result]
 Text = Callable[..., str]
@@ -53,6 +55,15 @@ def test_figures_are_printed_with_their_interval_and_in_percent(result: Made, te
     for cell in ("200 ms ±5.0%", "2,560", "0.0512", "40.0%", "38.0%", "42.0%", "39.0%", "1.50 GiB"):
         assert cell in text
     assert "A chip: peak 0.128 TFLOP/s in fp32, a data sheet" in text
+
+
+def test_the_price_of_a_million_tokens_is_a_column_if_a_price_was_given(result: Made, text_of: Text) -> None:
+    free = result("batch_size=1")
+    assert "US$" not in text_of([free])
+    paid = result("batch_size=4", measurement={**(free.measurement or {}), "usd_per_million_tokens": 1234.5})
+    assert "US$/M tokens" in text_of([paid]) and "1,234" in text_of([paid])
+    assert "US$ per" in text_of([free, paid]) and "US\\$/M tokens" in to_markdown.text([free, paid])
+    assert {row["usd_per_million_tokens"] for row in records([free, paid])} == {None, 1234.5}
 
 
 def test_peaks_that_were_measured_are_one_line_with_their_range(result: Made, text_of: Text) -> None:
