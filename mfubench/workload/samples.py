@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from mfubench.workload.tokenizer import WORDS
+from mfubench.workload.tokenizer import SYNTHETIC_WORDS
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _word(value: object) -> str:
 
 QUESTION_WORDS = 12
 # Any 16-bit number picks a word: drawing bytes and looking them up is some ten times faster than Random.choice.
-_WORD_OF = tuple(WORDS[number % len(WORDS)] for number in range(2**16))
+_WORD_OF = tuple(SYNTHETIC_WORDS[number % len(SYNTHETIC_WORDS)] for number in range(2**16))
 
 
 def synthetic_samples(*, num_samples: int, sequence_length: int, seed: int) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ SPECIAL_TOKENS = (
     PAD,
 )
 SYLLABLES = tuple(consonant + vowel for consonant, vowel in product("bcdfghjklmnprstv", "aeiou"))
-WORDS = tuple(first + second for first, second in product(SYLLABLES, SYLLABLES))
+SYNTHETIC_WORDS = tuple(first + second for first, second in product(SYLLABLES, SYLLABLES))
 
 CHAT_TEMPLATE = (
     "{{- bos_token }}"

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from mfubench import config
 from mfubench.workload import Workload, prepare_workload
-from mfubench.workload.tokenizer import SPECIAL_TOKENS, WORDS, vocabulary, write_tokenizer
+from mfubench.workload.tokenizer import SPECIAL_TOKENS, SYNTHETIC_WORDS, vocabulary, write_tokenizer
 
 SMALL: dict[str, Any] = {
     "model_type": "llama",
@@ -64,8 +64,8 @@ def test_the_tokenizer_fits_a_vocabulary_of_8192_and_pads_with_a_token_of_its_ow
 
 
 def test_a_word_behind_a_space_is_one_token(tokenizer: Any) -> None:
-    text = " " + " ".join(WORDS)
-    assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == len(WORDS)
+    text = " " + " ".join(SYNTHETIC_WORDS)
+    assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == len(SYNTHETIC_WORDS)
 
 
 def test_any_text_round_trips(tokenizer: Any) -> None:
