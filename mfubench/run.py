@@ -16,8 +16,8 @@ from mfubench.measure.observe import observe
 from mfubench.measure.status import refused
 from mfubench.plan.prepare import REFUSALS, check_memory, known_peak, measure_peaks, prepare, resolve
 from mfubench.plan.preview import preview
-from mfubench.report.settings import in_words
-from mfubench.result import Result, write
+from mfubench.report.settings import settings_in_words
+from mfubench.result import Result, write_result
 from mfubench.result.build import build
 from mfubench.result.job import Composed, claim, claim_for_preview, supersede_earlier
 
@@ -39,7 +39,7 @@ def run(experiment: Experiment, folder: Path, sweep: Path | None, composed: Comp
         except REFUSALS as error:
             status = refused(error, sweep)
         result = build(job, status, target, prepared, peaks, observed, measured)
-        write(result, job.folder)
+        write_result(result, job.folder)
     supersede_earlier(job, result)
     return result
 
@@ -50,7 +50,7 @@ def dry_run(experiment: Experiment, folder: Path, sweep: Path | None, composed: 
     try:
         target = resolve(experiment, programs)
         prepared = prepare(target, folder, console)
-        settings = in_words(asdict(target.experiment), target.framework_label, target.precision)
+        settings = settings_in_words(asdict(target.experiment), target.framework_label, target.precision)
         preview(prepared, settings, known_peak(target, programs, console))
         check_memory(prepared)
     except REFUSALS as error:

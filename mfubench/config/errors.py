@@ -26,10 +26,14 @@ class ConfigError(ValueError):
         lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
         if self.instead is not None:
             right = self.instead
-            if _value(right) == _value(self.given):  # another name for the same values, of which a sweep has several
-                right = f"{right.partition('=')[0]}={_value(typed)}"
-            elif _value(self.given) in (several := _value(typed).split(",")) and key_of(right) == key_of(typed):
-                put_right = [_value(right) if value == _value(self.given) else value for value in several]
+            if _value_text(right) == _value_text(
+                self.given
+            ):  # another name for the same values, of which a sweep has several
+                right = f"{right.partition('=')[0]}={_value_text(typed)}"
+            elif _value_text(self.given) in (several := _value_text(typed).split(",")) and key_of(right) == key_of(
+                typed
+            ):
+                put_right = [_value_text(right) if value == _value_text(self.given) else value for value in several]
                 right = f"{right.partition('=')[0]}={','.join(dict.fromkeys(put_right))}"
             kept = [a for a in argv if a != typed and not ("=" in a and key_of(a) == key_of(right))]
             flag, right = ("-m ", right[3:]) if right.startswith("-m ") else ("", right)
@@ -53,5 +57,5 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def _value(override: str) -> str:
+def _value_text(override: str) -> str:
     return override.partition("=")[2]

@@ -40,7 +40,7 @@ def no_secret_in(text: str, what: str) -> None:
     if (name := secrets.found_in(text)) is not None:
         raise ConfigError(
             f"{what} has the value of ${name}, and the run's files would show it",
-            given=secrets.INSTEAD,
+            given=secrets.MASK,
             expected=f"no secret: what a run starts finds ${name} in its environment",
         )
 
@@ -77,6 +77,6 @@ def _tells_no_secret(override: Override) -> None:
     if secrets.looks_secret(override.key_or_group, value):
         raise ConfigError(
             f"{override.key_or_group} looks like a secret, and the run's files would show it",
-            given=f"{override.key_or_group}={secrets.INSTEAD}",
+            given=f"{override.key_or_group}={secrets.MASK}",
             expected="a secret in an environment variable, which what a run starts inherits",
         )

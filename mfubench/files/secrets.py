@@ -20,9 +20,9 @@ SECRET_VARIABLE = re.compile(r"_API_KEY$|_TOKEN$|_SECRET(_|$)|PASSWORD")
 SECRET_SETTING = re.compile(
     r"(^|_)(api_?key|secret(_key)?|password|(access|api|auth|hf|hub|wandb)_token)$|^token$", re.I
 )
-LEAST = 8  # characters
-NOTHING = "(?!)"  # matches nowhere
-INSTEAD = "***"
+MIN_SECRET_LENGTH = 8  # characters
+NEVER_MATCHES = "(?!)"  # matches nowhere
+MASK = "***"
 T = TypeVar("T", str, bytes)
 
 
@@ -30,7 +30,7 @@ def in_environment() -> dict[str, str]:
     """What a text may hold of the secrets → the variable: each as it is, as JSON has it, and as an address has it."""
     found: dict[str, str] = {}
     for name, value in os.environ.items():
-        if SECRET_VARIABLE.search(name) and len(secret := value.strip()) >= LEAST:
+        if SECRET_VARIABLE.search(name) and len(secret := value.strip()) >= MIN_SECRET_LENGTH:
             found |= dict.fromkeys((secret, json.dumps(secret)[1:-1], quote(os.fsencode(secret), safe="")), name)
     return found
 
@@ -48,7 +48,7 @@ def clean(text: str) -> str:
 def clean_tree(tree: Any) -> Any:
     """What JSON can hold, with every secret in its texts, and in its keys, replaced."""
     secrets = in_environment()
-    return _without(re.compile("|".join(map(re.escape, _longest_first(secrets))) or NOTHING), tree)
+    return _masked(re.compile("|".join(map(re.escape, _longest_first(secrets))) or NEVER_MATCHES), tree)
 
 
 def clean_file(path: Path) -> None:
@@ -75,13 +75,13 @@ def looks_secret(setting: str, value: object) -> bool:
     return says_something and SECRET_SETTING.search(setting.rpartition(".")[2]) is not None
 
 
-def _without(secrets: re.Pattern[str], tree: Any) -> Any:
+def _masked(secrets: re.Pattern[str], tree: Any) -> Any:
     if isinstance(tree, str):
-        return secrets.sub(INSTEAD, tree)
+        return secrets.sub(MASK, tree)
     if isinstance(tree, Mapping):
-        return {_without(secrets, key): _without(secrets, value) for key, value in tree.items()}
+        return {_masked(secrets, key): _masked(secrets, value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_without(secrets, value) for value in tree]
+        return [_masked(secrets, value) for value in tree]
     return tree
 
 

@@ -22,7 +22,7 @@ from mfubench.records import Difference, Expected, Records
 class Measured:
     """The figures of an observed run, and all that speaks against them."""
 
-    measurement: metrics.Measurement | None  # None: too few steps were recorded
+    measurement: metrics.Figures | None  # None: too few steps were recorded
     flops: FlopCount  # of the mean measured step on the mean device; without a measurement, of the step as planned
     in_situ: InSitu | None  # of one warm-up step; None: it wasn't to be counted, or wasn't recorded
     history: Sequence[Mapping[str, float]]  # a row per step period
@@ -45,7 +45,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
         return Measured(None, prepared.flops, None, [], differences, conditions, periods, wanted)
     done, peak = as_done(experiment, recorded), peaks.peak
     counted = metrics.as_executed(profile_of(done).of, recorded)
-    found = metrics.measure(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
+    found = metrics.measurement_of(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
     flops = metrics.mean_flops(recorded, counted, found)
     conditions = observed.conditions(metrics.steady_window_s(recorded, found))
     return Measured(
@@ -59,7 +59,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
         ),
         flops=flops,
         in_situ=in_situ(recorded, done),
-        history=metrics.history(recorded, counted, peak, found),
+        history=metrics.step_history(recorded, counted, peak, found),
         differences=differences + metrics.impossible(found, flops, peak),
         conditions=conditions,
         recorded=periods,

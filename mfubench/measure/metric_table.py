@@ -1,6 +1,6 @@
 """The figures of a run, a row each: name, unit, convention, and where a reader meets it. Tables, reports and W&B loop over it.
 
-To add a metric: a row here, its field in metrics.Measurement, and the function that computes it (of a rate, in its row).
+To add a metric: a row here, its field in metrics.Figures, and the function that computes it (of a rate, in its row).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class StepWork:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of Measurement."""
+    """A figure of metrics.Figures."""
 
     name: str  # in result.json's measurement, in CSV and in W&B
     unit: str  # decides how it is written, see WORDS

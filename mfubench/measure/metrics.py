@@ -27,7 +27,7 @@ MEASURED_PEAK_TOLERANCE = 1.05
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Figures:
     """What a run's steady steps say. Rates are the work of all steps / their time; fractions are 0 to 1."""
 
     steps: int  # steady ones
@@ -71,7 +71,7 @@ class Measurement:
     usd_per_million_tokens: float | None = None  # per million positions computed; None: the price is not known
 
 
-def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Measurement:
+def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Figures:
     """The measurement of the steady ones of `steps` periods after `warmup_steps`; fewer where the run was cut short.
 
     `flops` counts a micro-batch on one device. ValueError when fewer than two steady periods were recorded.
@@ -95,7 +95,7 @@ def measure(records: Records, flops: Counted, peak: Peak, warmup_steps: int, ste
     real = _tokens_per_step([batch.real_tokens for batch in batches], times.n * ranks)
     told = [each.settled for each in found.values()]
     figures: dict[str, Any] = {name: sum(each) / longest for name, each in amounts.items()}
-    return Measurement(
+    return Figures(
         steps=times.n,
         warmup_steps=latest.start,
         steady_because=next((each.because for each in found.values() if each.settled is False), latest.because),
@@ -129,13 +129,13 @@ def _none_steady(warmup_steps: int) -> Steadiness:
     return Steadiness(warmup_steps, None, None, None, "nothing was recorded")
 
 
-def steady_window_s(records: Records, measurement: Measurement) -> tuple[float, float]:
+def steady_window_s(records: Records, measurement: Figures) -> tuple[float, float]:
     """When the steady steps began and ended on the measured rank, by the host's monotonic clock."""
     boundaries = _of_rank(records, measurement.rank).boundaries_s
     return boundaries[measurement.warmup_steps], boundaries[measurement.warmup_steps + measurement.steps]
 
 
-def joules_per_token(measurement: Measurement, conditions: Conditions, num_devices: int) -> float | None:
+def joules_per_token(measurement: Figures, conditions: Conditions, num_devices: int) -> float | None:
     """What all devices drew in the steady steps, over all positions computed in them; None where a device doesn't tell."""
     energies = [each.energy_j for each in conditions if isinstance(each, GpuConditions)]
     if len(energies) < num_devices or None in energies:
@@ -144,21 +144,21 @@ def joules_per_token(measurement: Measurement, conditions: Conditions, num_devic
     return sum(energy for energy in energies if energy is not None) / positions
 
 
-def usd_per_million_tokens(measurement: Measurement, price_per_hour: float | None) -> float | None:
+def usd_per_million_tokens(measurement: Figures, price_per_hour: float | None) -> float | None:
     """US$ per million positions computed, of a device's price in US$ per hour: the number of devices cancels out."""
     if price_per_hour is None:
         return None
     return price_per_hour / 3600 / measurement.tokens_per_second_per_device * 1e6
 
 
-def of_ceiling(measurement: Measurement, peak: Peak, ceiling: Ceiling | None) -> float | None:
+def of_ceiling(measurement: Figures, peak: Peak, ceiling: Ceiling | None) -> float | None:
     """What was executed, in causal hardware FLOP/s, over the largest matmul rate of this very device."""
     if ceiling is None:
         return None
     return measurement.hfu_causal * peak.flops_per_second / ceiling.flops_per_second
 
 
-def mean_flops(records: Records, flops: Counted, measurement: Measurement) -> FlopCount:
+def mean_flops(records: Records, flops: Counted, measurement: Figures) -> FlopCount:
     """The count of the mean measured step, on the mean device."""
     steps = _steps_of_all(records, measurement.warmup_steps, measurement.steps)
     total = _flops_of([batch for step in steps for batch in step], flops)
@@ -168,7 +168,7 @@ def mean_flops(records: Records, flops: Counted, measurement: Measurement) -> Fl
     return replace(total, **mean, uncounted=uncounted)
 
 
-def history(records: Records, flops: Counted, peak: Peak, measurement: Measurement) -> list[dict[str, float]]:
+def step_history(records: Records, flops: Counted, peak: Peak, measurement: Figures) -> list[dict[str, float]]:
     """A row per step period of the measured rank, warm-up and measured, numbered from 1; figures of that very step, its
     work the mean of all devices.
 
@@ -204,7 +204,7 @@ def as_executed(flops: Counted, records: Records) -> Counted:
     return whole
 
 
-def impossible(measurement: Measurement, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:
+def impossible(measurement: Figures, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:
     """What can't be: more FLOP/s than the chip does (the causal hardware figure), operators that no formula counts."""
     found = []
     if measurement.hfu_causal > 1 and not peak.measured:

@@ -13,7 +13,7 @@ from mfubench.flops import FlopCount
 from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
 from mfubench.measure.measure import Measured
-from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Measurement
+from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Figures
 from mfubench.measure.observe import Observed
 from mfubench.measure.status import RunStatus
 from mfubench.plan import support
@@ -98,7 +98,7 @@ def _hides_recomputation(records: Records) -> bool:
     return any(rank.work["recomputation"] is None for rank in records.ranks if rank.work)
 
 
-def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement: Measurement) -> Iterator[RunWarning]:
+def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement: Figures) -> Iterator[RunWarning]:
     """Warn of a mean step time that is less certain than was asked for."""
     wanted = experiment.measurement
     if measurement.settled is False:
@@ -131,7 +131,7 @@ def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement
         )
 
 
-def _steady_window(measurement: Measurement) -> str:
+def _steady_window(measurement: Figures) -> str:
     return f"{measurement.warmup_steps + 1} to {measurement.warmup_steps + measurement.steps}"
 
 

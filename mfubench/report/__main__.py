@@ -19,11 +19,11 @@ from rich.console import Console
 from mfubench.files.whole import write_whole
 from mfubench.report import to_csv, to_json, to_markdown
 from mfubench.report.against import Change, changes, regressions
-from mfubench.report.against import records as records_of_changes
+from mfubench.report.against import change_records as records_of_changes
 from mfubench.report.against import section as section_of_changes
 from mfubench.report.gather import Gathered, gather
 from mfubench.report.table import show
-from mfubench.result.flat import records
+from mfubench.result.flat import run_records
 from mfubench.result.result_file import Result
 
 FORMATS = ("table", "csv", "json", "markdown", "html")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"mfubench.report: no setting is in both {given.against} and the new results", file=sys.stderr)
             return 2
         ok = not (found.complaints or old.complaints or regressions(compared))
-    text = _text(found, compared, given)
+    text = _report_text(found, compared, given)
     try:
         _put(text, given.output)
     except OSError as error:
@@ -102,18 +102,18 @@ def _gathered(folders: Sequence[Path], shown: Callable[[Result], object] | None 
     return found
 
 
-def _text(found: Gathered, compared: Sequence[Change] | None, given: argparse.Namespace) -> str:
+def _report_text(found: Gathered, compared: Sequence[Change] | None, given: argparse.Namespace) -> str:
     """The report in the form that is asked for."""
     if given.format in FOR_PROGRAMS:
-        rows = records(found.results) if compared is None else records_of_changes(compared)
-        return to_csv.text(rows) if given.format == "csv" else to_json.text(rows)
+        rows = run_records(found.results) if compared is None else records_of_changes(compared)
+        return to_csv.csv_text(rows) if given.format == "csv" else to_json.json_text(rows)
     from mfubench.report.published.tables import sections  # which needs the configuration's types
 
     parts = sections(found.results)
     if compared is not None:
         parts += (section_of_changes(compared, given.tolerance),)
     if given.format == "markdown":
-        return to_markdown.text(found.results, parts)
+        return to_markdown.markdown_text(found.results, parts)
     if given.format == "html":
         from mfubench.report.html import page  # plots, which no other form needs
 

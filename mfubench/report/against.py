@@ -48,14 +48,14 @@ def changes(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> l
     # With several devices on one side, each is compared with itself.
     several = any(len({own["device"] for own in side if "device" in own}) > 1 for side in sides)
     free = {key for key in words[0] if _may_differ(key) and not (several and key == "device")}
-    then, now = (_settings(runs, side, free) for runs, side in zip((old, new), sides, strict=True))
+    then, now = (_settings_of(runs, side, free) for runs, side in zip((old, new), sides, strict=True))
     of_run = {id(run): own for run, own in zip([*old, *new], words, strict=True)}
     keys = [*now, *(key for key in then if key not in now)]
     names = labels([now.get(key) or then[key] for key in keys])
     found = []
     for key, name in zip(keys, names, strict=True):
         before, after = then.get(key), now.get(key)
-        aside = [{one: _values(side, one, of_run) for one in sorted(free)} for side in (before, after)]
+        aside = [{one: _values_of(side, one, of_run) for one in sorted(free)} for side in (before, after)]
         told = [f"{one} {a} and {aside[1][one]}" for one, a in aside[0].items() if a and aside[1][one] not in ("", a)]
         found.append(_change(name, before, after, tolerance, told))
     return found
@@ -91,7 +91,7 @@ def section(found: Sequence[Change], tolerance: float) -> Section:
     )
 
 
-def records(found: Sequence[Change]) -> list[dict[str, Scalar]]:
+def change_records(found: Sequence[Change]) -> list[dict[str, Scalar]]:
     """One flat record per setting, for a program to read."""
     return [
         {
@@ -114,13 +114,13 @@ def _may_differ(key: str) -> bool:
     return key in MAY_DIFFER or key.startswith(MAY_DIFFER_DETAILS)
 
 
-def _settings(runs: Sequence[Result], words: Words, free: set[str]) -> dict[tuple[tuple[str, str], ...], Pooled]:
+def _settings_of(runs: Sequence[Result], words: Words, free: set[str]) -> dict[tuple[tuple[str, str], ...], Pooled]:
     """The settings of a side by what they are matched by."""
     matched = [{key: value for key, value in own.items() if key not in free} for own in words]
     return {tuple(each.settings.items()): each for each in pool(runs, matched)}
 
 
-def _values(side: Pooled | None, key: str, words: Mapping[int, Mapping[str, str]]) -> str:
+def _values_of(side: Pooled | None, key: str, words: Mapping[int, Mapping[str, str]]) -> str:
     runs = side.results if side else ()
     return " or ".join(sorted({words[id(run)][key] for run in runs} - {""}))
 

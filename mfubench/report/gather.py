@@ -12,15 +12,15 @@ from mfubench.measure.metric_table import METRICS
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pool
 from mfubench.report.ratios import compare
-from mfubench.result.flat import records
-from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find, read
+from mfubench.result.flat import run_records
+from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find_results, read_result
 
 # Numbers that a report reads: those that it needs, and those that may be absent.
 NEEDED = tuple(metric.name for metric in METRICS if metric.needed)
 MAY_BE_ABSENT = tuple(metric.name for metric in METRICS if not metric.needed)
 OF_HARDWARE = ("peak_flops_per_second", "ceiling_flops_per_second", "memory_bytes")
 # What reading raises where the shape is a result's and what is in it isn't: somebody's hand, or another program.
-ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
+MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def gather(folders: Sequence[Path], shown: Callable[[Result], object] | None = N
         if not folder.exists():
             complaints.append(f"there is no {folder}")
             continue
-        paths = list(find([folder]))
+        paths = list(find_results([folder]))
         if not paths:
             complaints.append(f"no {FILE_NAME} in or below {folder}; `python -m mfubench` makes one")
         for path in (path for path in paths if path.resolve() not in seen):
@@ -67,15 +67,15 @@ def gather(folders: Sequence[Path], shown: Callable[[Result], object] | None = N
 def _sound(path: Path, shown: Callable[[Result], object] | None) -> Result:
     """The result in a file, if a report can be made of it; else UnreadableResult."""
     try:
-        result = read(path)
+        result = read_result(path)
         _readable(result)
         overview([result])
-        records([result])
+        run_records([result])
         if shown is not None:
             shown(result)
     except UnreadableResult:
         raise
-    except ODD as error:
+    except MALFORMED as error:
         raise UnreadableResult(f"{path} is not a result of mfubench: {type(error).__name__}: {error}") from error
     return result
 

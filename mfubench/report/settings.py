@@ -21,7 +21,7 @@ DETAILS = {
     "data": "data.",
     "measurement": "measurement.",
 }
-NATIVE = "native."
+NATIVE_PREFIX = "native."
 COMMIT = 9  # of its letters
 ALREADY_NAMED = ("name", "rank", "num_devices", "padding", "architecture")
 
@@ -34,20 +34,21 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
     processes a run was (`repeat`) is not among them.
     """
     found = [
-        in_words(result.settings, result.framework, (result.hardware or {}).get("precision")) for result in results
+        settings_in_words(result.settings, result.framework, (result.hardware or {}).get("precision"))
+        for result in results
     ]
     for path, prefix in DETAILS.items():
-        details = [_details(result.settings, path) for result in results]
+        details = [_details_of(result.settings, path) for result in results]
         options = [result.settings[path.partition(".")[0]]["name"] for result in results]
         for key in dict.fromkeys(key for each in details for key in each):
             cells = [each.get(key, "") for each in details]
-            if prefix == NATIVE or _differ(options, cells):
+            if prefix == NATIVE_PREFIX or _differ(options, cells):
                 _add(found, prefix + key, cells)
     frameworks = [result.framework for result in results]
     devices = [(result.hardware or {}).get("device_name") for result in results]
     for key, alike, known in (
         ("device", [""] * len(results), devices),
-        ("peak", devices, [_peak(result) for result in results]),
+        ("peak", devices, [_peak_text(result) for result in results]),
         ("recipe", frameworks, [_recipe(result) for result in results]),
         ("versions", frameworks, _versions(results)),
         ("mfubench", [""] * len(results), [_mfubench(result) for result in results]),
@@ -57,7 +58,7 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
     return [{one_line(key): one_line(cell) for key, cell in own.items()} for own in found]
 
 
-def in_words(asked: Mapping[str, Any], framework: str, precision: str | None) -> dict[str, str]:
+def settings_in_words(asked: Mapping[str, Any], framework: str, precision: str | None) -> dict[str, str]:
     """The settings of a run by the names under which they are set; `framework` with its engine, the resolved precision."""
     devices = asked["parallelism"]["num_devices"]
     left_open = LEFT_OPEN.values() if asked.get("comparison") == "defaults" else ()
@@ -99,7 +100,7 @@ def _differ(alike: Sequence[str | None], cells: Sequence[str | None]) -> bool:
     return len(known) > len({one for one, _ in known})
 
 
-def _details(asked: Mapping[str, Any], path: str) -> dict[str, str]:
+def _details_of(asked: Mapping[str, Any], path: str) -> dict[str, str]:
     """The keys of a group, but for those that have columns of their own."""
     tree = {key: value for key, value in at(asked, path).items() if key not in ALREADY_NAMED}
     return {key: "" if value is None else str(value) for key, value in leaves(tree)}
@@ -111,7 +112,7 @@ def _liger(asked: Mapping[str, Any]) -> str:
     return ", ".join(chosen) or "off"
 
 
-def _peak(result: Result) -> str | None:
+def _peak_text(result: Result) -> str | None:
     """The data sheet's, or the user's own; one that was measured differs from run to run and tells nothing apart."""
     hardware = result.hardware
     if not hardware or not hardware["peak_flops_per_second"] or hardware["peak_measured"]:

@@ -18,22 +18,22 @@ UNBOUNDED = 1000  # columns
 def show(results: Sequence[Result], console: Console, sections: Sequence[Section] = ()) -> None:
     """Print the table of the results: what they share above it; ratios, reasons, warnings, the legend, sections below."""
     seen = overview(results)
-    _line(" · ".join(f"{key} {value}" for key, value in seen.shared.items()), console)
+    _print_line(" · ".join(f"{key} {value}" for key, value in seen.shared.items()), console)
     for device in seen.devices:
-        _line(device, console)
+        _print_line(device, console)
     console.print()
     _unfolded(_one(seen.rows[0]) if len(seen.rows) == 1 else _many(seen), console)
     console.print()
     for ratio in seen.ratios:
-        _line(ratio.text, console)
+        _print_line(ratio.text, console)
         if ratio.differences:
-            _line(f"  {ratio.differences}", console, "dim")
+            _print_line(f"  {ratio.differences}", console, "dim")
     if seen.note:
-        _line(seen.note, console, "dim")
+        _print_line(seen.note, console, "dim")
     for remark in seen.remarks:
-        _line(f"{'; '.join(remark.about)}: {remark.text}", console, "red" if remark.failure else "yellow")
+        _print_line(f"{'; '.join(remark.about)}: {remark.text}", console, "red" if remark.failure else "yellow")
     if seen.legend:
-        _line(seen.legend, console, "dim")
+        _print_line(seen.legend, console, "dim")
     for section in sections:
         show_section(section, console)
 
@@ -41,9 +41,9 @@ def show(results: Sequence[Result], console: Console, sections: Sequence[Section
 def show_section(section: Section, console: Console) -> None:
     """Print a part of a report beside its main table."""
     console.print()
-    _line(section.title, console, "bold")
+    _print_line(section.title, console, "bold")
     for paragraph in section.paragraphs:
-        _line(paragraph, console)
+        _print_line(paragraph, console)
     if section.headers:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for header in section.headers:
@@ -54,7 +54,7 @@ def show_section(section: Section, console: Console) -> None:
         _unfolded(table, console)
 
 
-def _line(text: str, console: Console, style: str | None = None) -> None:
+def _print_line(text: str, console: Console, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False)
 
 

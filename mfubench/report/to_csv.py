@@ -18,7 +18,7 @@ FORMULAS = (
 )  # a spreadsheet would evaluate what begins so: a result may be somebody else's
 
 
-def text(records: Sequence[Mapping[str, Scalar]]) -> str:
+def csv_text(records: Sequence[Mapping[str, Scalar]]) -> str:
     """The records, which have the same keys, as CSV; text that a spreadsheet would take for a formula has a ' before it."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -8,6 +8,6 @@ from collections.abc import Mapping, Sequence
 from mfubench.result.flat import Scalar
 
 
-def text(records: Sequence[Mapping[str, Scalar]]) -> str:
+def json_text(records: Sequence[Mapping[str, Scalar]]) -> str:
     """The records as JSON."""
     return json.dumps(records, indent=1, ensure_ascii=False) + "\n"

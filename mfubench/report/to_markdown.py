@@ -11,7 +11,7 @@ from mfubench.result.result_file import Result
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&@])")  # @: would tell somebody of that name
 
 
-def text(results: Sequence[Result], sections: Sequence[Section] = ()) -> str:
+def markdown_text(results: Sequence[Result], sections: Sequence[Section] = ()) -> str:
     """What the terminal shows: header, table, ratios, remarks, sections."""
     return "\n".join(_lines(results, sections)) + "\n"
 
@@ -57,6 +57,6 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(map(_escaped, cells)) + " |"
 
 
-def _escaped(text: str) -> str:
+def _escaped(markdown_text: str) -> str:
     """On one line, and nothing in it is markup."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return SPECIAL.sub(r"\\\1", " ".join(markdown_text.split()))

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from mfubench.result.result_file import SCHEMA_VERSION, Result, UnreadableResult, find, read, write
+from mfubench.result.result_file import (
+    SCHEMA_VERSION,
+    Result,
+    UnreadableResult,
+    find_results,
+    read_result,
+    write_result,
+)
 
-__all__ = ["SCHEMA_VERSION", "Result", "UnreadableResult", "find", "read", "write"]
+__all__ = ["SCHEMA_VERSION", "Result", "UnreadableResult", "find_results", "read_result", "write_result"]

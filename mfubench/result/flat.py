@@ -15,7 +15,7 @@ COUNTED = (*AMOUNTS, "parameters")
 SEEN = ("model", "trainable_parameters", "world_size", "recomputation", "linear_dtype", "compiled")
 
 
-def records(results: Sequence[Result]) -> list[dict[str, Scalar]]:
+def run_records(results: Sequence[Result]) -> list[dict[str, Scalar]]:
     """One record per run, all with the same columns, in the order of the runs; None where a run lacks something.
 
     `step_time_s` and its like are the measurement's own names, with `_ci95_low` and `_ci95_high` behind them; FLOPs are per

@@ -67,14 +67,14 @@ class Result:
     schema_version: int = SCHEMA_VERSION
 
 
-def write(result: Result, folder: Path) -> Path:
+def write_result(result: Result, folder: Path) -> Path:
     """Write result.json in the folder, whole or not at all. Raises OSError, and ValueError for a figure that is no number."""
     path = folder / FILE_NAME
     write_whole(path, json.dumps(asdict(result), indent=1, allow_nan=False))
     return path
 
 
-def read(path: Path) -> Result:
+def read_result(path: Path) -> Result:
     """The result in a file; UnreadableResult says what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
@@ -105,7 +105,7 @@ def _is(value: Any, kinds: tuple[type | None, ...]) -> bool:
     return (value is None and None in kinds) or any(kind is not None and isinstance(value, kind) for kind in kinds)
 
 
-def find(folders: Iterable[Path]) -> Iterator[Path]:
+def find_results(folders: Iterable[Path]) -> Iterator[Path]:
     """Every result.json in or below the folders, in the order of their runs."""
     for folder in folders:
         yield from sorted(folder.rglob(FILE_NAME), key=_in_run_order) if folder.is_dir() else [folder]

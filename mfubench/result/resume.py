@@ -25,11 +25,11 @@ from mfubench.config.compose import Sweep
 from mfubench.config.errors import COMMAND, key_of
 from mfubench.files import secrets
 from mfubench.plan.native import RECORDS
-from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find, read
+from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find_results, read_result
 
 LOG = "framework.log"
 SUPERSEDED = "superseded.json"
-PLAIN = re.compile(r"[\w/.+-]+", re.ASCII)  # what Hydra reads as it stands
+PLAIN_VALUE = re.compile(r"[\w/.+-]+", re.ASCII)  # what Hydra reads as it stands
 
 
 def earlier_folders(folder: Path, sweep: Path | None) -> tuple[Path, ...]:
@@ -41,7 +41,7 @@ def find_ok(mine: Mapping[str, Any], below: tuple[Path, ...]) -> tuple[Result, P
     """Return the ok result of this identity below the folders, and its folder."""
     for earlier in _earlier(below):
         if earlier.status == "ok" and earlier.identity == mine:
-            return read(earlier.path), earlier.path.parent
+            return read_result(earlier.path), earlier.path.parent
     return None
 
 
@@ -151,9 +151,9 @@ def _one_after_another(folder: Path) -> Iterator[Path]:
 def _earlier(below: tuple[Path, ...]) -> tuple[_Earlier, ...]:
     """Return the results below the folders, without those that can't be read."""
     found = []
-    for path in find(below):
+    for path in find_results(below):
         try:
-            result = read(path)
+            result = read_result(path)
         except UnreadableResult:
             continue
         found.append(_Earlier(path, result.status, result.provenance.get("identity")))
@@ -179,7 +179,7 @@ def _sorted_settings(overrides: Any) -> list[str]:
 
 def _quoted(text: str) -> str:
     """Quote the value of an override so that Hydra reads this very text."""
-    if PLAIN.fullmatch(text):
+    if PLAIN_VALUE.fullmatch(text):
         return text
     escaped = re.sub(r"(\\*)('|$)", r"\1\1\2", text)  # a backslash stands for itself, but in front of a quote
     return "'" + escaped.replace("'", "\\'") + "'"

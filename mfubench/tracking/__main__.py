@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mfubench.config import Tracking
-from mfubench.result import Result, UnreadableResult, find, read
+from mfubench.result import Result, UnreadableResult, find_results, read_result
 from mfubench.result.result_file import FILE_NAME
 from mfubench.tracking.client import NotBegun
 from mfubench.tracking.upload import Logged, log, why
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.name and (refused := sorted(set(filter(_is_symbol, given.name)))):
         parser.error(f"--name: W&B takes no {' '.join(refused)} in a workspace's name")
 
-    paths = [path for path in find(given.folders) if path.exists()]
+    paths = [path for path in find_results(given.folders) if path.exists()]
     if not paths:
         print(f"mfubench.tracking: no {FILE_NAME} in or below {', '.join(map(str, given.folders))}", file=sys.stderr)
         return 2
@@ -57,7 +57,7 @@ def _upload(
     logged: dict[Path, tuple[Result, Logged]] = {}
     for number, path in enumerate(paths, start=1):
         try:
-            result = read(path)
+            result = read_result(path)
             run = log(result, _tracking(result, mode, project, entity), path.parent)
         except UnreadableResult as error:
             print(f"{path.parent}: {error}", flush=True)

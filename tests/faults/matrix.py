@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from mfubench.result.result_file import UnreadableResult, read
+from mfubench.result.result_file import UnreadableResult, read_result
 
 TRAINER = Path(__file__).parent / "trainer.py"
 MEMORY_GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))  # version 1, version 2
@@ -195,7 +195,7 @@ def memory_group(name: str) -> Iterator[Path | None]:
 
 def _whole(path: Path) -> dict[str, Any] | None:
     try:
-        read(path)
+        read_result(path)
     except UnreadableResult:
         return None
     return dict(json.loads(path.read_text()))

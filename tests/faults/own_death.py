@@ -16,7 +16,7 @@ from pathlib import Path
 
 from matrix import COMMON, alive, command_lines, marked
 
-from mfubench.result.result_file import UnreadableResult, read
+from mfubench.result.result_file import UnreadableResult, read_result
 
 SECRET = {"FAULTS_TOKEN": "n0t-to-be-read"}
 STARTS_WITHIN_S = 240
@@ -109,6 +109,6 @@ def started(folder: Path, mark: str) -> Iterator[tuple[subprocess.Popen[bytes], 
 
 def _status(path: Path) -> str | None:
     try:
-        return read(path).status
+        return read_result(path).status
     except UnreadableResult:
         return "torn" if path.exists() else None

@@ -20,8 +20,8 @@ from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import check_command_line, store_schema
 from mfubench.files import secrets
 from mfubench.report.table import show
-from mfubench.result import Result, resume, write
-from mfubench.result.result_file import FILE_NAME, read
+from mfubench.result import Result, resume, write_result
+from mfubench.result.result_file import FILE_NAME, read_result
 
 ROOT = Path(__file__).parents[2]
 SECRET = 'hf_s3cr3t/"of mine"+\\ü'
@@ -173,9 +173,9 @@ def test_a_result_from_somebody_else_runs_nothing_and_moves_no_cursor(
 ) -> None:
     evil = "\x1b]0;title\x07\x1b[2J\x9b31m[red]bold[/red][link=file:///etc/passwd]x[/link]\r\u202e${oc.env:HOME}{{7*7}}"
     result = run_folder_result(name=evil, framework=evil, reason=evil, status="failed", measurement=None)
-    write(result, tmp_path)
+    write_result(result, tmp_path)
     output = StringIO()
-    show([read(tmp_path / FILE_NAME)] * 2, Console(file=output, width=200))
+    show([read_result(tmp_path / FILE_NAME)] * 2, Console(file=output, width=200))
     printed = output.getvalue()
     assert "[red]bold[/red]" in printed
     assert all(character.isprintable() or character == "\n" for character in printed)
@@ -190,10 +190,10 @@ def test_a_result_that_cannot_be_written_is_not_there_and_leaves_the_old_one(
     if mounted.returncode:
         pytest.skip("a small disk can only be made by root")
     try:
-        old = write(run_folder_result(), disk).read_bytes()
+        old = write_result(run_folder_result(), disk).read_bytes()
         large = run_folder_result(step_times_s={"0": [0.123456789] * 300_000})
         with pytest.raises(OSError) as caught:
-            write(large, disk)
+            write_result(large, disk)
         assert caught.value.errno == errno.ENOSPC
         assert [path.name for path in disk.iterdir()] == [FILE_NAME]
         assert (disk / FILE_NAME).read_bytes() == old

@@ -8,13 +8,13 @@ from typing import get_args, get_type_hints
 import pytest
 
 from mfubench.measure.metric_table import AMOUNTS, COLUMNS, METRICS, PER_STEP, WORDS, StepWork, rates
-from mfubench.measure.metrics import Measurement
+from mfubench.measure.metrics import Figures
 
 NO_FIGURES = {"rank"}  # a number that measures nothing
 
 
 def test_every_figure_of_a_measurement_has_a_row_and_every_row_is_one() -> None:
-    kinds = {name: set(get_args(kind)) or {kind} for name, kind in get_type_hints(Measurement).items()}
+    kinds = {name: set(get_args(kind)) or {kind} for name, kind in get_type_hints(Figures).items()}
     figures = {name for name, kind in kinds.items() if kind - {NoneType} <= {int, float}} - NO_FIGURES
     names = [metric.name for metric in METRICS]
     assert sorted(names) == sorted(figures)

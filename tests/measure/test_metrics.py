@@ -11,13 +11,13 @@ from mfubench.flops import FlopCount
 from mfubench.hardware import Ceiling, GpuConditions, Peak
 from mfubench.measure.metrics import (
     as_executed,
-    history,
     impossible,
     joules_per_token,
     mean_flops,
-    measure,
+    measurement_of,
     of_ceiling,
     steady_window_s,
+    step_history,
     usd_per_million_tokens,
 )
 from mfubench.records import MicroBatch, RankRecord, Records
@@ -73,7 +73,7 @@ def rank_over(rank: int, times: list[float], shapes: list[list[tuple[int, int]]]
 
 def test_warm_up_is_dropped_and_rates_are_work_over_the_mean() -> None:
     # Two warm-up steps; then 1, 2 and 3 s: mean 2, median 2, std 1. Student's t for 2 degrees of freedom is 4.3027.
-    m = measure(Records((rank_of(0, [9.0, 9.0, 1.0, 2.0, 3.0]),)), flops, PEAK, warmup_steps=2, steps=3)
+    m = measurement_of(Records((rank_of(0, [9.0, 9.0, 1.0, 2.0, 3.0]),)), flops, PEAK, warmup_steps=2, steps=3)
     assert (m.steps, m.warmup_steps) == (3, 2)
     assert m.step_time_s == pytest.approx(2.0)
     assert (m.step_time_s_median, m.step_time_s_std) == pytest.approx((2.0, 1.0))
@@ -89,29 +89,29 @@ def test_warm_up_is_dropped_and_rates_are_work_over_the_mean() -> None:
 def test_steps_that_are_slow_after_the_warm_up_are_left_out_too() -> None:
     """Two of warm-up, then three more slow ones, then 1 s and a little, in turns."""
     times = [9.0, 9.0, 3.0, 2.0, 1.5] + [1.0, 1.01, 0.99] * 9
-    m = measure(Records((rank_of(0, times),)), flops, PEAK, warmup_steps=2, steps=30)
+    m = measurement_of(Records((rank_of(0, times),)), flops, PEAK, warmup_steps=2, steps=30)
     assert (m.warmup_steps, m.steps, m.settled) == (5, 27, True)
     assert m.steady_because.startswith("steady from step 6")
     assert m.step_time_s == pytest.approx(1.0)
     assert m.relative_half_width == pytest.approx((m.ci95["step_time_s"][1] or 0) - 1.0)
-    rows = history(Records((rank_of(0, times),)), flops, PEAK, m)
+    rows = step_history(Records((rank_of(0, times),)), flops, PEAK, m)
     assert [row["warmup"] for row in rows] == [1] * 5 + [0] * 27
     assert steady_window_s(Records((rank_of(0, times),)), m) == pytest.approx((100 + 24.5, 100 + 24.5 + 27))
 
 
 def test_too_few_steps_tell_nothing_of_steadiness() -> None:
-    m = measure(Records((rank_of(0, [9.0, 3.0, 2.0, 1.0]),)), flops, PEAK, warmup_steps=1, steps=3)
+    m = measurement_of(Records((rank_of(0, [9.0, 3.0, 2.0, 1.0]),)), flops, PEAK, warmup_steps=1, steps=3)
     assert (m.warmup_steps, m.steps, m.settled, m.drift) == (1, 3, None, None)
 
 
 def test_the_latest_rank_says_where_all_are_steady() -> None:
     steady, late = [1.0, 1.01, 0.99] * 10, [3.0, 3.0, 3.0] + [1.0, 1.01, 0.99] * 9
-    m = measure(Records((rank_of(0, steady), rank_of(1, late))), flops, PEAK, warmup_steps=0, steps=30)
+    m = measurement_of(Records((rank_of(0, steady), rank_of(1, late))), flops, PEAK, warmup_steps=0, steps=30)
     assert (m.warmup_steps, m.steps) == (3, 27)
 
 
 def test_energy_per_token_is_that_of_all_devices_over_all_positions() -> None:
-    m = measure(Records((rank_of(0, [1.0] * 4), rank_of(1, [1.0] * 4))), flops, PEAK, warmup_steps=0, steps=4)
+    m = measurement_of(Records((rank_of(0, [1.0] * 4), rank_of(1, [1.0] * 4))), flops, PEAK, warmup_steps=0, steps=4)
     told = replace(NO_GPU, energy_j=512.0)  # in 4 steps of 512 positions
     assert joules_per_token(m, (told, told), 2) == pytest.approx(0.25)
     assert joules_per_token(m, (told,), 2) is None and joules_per_token(m, (told, NO_GPU), 2) is None
@@ -119,19 +119,19 @@ def test_energy_per_token_is_that_of_all_devices_over_all_positions() -> None:
 
 def test_the_price_of_a_million_tokens_is_that_of_all_devices_over_all_positions() -> None:
     """Two devices at 1.8432 US$ an hour each: 0.001024 US$ a second, for 2 x 512 positions."""
-    m = measure(Records((rank_of(0, [1.0] * 4), rank_of(1, [1.0] * 4))), flops, PEAK, warmup_steps=0, steps=4)
+    m = measurement_of(Records((rank_of(0, [1.0] * 4), rank_of(1, [1.0] * 4))), flops, PEAK, warmup_steps=0, steps=4)
     assert usd_per_million_tokens(m, 1.8432) == pytest.approx(1.0)
     assert usd_per_million_tokens(m, None) is None
 
 
 def test_what_was_executed_is_held_against_the_measured_ceiling() -> None:
-    m = measure(Records((rank_of(0, [1.0] * 4),)), flops, PEAK, warmup_steps=0, steps=4)
+    m = measurement_of(Records((rank_of(0, [1.0] * 4),)), flops, PEAK, warmup_steps=0, steps=4)
     assert of_ceiling(m, PEAK, Ceiling(75e12, "measured")) == pytest.approx(45 / 75)
     assert of_ceiling(m, PEAK, None) is None
 
 
 def test_the_interval_of_a_rate_is_that_of_the_time_turned_over() -> None:
-    m = measure(Records((rank_of(0, [1.0, 1.01] * 10),)), flops, PEAK, warmup_steps=0, steps=20)
+    m = measurement_of(Records((rank_of(0, [1.0, 1.01] * 10),)), flops, PEAK, warmup_steps=0, steps=20)
     low_s, high_s = m.ci95["step_time_s"]
     assert high_s is not None
     assert m.ci95["mfu"] == pytest.approx((0.4 / high_s, 0.4 / low_s))
@@ -139,26 +139,26 @@ def test_the_interval_of_a_rate_is_that_of_the_time_turned_over() -> None:
 
 
 def test_a_time_whose_interval_reaches_zero_leaves_the_rates_without_an_upper_end() -> None:
-    m = measure(Records((rank_of(0, [0.1, 5.0]),)), flops, PEAK, warmup_steps=0, steps=2)
+    m = measurement_of(Records((rank_of(0, [0.1, 5.0]),)), flops, PEAK, warmup_steps=0, steps=2)
     assert m.ci95["step_time_s"][0] < 0
     assert m.ci95["mfu"][1] is None
 
 
 def test_the_figure_is_that_of_the_rank_with_the_longest_window() -> None:
     records = Records((rank_of(0, [5.0, 1.0, 1.0, 1.0]), rank_of(1, [1.0, 1.2, 1.3, 1.4])))
-    m = measure(records, flops, PEAK, warmup_steps=1, steps=3)
+    m = measurement_of(records, flops, PEAK, warmup_steps=1, steps=3)
     assert (m.rank, m.step_time_s) == (1, pytest.approx(1.3))
     assert m.rank_spread == pytest.approx((3.9 - 3.0) / 3.9)
     assert m.peak_memory_bytes == 10**9 + 1
 
 
 def test_periods_beyond_those_asked_for_do_not_count() -> None:
-    m = measure(Records((rank_of(0, [9.0, 1.0, 1.0, 50.0]),)), flops, PEAK, warmup_steps=1, steps=2)
+    m = measurement_of(Records((rank_of(0, [9.0, 1.0, 1.0, 50.0]),)), flops, PEAK, warmup_steps=1, steps=2)
     assert (m.steps, m.step_time_s) == (2, pytest.approx(1.0))
 
 
 def test_accumulated_micro_batches_add_up_to_the_steps_tokens() -> None:
-    m = measure(Records((rank_of(0, [2.0, 2.0, 2.0], micro_batches=4),)), flops, PEAK, warmup_steps=1, steps=2)
+    m = measurement_of(Records((rank_of(0, [2.0, 2.0, 2.0], micro_batches=4),)), flops, PEAK, warmup_steps=1, steps=2)
     assert m.positions_per_step == 4 * 512
     assert (m.real_tokens_per_step, m.trained_tokens_per_step) == (4 * 480, 4 * 500)
     assert m.padding_fraction == pytest.approx(1 - 480 / 512)
@@ -171,7 +171,7 @@ def test_the_work_of_varying_micro_batches_is_the_sum_over_their_shapes() -> Non
     One of 1 x 128: a quarter of the positions, an eighth of the pairs: 40 x (1/4 + 1/8) / 2 = 7.5 TFLOP.
     """
     rank = rank_over(0, [9.0, 1.0, 0.5], [[(2, 512)], [(2, 256)], [(1, 128), (1, 128)]], real=96)
-    m = measure(Records((rank,)), flops, PEAK, warmup_steps=1, steps=2)
+    m = measurement_of(Records((rank,)), flops, PEAK, warmup_steps=1, steps=2)
     assert m.model_tflops_per_second_per_device == pytest.approx((40 + 15) / 1.5)
     assert m.mfu == pytest.approx(55e12 / 1.5 / 100e12)
     assert m.mfu_causal == pytest.approx(55e12 / 1.5 / 100e12 * 36 / 40)
@@ -189,7 +189,7 @@ def test_the_work_of_varying_micro_batches_is_the_sum_over_their_shapes() -> Non
 def test_the_mean_of_equal_steps_is_the_step_to_the_last_flop() -> None:
     odd = replace(STEP, model_flops=10**18 + 1, uncounted={"aten.mystery_mm": 7})
     records = Records((rank_of(0, [1.0, 1.1, 1.2], micro_batches=3),))
-    m = measure(records, lambda *_: odd, PEAK, warmup_steps=0, steps=3)
+    m = measurement_of(records, lambda *_: odd, PEAK, warmup_steps=0, steps=3)
     assert mean_flops(records, lambda *_: odd, m) == odd.scaled(3)
 
 
@@ -197,7 +197,7 @@ def test_a_rate_is_surer_than_its_time_where_the_time_follows_the_work() -> None
     """Sequences of 128 and 256 alternate and take as long as they have positions, but for 1 %: rates hardly vary."""
     lengths = [128, 256] * 10
     times = [length / 256 * (1.01 if index % 4 < 2 else 0.99) for index, length in enumerate(lengths)]
-    m = measure(Records((rank_over(0, times, [[(2, length)] for length in lengths]),)), flops, PEAK, 0, 20)
+    m = measurement_of(Records((rank_over(0, times, [[(2, length)] for length in lengths]),)), flops, PEAK, 0, 20)
     low_s, high_s = m.ci95["step_time_s"]
     low, high = m.ci95["tokens_per_second_per_device"]
     assert high_s is not None and high is not None
@@ -210,8 +210,8 @@ def test_history_has_each_steps_own_figures_warm_up_included() -> None:
     rank = rank_over(1, [2.0, 1.0, 0.5, 7.0], [[(2, 256)], [(2, 256)], [(1, 128), (1, 128)], [(2, 256)]])
     other = rank_over(0, [1.0, 0.2, 0.2, 0.2], [[(2, 256)], [(2, 256)], [(1, 128), (1, 128)], [(2, 256)]])
     records = Records((other, rank))
-    m = measure(records, flops, PEAK, warmup_steps=1, steps=2)
-    first, second, third = history(records, flops, PEAK, m)
+    m = measurement_of(records, flops, PEAK, warmup_steps=1, steps=2)
+    first, second, third = step_history(records, flops, PEAK, m)
     assert first == pytest.approx(
         {
             "step": 1,
@@ -252,22 +252,22 @@ def test_the_masked_half_counts_where_sdpa_was_given_a_mask(
 
 
 def test_tokens_that_were_not_seen_are_not_made_up() -> None:
-    m = measure(Records((rank_of(0, [2.0, 2.0], real=None),)), flops, PEAK, warmup_steps=0, steps=2)
+    m = measurement_of(Records((rank_of(0, [2.0, 2.0], real=None),)), flops, PEAK, warmup_steps=0, steps=2)
     assert (m.real_tokens_per_step, m.padding_fraction) == (None, None)
 
 
 def test_fewer_than_two_steady_steps_are_no_measurement() -> None:
     with pytest.raises(ValueError, match="have no spread"):
-        measure(Records((rank_of(0, [1.0, 1.0]),)), flops, PEAK, warmup_steps=1, steps=1)
+        measurement_of(Records((rank_of(0, [1.0, 1.0]),)), flops, PEAK, warmup_steps=1, steps=1)
 
 
 def test_more_flops_per_second_than_the_chip_can_do_is_impossible() -> None:
-    fast = measure(Records((rank_of(0, [0.4, 0.4]),)), flops, PEAK, warmup_steps=0, steps=2)
+    fast = measurement_of(Records((rank_of(0, [0.4, 0.4]),)), flops, PEAK, warmup_steps=0, steps=2)
     assert fast.hfu_causal > 1
     (difference,) = impossible(fast, STEP, PEAK)
     assert (difference.asked, difference.seen) == ("at most 100 TFLOP/s, a data sheet", "112.5 TFLOP/s")
     # Full-square HFU may pass 1 where the kernel skips the masked half: only the causal figure is held against the peak.
-    legal = measure(Records((rank_of(0, [0.46, 0.46]),)), flops, PEAK, warmup_steps=0, steps=2)
+    legal = measurement_of(Records((rank_of(0, [0.46, 0.46]),)), flops, PEAK, warmup_steps=0, steps=2)
     assert legal.hfu > 1 > legal.hfu_causal
     assert impossible(legal, STEP, PEAK) == ()
     # A peak that was itself measured is noisy; beating it is a warning.
@@ -275,7 +275,7 @@ def test_more_flops_per_second_than_the_chip_can_do_is_impossible() -> None:
 
 
 def test_an_operator_without_a_formula_is_named() -> None:
-    m = measure(Records((rank_of(0, [1.0, 1.0]),)), flops, PEAK, warmup_steps=0, steps=2)
+    m = measurement_of(Records((rank_of(0, [1.0, 1.0]),)), flops, PEAK, warmup_steps=0, steps=2)
     (difference,) = impossible(m, replace(STEP, uncounted={"aten.mystery_mm": 32}), PEAK)
     assert "aten.mystery_mm ×32" in difference.seen
 
@@ -283,5 +283,5 @@ def test_an_operator_without_a_formula_is_named() -> None:
 def test_work_is_the_mean_of_all_ranks_whichever_waited_longest() -> None:
     longer = rank_over(0, [1.0, 1.0, 1.0], [[(2, 256)]] * 3)
     shorter = rank_over(1, [1.0, 1.0, 1.0], [[(2, 128)]] * 3)
-    m = measure(Records((longer, shorter)), flops, PEAK, warmup_steps=1, steps=2)
+    m = measurement_of(Records((longer, shorter)), flops, PEAK, warmup_steps=1, steps=2)
     assert (m.positions_per_step, m.tokens_per_second_per_device) == (384, pytest.approx(384))

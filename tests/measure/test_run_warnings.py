@@ -16,7 +16,7 @@ from mfubench.hardware import Ceiling, GpuConditions, Machine, Peak, Peaks
 from mfubench.launch.outcome import Outcome
 from mfubench.measure.in_situ import InSitu
 from mfubench.measure.measure import Measured
-from mfubench.measure.metrics import measure, of_ceiling
+from mfubench.measure.metrics import measurement_of, of_ceiling
 from mfubench.measure.observe import Observed, rule_of
 from mfubench.measure.run_warnings import Kind, run_warnings
 from mfubench.measure.status import RunStatus, Wanted
@@ -52,7 +52,7 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
     ) -> list[str]:
         experiment = compose(*overrides)
         records = Records((record_of(list(times)),))
-        measurement = measure(records, lambda *_: FLOPS, peak, 0, len(times))
+        measurement = measurement_of(records, lambda *_: FLOPS, peak, 0, len(times))
         ceiling = Ceiling(peak.flops_per_second, peak.source) if peak.measured else ceiling_here
         measurement = replace(measurement, of_ceiling=of_ceiling(measurement, peak, ceiling))
         stage = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mfubench.report.__main__ import main
-from mfubench.report.against import changes, records, regressions, section
-from mfubench.result import Result, write
+from mfubench.report.against import change_records, changes, regressions, section
+from mfubench.result import Result, write_result
 
 Made = Callable[..., Result]
 Repeats = Callable[..., list[Result]]
@@ -21,7 +21,7 @@ Repeats = Callable[..., list[Result]]
 def written(results: list[Result], folder: Path) -> Path:
     for number, result in enumerate(results):
         (folder / str(number)).mkdir(parents=True)
-        write(result, folder / str(number))
+        write_result(result, folder / str(number))
     return folder
 
 
@@ -116,7 +116,7 @@ def test_with_several_devices_each_is_compared_with_itself(result: Made) -> None
 
 def test_a_program_reads_each_change_with_its_interval(repeats: Repeats) -> None:
     old, new = repeats(seconds=[0.2, 0.2]), repeats(seconds=[0.3, 0.3])
-    (record,) = records(changes(old, new, 0.02))
+    (record,) = change_records(changes(old, new, 0.02))
     assert record["step_time_ratio"] == pytest.approx(1.5) == record["step_time_ratio_ci95_low"]
     assert (record["old_runs"], record["new_step_time_s"], record["regression"]) == (2, 0.3, True)
 

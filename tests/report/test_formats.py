@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mfubench.report import to_csv, to_json, to_markdown
 from mfubench.report.overview import Section
 from mfubench.result import Result
-from mfubench.result.flat import records
+from mfubench.result.flat import run_records
 
 Made = Callable[..., Result]
 Repeats = Callable[..., list[Result]]
@@ -22,7 +22,7 @@ def failed(result: Made, **changes: object) -> Result:
 
 def test_every_run_is_one_record_with_the_same_columns(result: Made, repeats: Repeats) -> None:
     runs = [*repeats(seconds=[0.2, 0.3]), failed(result)]
-    found = records(runs)
+    found = run_records(runs)
     assert len(found) == 3 and found[0].keys() == found[1].keys() == found[2].keys()
     assert [record["repeat"] for record in found] == [0, 1, 0]
     assert [record["step_time_s"] for record in found] == [0.2, 0.3, None]
@@ -32,25 +32,25 @@ def test_every_run_is_one_record_with_the_same_columns(result: Made, repeats: Re
 
 
 def test_what_says_nothing_of_a_measurement_is_no_column(result: Made) -> None:
-    (found,) = records([result("resume=true")])
+    (found,) = run_records([result("resume=true")])
     assert not {"resume", "dry_run"} & found.keys() and not any(key.startswith("tracking") for key in found)
 
 
 def test_a_native_key_is_a_column_and_the_recipe_of_a_framework_is_none(result: Made) -> None:
-    (found,) = records([result("+framework.native.optim=adafactor")])
+    (found,) = run_records([result("+framework.native.optim=adafactor")])
     assert found["framework.native.optim"] == "adafactor"
     assert not any(column.startswith(("framework.base", "framework.when", "tracking")) for column in found)
 
 
 def test_json_is_a_list_of_the_records(result: Made) -> None:
     runs = [result(warnings=[{"kind": "imprecise", "text": "a"}, {"kind": "imprecise", "text": "b"}]), failed(result)]
-    assert json.loads(to_json.text(records(runs))) == records(runs)
-    assert [record["warnings"] for record in records(runs)] == ["imprecise", None]
+    assert json.loads(to_json.json_text(run_records(runs))) == run_records(runs)
+    assert [record["warnings"] for record in run_records(runs)] == ["imprecise", None]
 
 
 def test_csv_has_a_header_and_a_line_per_run_whatever_a_reason_holds(result: Made) -> None:
     runs = [result(), failed(result, name='a, "b"'), result(status="failed", reason="two\nlines", measurement=None)]
-    rows = list(csv.DictReader(io.StringIO(to_csv.text(records(runs)))))
+    rows = list(csv.DictReader(io.StringIO(to_csv.csv_text(run_records(runs)))))
     assert [row["name"] for row in rows] == ["a-run", 'a, "b"', "a-run"]
     assert [row["reason"] for row in rows] == ["", "exit status 1", "two\nlines"]
     assert [row["step_time_s"] for row in rows] == ["0.2", "", ""]
@@ -58,7 +58,7 @@ def test_csv_has_a_header_and_a_line_per_run_whatever_a_reason_holds(result: Mad
 
 
 def test_no_cell_of_a_csv_is_a_formula(result: Made) -> None:
-    (row,) = csv.DictReader(io.StringIO(to_csv.text(records([result(name='=HYPERLINK("x")', seconds=0.25)]))))
+    (row,) = csv.DictReader(io.StringIO(to_csv.csv_text(run_records([result(name='=HYPERLINK("x")', seconds=0.25)]))))
     assert row["name"] == '\'=HYPERLINK("x")' and row["step_time_s"] == "0.25"
 
 
@@ -66,7 +66,7 @@ def test_markdown_shows_what_the_terminal_shows(repeats: Repeats) -> None:
     runs = repeats("batch_size=1", "seed=1", seconds=[0.2, 0.201]) + repeats(
         "batch_size=1", "seed=2", seconds=[0.4, 0.402]
     )
-    text = to_markdown.text(runs, [Section("A title", ["Said."], ["a", "b"], [["1", "2"]])])
+    text = to_markdown.markdown_text(runs, [Section("A title", ["Said."], ["a", "b"], [["1", "2"]])])
     lines = text.splitlines()
     assert lines[4].startswith("| seed | status | n | step time | tokens/s/device |")
     assert lines[5].startswith("| --- | --- | --- | ---: |")
@@ -78,6 +78,6 @@ def test_markdown_shows_what_the_terminal_shows(repeats: Repeats) -> None:
 
 def test_nothing_in_a_markdown_cell_is_markup(result: Made) -> None:
     hostile = "a|b <img src=x> [c](d) @team *e* `f`\n# g"
-    text = to_markdown.text([result("seed=1"), failed(result, framework=hostile)])
+    text = to_markdown.markdown_text([result("seed=1"), failed(result, framework=hostile)])
     assert r"a\|b \<img src=x\> \[c\](d) \@team \*e\* \`f\` \# g" in text
     assert not any(line.startswith("# g") for line in text.splitlines())

@@ -17,7 +17,7 @@ from mfubench.measure.intervals import summarize
 from mfubench.report.reference.command import main
 from mfubench.report.reference.readme import BEGIN, END, NONE_YET, with_tables
 from mfubench.report.reference.submission import Submission, submission, submissions
-from mfubench.result import Result, write
+from mfubench.result import Result, write_result
 
 COMMAND = "python -m mfubench -m batch_size=1,2 gradient_checkpointing=reentrant measurement=quick"
 PEAK = 312e12
@@ -135,7 +135,7 @@ def folder(good: Callable[..., Result], tmp_path: Path) -> Path:
     study = tmp_path / "a100" / "two-batches"
     for batch_size in (1, 2):
         (study / str(batch_size)).mkdir(parents=True)
-        write(good(batch_size), study / str(batch_size))
+        write_result(good(batch_size), study / str(batch_size))
     (study / "command.txt").write_text(f"{COMMAND}\n")
     return study
 
@@ -167,7 +167,7 @@ def test_a_figure_that_was_changed_by_hand_is_found(folder: Path, name: str) -> 
 
 
 def test_a_window_that_was_chosen_by_hand_is_found(good: Callable[..., Result], folder: Path) -> None:
-    write(good(2, warmup=4), folder / "2")
+    write_result(good(2, warmup=4), folder / "2")
     (problem,) = submission(folder).problems
     assert "are of 6 steps after 4 of warm-up; its settings and its series make them 8 after 2" in problem
 
@@ -175,9 +175,9 @@ def test_a_window_that_was_chosen_by_hand_is_found(good: Callable[..., Result], 
 def test_a_run_that_its_user_ended_counts_to_its_end_and_not_before_the_least(
     good: Callable[..., Result], folder: Path
 ) -> None:
-    write(good(2, series=SERIES[:8], because="user"), folder / "2")
+    write_result(good(2, series=SERIES[:8], because="user"), folder / "2")
     assert submission(folder).problems == ()
-    write(good(2, series=SERIES[:5], because="user"), folder / "2")  # 3 of the least 4
+    write_result(good(2, series=SERIES[:5], because="user"), folder / "2")  # 3 of the least 4
     (problem,) = submission(folder).problems
     assert "it has 5 steps and says that user ended it" in problem
 
@@ -233,9 +233,9 @@ def test_the_command_must_be_one_that_makes_these_results(folder: Path, command:
 
 def test_running_out_of_memory_is_a_result_and_a_crash_is_none(good: Callable[..., Result], folder: Path) -> None:
     failed = replace(good(2), measurement=None, status="out_of_memory", reason="too much")
-    write(failed, folder / "2")
+    write_result(failed, folder / "2")
     assert submission(folder).problems == ()
-    write(replace(failed, status="failed", reason="exit status 1"), folder / "2")
+    write_result(replace(failed, status="failed", reason="exit status 1"), folder / "2")
     assert any("its status is failed" in problem for problem in submission(folder).problems)
 
 
@@ -243,7 +243,7 @@ def test_a_run_that_is_handed_in_twice_is_found(good: Callable[..., Result], fol
     (folder / "again").mkdir()
     (folder / "again" / "result.json").write_text((folder / "1" / "result.json").read_text())
     assert any("is the same run as" in problem for problem in submission(folder).problems)
-    write(replace(good(1), started_at="2026-01-02T00:00:00+00:00"), folder / "again")
+    write_result(replace(good(1), started_at="2026-01-02T00:00:00+00:00"), folder / "again")
     (problem,) = submission(folder).problems
     assert "there are 3 results of the 2 run(s) that the command asks for" in problem
 

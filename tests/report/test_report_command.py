@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mfubench.report.__main__ import FORMATS, main
-from mfubench.result import Result, write
+from mfubench.result import Result, write_result
 
 Made = Callable[..., Result]
 
@@ -29,7 +29,7 @@ def folder(result: Made, tmp_path: Path) -> Path:
     for job, batch_size in (("0", 1), ("1", 2)):
         (tmp_path / "runs" / job).mkdir(parents=True)
         made = result(f"batch_size={batch_size}", provenance={"folder": f"/runs/{job}"})
-        write(made, tmp_path / "runs" / job)
+        write_result(made, tmp_path / "runs" / job)
     return tmp_path / "runs"
 
 
@@ -127,7 +127,7 @@ def test_failures_alone_are_a_table_without_figures(
 ) -> None:
     for job, status in (("0", "out_of_memory"), ("1", "stalled")):
         (tmp_path / job).mkdir()
-        write(result(f"seed={job}", status=status, reason=f"it {status}", measurement=None), tmp_path / job)
+        write_result(result(f"seed={job}", status=status, reason=f"it {status}", measurement=None), tmp_path / job)
     for form in FORMATS:
         assert main([str(tmp_path), "--format", form]) == 3
         printed = capsys.readouterr()
@@ -197,7 +197,7 @@ def test_what_a_terminal_would_obey_is_not_printed(
 ) -> None:
     hostile = "\x1b]0;pwned\x07\x1b[31m[bold]red"
     made = result(name=hostile, framework=hostile, status="failed", reason=hostile, measurement=None)
-    write(made, tmp_path)
+    write_result(made, tmp_path)
     for form in ("table", "markdown"):
         main([str(tmp_path), "--format", form])
         assert (

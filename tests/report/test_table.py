@@ -8,7 +8,7 @@ import pytest
 
 from mfubench.report import to_markdown
 from mfubench.result import Result
-from mfubench.result.flat import records
+from mfubench.result.flat import run_records
 
 Made = Callable[..., Result]
 Text = Callable[..., str]
@@ -62,8 +62,8 @@ def test_the_price_of_a_million_tokens_is_a_column_if_a_price_was_given(result: 
     assert "US$" not in text_of([free])
     paid = result("batch_size=4", measurement={**(free.measurement or {}), "usd_per_million_tokens": 1234.5})
     assert "US$/M tokens" in text_of([paid]) and "1,234" in text_of([paid])
-    assert "US$ per" in text_of([free, paid]) and "US\\$/M tokens" in to_markdown.text([free, paid])
-    assert {row["usd_per_million_tokens"] for row in records([free, paid])} == {None, 1234.5}
+    assert "US$ per" in text_of([free, paid]) and "US\\$/M tokens" in to_markdown.markdown_text([free, paid])
+    assert {row["usd_per_million_tokens"] for row in run_records([free, paid])} == {None, 1234.5}
 
 
 def test_peaks_that_were_measured_are_one_line_with_their_range(result: Made, text_of: Text) -> None:

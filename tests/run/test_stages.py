@@ -81,13 +81,13 @@ def test_ctrl_c_while_the_result_is_written_ends_the_command_after_it(
 ) -> None:
     import mfubench.run
 
-    write = mfubench.run.write
+    write = mfubench.run.write_result
 
     def interrupted(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return write(*args)
 
-    monkeypatch.setattr("mfubench.run.write", interrupted)
+    monkeypatch.setattr("mfubench.run.write_result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(compose(instead("pass"), *KNOWN_PEAK), tmp_path, None, {}, Console(quiet=True))
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "no_records"

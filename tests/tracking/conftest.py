@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from standin import StandIn
 
-from mfubench.result import Result, write
+from mfubench.result import Result, write_result
 from mfubench.tracking import upload
 
 SETTINGS = {
@@ -106,7 +106,7 @@ def run_folder() -> Callable[..., tuple[Result, Path]]:
     def made(folder: Path, **changes: Any) -> tuple[Result, Path]:
         folder.mkdir(parents=True)
         result = Result(**{**OK, "history": ROWS, **changes})
-        write(result, folder)
+        write_result(result, folder)
         return result, folder
 
     return made

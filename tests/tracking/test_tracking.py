@@ -13,7 +13,7 @@ import pytest
 from logged import HISTORY, LOG, SUMMARY, Made, columns, inspect, leaves, offline_file, own, records, to
 from standin import KEY, StandIn
 
-from mfubench.result import read
+from mfubench.result import read_result
 from mfubench.tracking import track
 
 TAGS = ["some_trainer", "lora", "ok", "imprecise", "busy_machine"]
@@ -124,7 +124,7 @@ def test_every_scalar_that_the_server_has_is_the_results(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     _, folder = run_folder(tmp_path / "run")
-    assert track(read(folder / "result.json"), to("online"), folder) is None
+    assert track(read_result(folder / "result.json"), to("online"), folder) is None
     written, [run] = json.loads((folder / "result.json").read_text()), server.runs.values()
 
     assert [own(row) for row in run.history] == written["history"]

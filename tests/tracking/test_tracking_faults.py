@@ -15,7 +15,7 @@ import pytest
 from logged import HISTORY, LOG, Made, columns, offline_file, to
 from standin import KEY, Failure, StandIn
 
-from mfubench.result import read
+from mfubench.result import read_result
 from mfubench.tracking import client, track
 from mfubench.tracking.__main__ import main
 
@@ -34,7 +34,7 @@ def test_a_server_that_is_not_there_is_one_warning_in_a_sweep(
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     folders = [run_folder(tmp_path / "sweep" / name)[1] for name in ("0", "1", "2")]
-    first, *others = [track(read(folder / "result.json"), to("auto"), folder) for folder in folders]
+    first, *others = [track(read_result(folder / "result.json"), to("auto"), folder) for folder in folders]
     assert first is not None
     assert "connection refused" in first
     assert first.endswith(f"logged offline; to upload them all: python -m mfubench.tracking {tmp_path / 'sweep'}")

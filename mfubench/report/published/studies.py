@@ -16,7 +16,7 @@ from mfubench.measure.metric_table import AMOUNTS
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """What was published of one run."""
 
     name: str
@@ -38,7 +38,7 @@ class Study:
     peak_flops_per_second: float
     of: Mapping[str, Any]
     settings: Mapping[str, Any]  # dotted setting -> its value in the published runs
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
     remarks: tuple[str, ...]
 
 
@@ -47,12 +47,12 @@ def studies(folder: Path = CONF / "published") -> tuple[Study, ...]:
     found = []
     for path in sorted(folder.glob("*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        rows = tuple(Row(**row) for row in content.pop("rows"))
+        rows = tuple(StudyRow(**row) for row in content.pop("rows"))
         found.append(Study(rows=rows, remarks=tuple(content.pop("remarks")), **content))
     return tuple(found)
 
 
-def counted(study: Study, row: Row, recomputation: str | None = None) -> AnalyticCount:
+def counted(study: Study, row: StudyRow, recomputation: str | None = None) -> AnalyticCount:
     """This project's count of the row's published settings: one step on one device."""
     settings = {**study.settings, **study.of, **row.settings, **row.of}
     of_mode = yaml.safe_load((CONF / "mode" / f"{settings['mode.name']}.yaml").read_text())
@@ -70,12 +70,12 @@ def counted(study: Study, row: Row, recomputation: str | None = None) -> Analyti
     return micro_batch.scaled(settings["gradient_accumulation_steps"])
 
 
-def meaning(study: Study, row: Row) -> str:
+def meaning(study: Study, row: StudyRow) -> str:
     """Of the figures that this project counts, the one that the printed utilisation is nearest to: one of AMOUNTS."""
     count = counted(study, row)
     return min(AMOUNTS, key=lambda name: abs(share(study, row, getattr(count, name)) - row.mfu))
 
 
-def share(study: Study, row: Row, flops: float) -> float:
+def share(study: Study, row: StudyRow, flops: float) -> float:
     """What so many FLOPs per step and device are of the published peak, over the published step time."""
     return flops / (row.step_time_s * study.peak_flops_per_second)

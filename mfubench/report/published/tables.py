@@ -13,7 +13,7 @@ from mfubench.measure.metric_table import seconds
 from mfubench.report.cells import percent, with_interval
 from mfubench.report.overview import Section
 from mfubench.report.pooling import Pooled, pool
-from mfubench.report.published.studies import Row, Study, counted, meaning, share, studies
+from mfubench.report.published.studies import Study, StudyRow, counted, meaning, share, studies
 from mfubench.report.published.tqdm_bar import readings
 from mfubench.report.work_differences import work_differences
 from mfubench.result.flat import at
@@ -36,25 +36,29 @@ def sections(results: Sequence[Result]) -> tuple[Section, ...]:
         runs = [_nearest(study, row, pooled) for row in study.rows]
         here = [(row, run) for row, run in zip(study.rows, runs, strict=True) if run is not None]
         if len(here) == len(study.rows):
-            found += [_utilisation(study, here), _flops(study, here), _step_times(here), _sides(here)]
+            found += [_utilisation(study, here), _flops(study, here), _step_times_of(here), _sides(here)]
     return tuple(found)
 
 
-def deviations(study: Study, row: Row, pooled: Pooled) -> list[str]:
+def deviations(study: Study, row: StudyRow, pooled: Pooled) -> list[str]:
     """The settings in which the runs here are not the published ones."""
     settings = pooled.results[0].settings
     asked = {key: (at(settings, key), wanted) for key, wanted in {**study.settings, **row.settings}.items()}
-    return [f"{key} {_text(seen)} for {_text(wanted)}" for key, (seen, wanted) in asked.items() if seen != wanted]
+    return [
+        f"{key} {_setting_text(seen)} for {_setting_text(wanted)}"
+        for key, (seen, wanted) in asked.items()
+        if seen != wanted
+    ]
 
 
-def _nearest(study: Study, row: Row, pooled: Sequence[Pooled]) -> Pooled | None:
+def _nearest(study: Study, row: StudyRow, pooled: Sequence[Pooled]) -> Pooled | None:
     """The runs that repeat the row; of several settings, the one with the fewest deviations."""
     wanted = {**study.of, **row.of}
     found = [each for each in pooled if all(at(each.results[0].settings, k) == v for k, v in wanted.items())]
     return min(found, key=lambda each: len(deviations(study, row, each)), default=None)
 
 
-def _utilisation(study: Study, here: Sequence[tuple[Row, Pooled]]) -> Section:
+def _utilisation(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
     meanings = {MEANINGS[meaning(study, row)] for row, _ in here}
     rows = []
     for row, run in here:
@@ -68,7 +72,7 @@ def _utilisation(study: Study, here: Sequence[tuple[Row, Pooled]]) -> Section:
             f"Published in: {study.source}.",
             f"What is printed there as MFU is {' and '.join(sorted(meanings))}. Its runs' HFU and MFU: counted here for their "
             f"settings, over the published step times and {study.peak_flops_per_second / 1e12:.4g} TFLOP/s.",
-            f"Published: {study.hardware}. Here: {', '.join(_devices(here)) or 'no device'}.",
+            f"Published: {study.hardware}. Here: {', '.join(_device_names(here)) or 'no device'}.",
             *_differing(study, here),
         ),
         headers=("framework", "mode", "printed MFU", "its HFU", "its MFU", "HFU here", "MFU here"),
@@ -76,7 +80,7 @@ def _utilisation(study: Study, here: Sequence[tuple[Row, Pooled]]) -> Section:
     )
 
 
-def _flops(study: Study, here: Sequence[tuple[Row, Pooled]]) -> Section:
+def _flops(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
     rows = []
     for row, run in here:
         count, plain = counted(study, row), counted(study, row, "none")
@@ -115,7 +119,7 @@ def _flops(study: Study, here: Sequence[tuple[Row, Pooled]]) -> Section:
     )
 
 
-def _step_times(here: Sequence[tuple[Row, Pooled]]) -> Section:
+def _step_times_of(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
     rows = []
     for row, run in here:
         step_time = run.figure("step_time_s")
@@ -154,7 +158,7 @@ def _bars(run: Pooled) -> Iterator[list[float]]:
         yield shown[-measured["steps"] :]
 
 
-def _sides(here: Sequence[tuple[Row, Pooled]]) -> Section:
+def _sides(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
     """Of each mode, the first two rows against each other."""
     rows: list[list[str]] = []
     untold: list[str] = []
@@ -163,7 +167,7 @@ def _sides(here: Sequence[tuple[Row, Pooled]]) -> Section:
         (a, one), (b, other) = [pair for pair in here if pair[0].of["mode.name"] == mode][:2]
         names = [a.name, b.name]
         rows += [
-            [mode, key, _text(a.settings[key]), _text(b.settings[key]), "published"]
+            [mode, key, _setting_text(a.settings[key]), _setting_text(b.settings[key]), "published"]
             for key in a.settings
             if a.settings[key] != b.settings[key]
         ]
@@ -180,7 +184,7 @@ def _sides(here: Sequence[tuple[Row, Pooled]]) -> Section:
     )
 
 
-def _differing(study: Study, here: Sequence[tuple[Row, Pooled]]) -> Iterator[str]:
+def _differing(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Iterator[str]:
     """What in the runs here, and in what they are held against, is not the same."""
     found: dict[str, list[str]] = {}
     for row, run in here:
@@ -194,18 +198,18 @@ def _differing(study: Study, here: Sequence[tuple[Row, Pooled]]) -> Iterator[str
     yield from study.remarks
 
 
-def _devices(here: Sequence[tuple[Row, Pooled]]) -> dict[str, None]:
+def _device_names(here: Sequence[tuple[StudyRow, Pooled]]) -> dict[str, None]:
     found = [(run.results[0].settings["parallelism"]["num_devices"], run.results[0].hardware) for _, run in here]
     return dict.fromkeys(f"{devices} × {hardware['device_name']}" for devices, hardware in found if hardware)
 
 
-def _who(row: Row, run: Pooled) -> list[str]:
+def _who(row: StudyRow, run: Pooled) -> list[str]:
     """The published name, and the measured one where that says more."""
     measured = run.results[0].framework
     return [row.name if "(" not in measured else f"{row.name}; here {measured}", row.of["mode.name"]]
 
 
-def _text(value: object) -> str:
+def _setting_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -15,7 +15,7 @@ from mfubench.files.paths import ROOT
 from mfubench.report.reference.readme import with_tables
 from mfubench.report.reference.submission import Submission, submissions
 
-REFERENCE = ROOT / "outputs" / "reference"
+REFERENCE_FOLDER = ROOT / "outputs" / "reference"
 README = ROOT / "README.md"
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.folder is not None and given.readme:
         parser.error("the README's tables are of all results; give no DIR")
-    found = list(submissions((given.folder or REFERENCE).resolve()))
+    found = list(submissions((given.folder or REFERENCE_FOLDER).resolve()))
     wrong = [problem for each in found for problem in each.problems]
     if given.folder is not None and not found:
         wrong.append(f"{given.folder}: no command.txt and no result.json in or below it")

@@ -15,7 +15,7 @@ NONE_YET = "None yet: no result of real hardware has been handed in. `outputs/re
 def tables(checked: Sequence[Submission]) -> str:
     """A heading, the command and the table of each submission, in Markdown."""
     parts = [
-        f"### {each.name}\n\n```\n{each.command}\n```\n\n{to_markdown.text(each.results)}"
+        f"### {each.name}\n\n```\n{each.command}\n```\n\n{to_markdown.markdown_text(each.results)}"
         for each in checked
         if each.results
     ]

@@ -42,9 +42,9 @@ def problems(result: Result) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
         return
-    yield from _peak(result)
+    yield from _problems_of_peak(result)
     yield from _series(result, experiment)
-    yield from _counts(result, experiment)
+    yield from _problems_of_counts(result, experiment)
     yield from _recomputed(result, result.measurement)
 
 
@@ -61,7 +61,7 @@ def experiment_of(settings: Mapping[str, Any]) -> Experiment:
     return Experiment(**{**settings, **{name: group(**settings[name]) for name, group in GROUPS.items()}})
 
 
-def _peak(result: Result) -> Iterator[str]:
+def _problems_of_peak(result: Result) -> Iterator[str]:
     hardware = result.hardware or {}
     stated, dtype, device = (hardware.get(key) for key in ("peak_flops_per_second", "peak_dtype", "device_name"))
     if hardware.get("device") == "cpu":
@@ -106,7 +106,7 @@ def _series(result: Result, experiment: Experiment) -> Iterator[str]:
         yield "its history has other step times than its series"
 
 
-def _counts(result: Result, experiment: Experiment) -> Iterator[str]:
+def _problems_of_counts(result: Result, experiment: Experiment) -> Iterator[str]:
     """FLOPs and positions of a step, counted anew from the settings."""
     stated, flops = result.measurement or {}, result.flops or {}
     if experiment.comparison != "equal":

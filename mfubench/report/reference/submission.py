@@ -17,10 +17,10 @@ from mfubench.config.compose import check_command_line, flags_first, store_schem
 from mfubench.config.errors import COMMAND
 from mfubench.config.vocabulary import CHOSEN_OF_FRAMEWORK, OUTSIDE_THE_WORK
 from mfubench.hardware.catalogue import known_peaks
-from mfubench.report.gather import ODD, gather
+from mfubench.report.gather import MALFORMED, gather
 from mfubench.report.reference.recompute import problems
 from mfubench.result.flat import leaves
-from mfubench.result.result_file import Result, UnreadableResult, find, read
+from mfubench.result.result_file import Result, UnreadableResult, find_results, read_result
 
 COMMAND_FILE = "command.txt"
 
@@ -45,7 +45,7 @@ def submissions(root: Path) -> Iterator[Submission]:
     if not root.is_dir():
         return
     commands = {path.parent for path in root.rglob(COMMAND_FILE)}
-    alone = {path.parent for path in find([root]) if not commands & {path.parent, *path.parents}}
+    alone = {path.parent for path in find_results([root]) if not commands & {path.parent, *path.parents}}
     for folder in sorted(commands | alone):
         yield submission(folder)
 
@@ -54,14 +54,14 @@ def submission(folder: Path) -> Submission:
     """What lies in the folder, checked."""
     found: list[str] = []
     runs: list[dict[str, Any]] = []
-    for path in find([folder]):
+    for path in find_results([folder]):
         try:
-            result = read(path)
-            found += [f"{path}: {problem}" for problem in _sound(result, folder)]
+            result = read_result(path)
+            found += [f"{path}: {problem}" for problem in _problems_of(result, folder)]
             runs.append(_asked(result.settings))
         except UnreadableResult as error:
             found.append(str(error))
-        except ODD as error:
+        except MALFORMED as error:
             found.append(f"{path} is not a result of mfubench: {type(error).__name__}: {error}")
     readable = gather([folder])
     found += [complaint for complaint in (*readable.complaints, *readable.copies) if complaint not in found]
@@ -71,7 +71,7 @@ def submission(folder: Path) -> Submission:
     return Submission(folder, command, readable.results, tuple(found))
 
 
-def _sound(result: Result, folder: Path) -> Iterator[str]:
+def _problems_of(result: Result, folder: Path) -> Iterator[str]:
     hardware = result.hardware or {}
     if hardware:
         option = known_peaks(hardware["device_name"])
@@ -97,8 +97,8 @@ def _wrong_command(command: str, here: Sequence[Mapping[str, Any]]) -> Iterator[
     flat = [dict(leaves(run)) for run in (*jobs, *here)]
     keys = dict.fromkeys(key for run in flat for key in run)
     varying = [key for key in keys if len({repr(run.get(key)) for run in flat}) > 1]
-    lacking = [_in_words(job, varying) for job in jobs if job not in here]
-    strange = [_in_words(run, varying) for run in here if run not in jobs]
+    lacking = [_settings_text(job, varying) for job in jobs if job not in here]
+    strange = [_settings_text(run, varying) for run in here if run not in jobs]
     if lacking:
         yield f"the command asks for {len(lacking)} run(s) that are not there: {'; '.join(lacking)}"
     if strange:
@@ -113,6 +113,6 @@ def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in OUTSIDE_THE_WORK} | {"framework": framework}
 
 
-def _in_words(run: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _settings_text(run: Mapping[str, Any], keys: Sequence[str]) -> str:
     own = dict(leaves(run))
     return " ".join(f"{key}={own.get(key)}" for key in keys) or "the settings of all"
