@@ -2,14 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# Two tests at a time: the real runs among them take two cores each.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: run test test-frameworks check bench bench-faults setup
+.PHONY: run test test-all test-frameworks check bench bench-faults setup
 
 run: .venv/ready
 	$(BIN)/python -m mfubench $(ARGS)
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# The rest: what is marked slow.
+test-all: .venv/ready
+	$(PYTEST) -m "slow and not frameworks" $(ARGS)
 
 # The other frameworks: the first time this installs each into launchers/NAME/.venv, some 3 GB apiece.
 test-frameworks: .venv/ready

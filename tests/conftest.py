@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,13 +24,32 @@ from mfubench.plan import engines
 from mfubench.plan.native import Place, Plan, make_plan, num_samples, write_files
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is marked sample(n), all but every n-th are slow."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("sample")) is not None:
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            cases[test] += 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or writes the user's cache, nor the user's W&B settings, nor the user's own defaults, nor waits for a run
-    of the user's."""
+    of the user's.
+
+    The workers of one session share a cache, which is made for several processes: a model is written, a count made and
+    DeepSpeed's operator compiled once. Each has its own locks, so that no run waits for one of the other worker.
+    """
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
-    os.environ["MFUBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    cache.mkdir(exist_ok=True)
+    os.environ["MFUBENCH_CACHE"] = str(cache)
     os.environ["MFUBENCH_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
     os.environ["MFUBENCH_LOCAL"] = "none"
     os.environ["PYTHONPATH"] = str(ROOT)  # commands run from other folders find the checkout, installed or not
@@ -43,14 +65,15 @@ def _ctrl_c_is_heard() -> None:
 
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., Experiment]:
-    """Overrides in, the Experiment out, as the command line would have it."""
+    """Overrides in, the Experiment out, as the command line would have it. Hydra composes the same overrides once."""
     store_schema()
 
+    @cache
     def composed(*overrides: str) -> Experiment:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_experiment(hydra_compose(CONFIG_NAME, list(overrides)))
 
-    return composed
+    return lambda *overrides: deepcopy(composed(*overrides))
 
 
 @pytest.fixture(scope="session")

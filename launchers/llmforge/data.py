@@ -35,12 +35,12 @@ def read_conversations(path: Path) -> list[Conversation]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at characters JSON leaves in text
     except OSError as error:
-        raise FileError("train_path", str(path), f"a JSONL file that can be read ({error.strerror})") from error
+        raise FileError("train_path", path, f"a JSONL file that can be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise FileError("train_path", f"{path}: {error}", "JSONL in UTF-8") from error
+        raise FileError("train_path", "", "JSONL in UTF-8", place=f"{path}: {error}") from error
     read = [_conversation(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not read:
-        raise FileError("train_path", f"{path}, which is empty", "one conversation a line")
+        raise FileError("train_path", "", "one conversation a line", place=f"{path}, which is empty")
     return read
 
 
@@ -48,11 +48,11 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
     try:
         content = json.loads(line)
     except ValueError as error:
-        raise FileError("train_path", f"{path.name}, line {number}: {line}", f"JSON ({error})") from error
+        raise FileError("train_path", line, f"JSON ({error})", place=f"{path.name}, line {number}: ") from error
     messages = content.get("messages") if isinstance(content, dict) else None
     if not isinstance(messages, list) or not messages or not all(_is_turn(turn) for turn in messages):
         expected = f'{{"messages": [{{"role": {" or ".join(ROLES)}, "content": text}}, ...]}}'
-        raise FileError("train_path", f"{path.name}, line {number}: {line}", expected)
+        raise FileError("train_path", line, expected, place=f"{path.name}, line {number}: ")
     return messages
 
 

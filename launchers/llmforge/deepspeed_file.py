@@ -68,11 +68,11 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError(FIELD, str(path), f"a file that can be read ({error.strerror})") from error
+        raise FileError(FIELD, path, f"a file that can be read ({error.strerror})") from error
     except ValueError as error:
-        raise FileError(FIELD, f"{path}: {error}", "JSON") from error
+        raise FileError(FIELD, "", "JSON", place=f"{path}: {error}") from error
     if not isinstance(content, dict):
-        raise FileError(FIELD, f"{path}: {content}", 'a JSON object, such as {"zero_optimization": {"stage": 2}}')
+        raise FileError(FIELD, content, 'a JSON object, such as {"zero_optimization": {"stage": 2}}', place=f"{path}: ")
     return content
 
 
@@ -84,4 +84,4 @@ def _section(path: Path, content: Mapping[str, Any], name: str) -> Mapping[str, 
 
 
 def _error(path: Path, name: str, given: object, expected: str) -> FileError:
-    return FileError(FIELD, f"{path} with {name}: {json.dumps(given)}", expected)
+    return FileError(FIELD, json.dumps(given), expected, place=f"{path} with {name}: ")

@@ -7,15 +7,19 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
 class FileError(ValueError):
-    """Something in the user's files: which field, what it says, what would be right."""
+    """Something in the user's files: which field, what it says, what would be right.
 
-    def __init__(self, field: str, given: object, expected: str) -> None:
+    A long value is cut; a path is not, nor `place`: the file, the line or the reason that stands before the value.
+    """
+
+    def __init__(self, field: str, given: object, expected: str, *, place: str = "") -> None:
         self.field = field
-        self.given = _text(given)
+        self.given = place + _text(given)
         self.expected = expected
         super().__init__(f"{field}: given {self.given}; expected {expected}")
 
@@ -120,6 +124,8 @@ def section(name: str, kinds: Mapping[str, Kind]) -> Kind:
 
 
 def _text(given: object) -> str:
-    """A value on one line, as it might stand in the file."""
+    """A value on one line, as it might stand in the file; only a path is whole whatever its length."""
+    if isinstance(given, Path):
+        return str(given)
     words = given if isinstance(given, str) else json.dumps(given, default=str)
     return words if len(words) <= 100 else f"{words[:97]}..."

@@ -104,7 +104,7 @@ def _check_weights(model_id: str) -> None:
     """A folder on this disk must hold weights; a hub id is found out by the hub."""
     folder = Path(model_id)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileError("model_id", model_id, "a folder with weights (*.safetensors or *.bin), or --weights random")
+        raise FileError("model_id", folder, "a folder with weights (*.safetensors or *.bin), or --weights random")
 
 
 def _check_model(settings: Settings, conversations: Sequence[Conversation]) -> None:

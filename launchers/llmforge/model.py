@@ -24,7 +24,8 @@ def read_config(settings: Settings) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(settings.model_id)
     except (OSError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
-        raise FileError("model_id", settings.model_id, f"a model's folder, or its id on the hub ({why})") from error
+        expected = f"a model's folder, or its id on the hub ({why})"
+        raise FileError("model_id", "", expected, place=settings.model_id) from error
     limit = position_limit(config)
     if settings.context_length is not None and settings.context_length > limit:
         raise FileError("context_length", settings.context_length, f"at most {limit}, the positions this model has")

@@ -117,9 +117,9 @@ def read(path: Path) -> Settings:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError("the file", str(path), f"one that can be read ({error.strerror})") from error
+        raise FileError("the file", path, f"one that can be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FileError("the file", " ".join(str(error).split()), "YAML") from error
+        raise FileError("the file", "", "YAML", place=" ".join(str(error).split())) from error
     impossible = {name: Kind(why, partial(_refuse, name, why)) for name, why in IMPOSSIBLE.items()}
     given = read_section(content, {**OBEYED, **WITHOUT_EFFECT, **impossible})
     for name in REQUIRED:
@@ -158,7 +158,7 @@ def _check_paths(given: Mapping[str, Any]) -> None:
         if "://" in given[name]:
             raise FileError(name, given[name], "a path on this machine" + (", or a hub id" * (name == "model_id")))
     if given["model_id"].startswith((".", "/", "~")) and not Path(given["model_id"]).is_dir():
-        raise FileError("model_id", given["model_id"], "a folder that there is, or a hub id")
+        raise FileError("model_id", Path(given["model_id"]), "a folder that there is, or a hub id")
 
 
 def _gradient_checkpointing(given: Mapping[str, Any]) -> bool:

@@ -181,6 +181,7 @@ def test_a_result_from_somebody_else_runs_nothing_and_moves_no_cursor(
     assert all(character.isprintable() or character == "\n" for character in printed)
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_written_is_not_there_and_leaves_the_old_one(
     run_folder_result: Callable[..., Result], tmp_path: Path
 ) -> None:

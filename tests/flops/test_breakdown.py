@@ -56,6 +56,7 @@ def test_every_flop_has_its_place(
     assert min(found.values()) >= 0
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("recomputation", KINDS)
 @pytest.mark.parametrize("mode", ["full", "lora2"])
 @pytest.mark.parametrize(

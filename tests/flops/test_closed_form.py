@@ -111,6 +111,7 @@ def assert_they_agree(
                 assert more["parameters"] == more["trainable_parameters"] == 0
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("change", "mode", "recomputation"), CASES)
 def test_the_closed_form_of_a_small_model_is_the_traces_count(
     change: dict[str, Any], mode: str, recomputation: str

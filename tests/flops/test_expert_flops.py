@@ -99,6 +99,7 @@ def test_gemma_2_caps_and_gates_without_products_and_sees_a_window_in_every_othe
     assert eager.hardware_flops_causal == eager.hardware_flops == eager.model_flops
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("recomputation", ["none", "reentrant", "non_reentrant"])
 @pytest.mark.parametrize("mode", ["full", "lora2"])
 @pytest.mark.parametrize(

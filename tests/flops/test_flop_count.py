@@ -154,6 +154,7 @@ def test_the_other_models_agree_with_their_closed_form(published: Any, model: st
     assert got.uncounted == {}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("recomputation", ["none", "reentrant", "non_reentrant"])
 @pytest.mark.parametrize("mode", ["full", "lora7", "lora2"])
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])

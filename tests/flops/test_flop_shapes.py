@@ -64,6 +64,7 @@ def whole(architecture: dict[str, Any], mode: Mode, recomputation: str, shape: t
     }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("recomputation", ["none", "reentrant", "non_reentrant"])
 @pytest.mark.parametrize("mode", ["full", "lora2"])
 @pytest.mark.parametrize("model_type", MODELS)

@@ -120,6 +120,7 @@ def test_the_activations_of_one_block_are_the_list_written_by_hand() -> None:
     assert 0 <= scalars <= 16
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("recomputation", ["none", "reentrant", "non_reentrant"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
 @pytest.mark.parametrize("mode", [FULL, LORA, QLORA], ids=["full", "lora", "qlora"])

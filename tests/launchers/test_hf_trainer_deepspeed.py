@@ -18,6 +18,7 @@ import yaml
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
 from mfubench.files.paths import LAUNCHERS
+from mfubench.launch import extensions
 from mfubench.plan import support
 from mfubench.plan.native import EXTRA_STEPS, Plan
 
@@ -88,7 +89,7 @@ def watched(made: Plan) -> Seen:
     ran = subprocess.run(
         [*made.command[:at], str(WATCHED), *made.command[at:]],
         cwd=made.folder,
-        env={**os.environ, **made.environment},
+        env={**os.environ, **extensions.environment(sys.executable), **made.environment},
         capture_output=True,
         text=True,
     )
@@ -105,6 +106,7 @@ def sums(seen: Seen, groups: int) -> list[float]:
     return [sum(step) for step in zip(*by_step, strict=True)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_zero_steps_shards_of_both_groups_to_where_ddp_steps_the_whole(
     trained: Callable[..., Seen], stage: str
@@ -126,6 +128,7 @@ def test_zero_steps_shards_of_both_groups_to_where_ddp_steps_the_whole(
     assert min(abs(b - a) for a, b in pairwise(expected)) > 0.02  # it moves by more than that
 
 
+@pytest.mark.slow
 def test_stage_0_in_bf16_holds_fp32_copies_and_steps_once_before_it_trains(trained: Callable[..., Seen]) -> None:
     seen = trained("parallelism=zero0", "gradient_checkpointing=non_reentrant", precision="bf16")
     for rank in seen:
@@ -139,6 +142,7 @@ def test_stage_0_in_bf16_holds_fp32_copies_and_steps_once_before_it_trains(train
     assert [call["sum"] for call in seen[0]] == [call["sum"] for call in seen[1]]
 
 
+@pytest.mark.slow
 def test_bf16_pure_under_zero_holds_moments_and_lora_in_bf16_without_copies(trained: Callable[..., Seen]) -> None:
     seen = trained("parallelism=zero1", "mode=lora", "gradient_checkpointing=reentrant", precision="bf16_pure")
     for rank in seen:
@@ -159,6 +163,7 @@ def test_weights_in_4_bits_lie_whole_on_each_rank_and_lora_is_sharded(trained: C
     assert len(set(sums(seen, groups=1))) == STEPS
 
 
+@pytest.mark.slow
 def test_one_device_shards_over_itself_and_bf16_lora_has_fp32_copies(trained: Callable[..., Seen]) -> None:
     (rank,) = trained("parallelism=zero2", "parallelism.num_devices=1", "mode=lora", precision="bf16")
     assert [call["parameters"] for call in rank] == [LORA] * STEPS

@@ -118,12 +118,14 @@ def test_bf16_full_autocasts_from_float32_masters_that_were_loaded_from_the_disk
     assert all(step["without_graph"] == 0 and step["linears"] == LINEARS + 2 * 7 for step in seen)
 
 
+@pytest.mark.slow
 def test_bf16_pure_holds_the_lora_matrices_in_bf16_too(trained: Callable[..., list[dict[str, Any]]]) -> None:
     seen = trained("mode=lora", precision="bf16_pure")
     assert all(step["dtypes"] == step["outputs"] == ["torch.bfloat16"] for step in seen)
     assert all(step["with_gradient"] == 28 for step in seen[1:])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", "float32"), ("bf16_pure", "bfloat16")])
 def test_qlora_trains_the_matrices_beside_layers_that_are_no_longer_torchs(
     trained: Callable[..., list[dict[str, Any]]], precision: str, dtype: str
@@ -162,6 +164,7 @@ def test_random_weights_in_4_bits_are_drawn_as_those_in_16_are(tied: bool) -> No
     assert tied == (model.lm_head.weight is model.model.embed_tokens.weight)
 
 
+@pytest.mark.slow
 def test_two_ranks_step_with_the_same_averaged_gradient(trained: Callable[..., list[dict[str, Any]]]) -> None:
     seen = trained("parallelism=ddp", "optimizer=adamw_torch", "attention=eager")
     first, second = seen[:STEPS], seen[STEPS:]

@@ -146,6 +146,7 @@ def test_what_has_no_dependencies_and_what_stands_in_on_a_cpu(checkout: Callable
     assert subprocess.run(inside, capture_output=True, text=True, check=True).stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_a_build_with_cuda_keeps_what_needs_it(checkout: Callable[..., Path], index: Path, tmp_path: Path) -> None:
     of_cuda = tmp_path / "index"
     shutil.copytree(index, of_cuda)
@@ -159,6 +160,7 @@ def test_a_build_with_cuda_keeps_what_needs_it(checkout: Callable[..., Path], in
     assert "vision" in has(project / "launchers" / "quick" / ".venv")
 
 
+@pytest.mark.slow
 def test_a_failed_install_says_why_in_pips_words_leaves_nothing_and_the_others_go_on(
     checkout: Callable[..., Path], index: Path
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_failed_install_says_why_in_pips_words_leaves_nothing_and_the_others_g
     assert [path.parent.name for path in project.glob("launchers/*/.venv")] == ["quick"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_install_that_is_ended_leaves_nothing_behind(
     checkout: Callable[..., Path], index: Path, signum: signal.Signals

@@ -93,6 +93,7 @@ def test_the_real_command_line_is_started_where_it_answers_and_the_result_says_s
     assert (tmp_path / "bin" / "argv").read_text() == f"{['anyscale', 'finetune', str(config)]!r}\n"
 
 
+@pytest.mark.slow
 def test_the_placeholder_package_is_not_taken_for_the_real_one(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site")]
     subprocess.run([*pip, "llmforge==0.0.2"], check=True)

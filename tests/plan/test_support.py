@@ -198,6 +198,7 @@ def test_weights_that_do_not_fit_into_a_cpus_memory_are_unsupported() -> None:
         support.check_weights_fit(8_030_261_248, full, "fp32", machine)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("framework", "engine"), STARTED)
 @pytest.mark.parametrize("setting", OTHER)
 def test_no_framework_ignores_a_setting(

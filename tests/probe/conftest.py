@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mfubench.files.paths import PROBE_SITE
+from mfubench.launch import extensions
 from mfubench.records import RankRecord, Records, read_records
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
@@ -43,6 +44,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
     ) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name not in OURS}
         environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
+        environment |= extensions.environment(sys.executable)
         if records:
             environment["MFUBENCH_RECORDS"] = str(records)
         command = [sys.executable, *map(str, arguments)]

@@ -41,7 +41,13 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+# Stage 2 in bf16 is in test_in_situ.py too.
+SLOW = ("0 bf16", "2 bf16")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+)
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run_pair: Callable) -> Any:
     """(the case, what ran)"""
     case = CASES[request.param]

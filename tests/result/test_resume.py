@@ -179,6 +179,7 @@ runpy.run_path({str(TRAINERS / "replayed.py")!r}, run_name="__main__")
     assert "resume=true" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_sweep_ends_with_the_results_of_an_undisturbed_one(
     tmp_path: Path, quickly: Callable[[Path], tuple[str, ...]]
 ) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 COMMAND = [sys.executable, "-m", "mfubench", "dry_run=true"]
 
 
@@ -55,6 +57,7 @@ def test_a_dry_run_of_what_is_unsupported_gives_the_reason(tmp_path: Path) -> No
     assert done.returncode == 3 and "need a GPU" in done.stderr and done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_sweep_shows_every_job(tmp_path: Path) -> None:
     done = shown(tmp_path, "-m", "attention=sdpa,eager")
     assert done.returncode == 0, done.stderr

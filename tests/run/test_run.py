@@ -161,6 +161,7 @@ def test_a_sweep_goes_through_to_its_end_and_prints_one_table(tmp_path: Path) ->
     assert sum(line.split()[2:3] == ["unsupported"] for line in table) == 3
 
 
+@pytest.mark.slow
 def test_a_framework_that_fails_is_a_result_with_its_last_line(tmp_path: Path) -> None:
     done = mfubench(tmp_path, "+framework.native.no_such_key=1")
     assert done.returncode == 3
@@ -186,6 +187,7 @@ def trained_by(variant: str) -> tuple[str, ...]:
     return (f"framework.command=['${{run.python}}','{trainer}','${{run.config_path}}','{variant}']", "tracking=none")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("variant", ["nothing else", "two optimizer steps", "evaluation in between"])
 def test_another_trainer_that_does_the_same_work_is_ok(tmp_path: Path, variant: str) -> None:
     done = mfubench(tmp_path, *trained_by(variant))
@@ -201,6 +203,7 @@ def test_a_known_time_in_each_step_is_recovered(tmp_path: Path) -> None:
     assert min(result["step_times_s"]["0"]) > 0.25
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("variant", "overrides", "words"),
     [
@@ -219,16 +222,17 @@ def test_a_step_counted_in_the_trainers_process_warns_of_what_it_did_not_do_or_h
     assert words in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_two_counts_that_contradict_each_other_are_inconsistent_and_both_are_printed(tmp_path: Path) -> None:
     """A closed form that is a hundredth too high stands in for one that has forgotten something."""
     program = """
 from dataclasses import replace
-from mfubench import recounts
+from mfubench.flops import crosscheck
 from mfubench.__main__ import main
-right = recounts.second_count
+right = crosscheck.second_count
 def wrong(experiment):
     return replace(right(experiment), model_flops=right(experiment).model_flops * 101 // 100)
-recounts.second_count = wrong
+crosscheck.second_count = wrong
 raise SystemExit(main())
 """
     argv = [sys.executable, "-c", program, *SMALL, "tracking=none"]
@@ -244,6 +248,7 @@ raise SystemExit(main())
     assert f"{closed:,}" in done.stdout and f"{traced:,}" in done.stdout
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("variant", "overrides", "words"),
     [
@@ -290,6 +295,7 @@ def test_more_devices_than_there_are_is_unsupported(tmp_path: Path) -> None:
     assert result["status"] == "unsupported" and "4096" in result["reason"]
 
 
+@pytest.mark.slow
 def test_weights_can_lie_on_the_disk(tmp_path: Path) -> None:
     done = mfubench(tmp_path, "framework.random_weights=disk", "+framework.native.random_weights=false")
     assert done.returncode == 0, done.stderr
@@ -313,6 +319,7 @@ def test_ctrl_c_after_enough_steps_keeps_the_measurement_and_leaves_no_process(t
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_it_at_once_and_still_writes_the_result(tmp_path: Path) -> None:
     argv = [*COMMAND, *SMALL, "measurement.steps=5000", "measurement.minimum_steps=4000", "tracking=none"]
     process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -43,6 +43,7 @@ def test_a_server_that_is_not_there_is_one_warning_in_a_sweep(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("failing", "failure", "words"),
     [

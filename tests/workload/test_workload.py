@@ -240,6 +240,7 @@ def test_a_dry_run_of_a_model_that_cannot_be_made_says_so(tmp_path: Path, change
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_making_weights_says_nothing_and_leaves_the_environment_as_it_was(tmp_path: Path) -> None:
     """transformers imports DeepSpeed to save them, which looks at the GPU and speaks on stdout."""
     program = f"""

@@ -150,6 +150,7 @@ def test_a_deepspeed_file_that_contradicts_the_rest_is_refused(
         settings()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("changed", "field", "expected"),
     [

@@ -90,3 +90,20 @@ def test_a_line_that_is_no_conversation_is_named(modules: SimpleNamespace, folde
     (folder / "train.jsonl").write_text("\n")
     with pytest.raises(modules.FileError, match="which is empty"):
         modules.data.read_conversations(folder / "train.jsonl")
+
+
+def test_a_long_line_is_cut_and_neither_its_path_nor_the_reason_is(modules: SimpleNamespace, tmp_path: Path) -> None:
+    deep = tmp_path / "/".join(["a" * 100] * 2)
+    deep.mkdir(parents=True)
+    samples = deep / "train.jsonl"
+    with pytest.raises(modules.FileError) as missing:
+        modules.data.read_conversations(samples)
+    samples.write_text("\n")
+    with pytest.raises(modules.FileError) as empty:
+        modules.data.read_conversations(samples)
+    samples.write_text("x" * 200)
+    with pytest.raises(modules.FileError) as wrong:
+        modules.data.read_conversations(samples)
+    assert missing.value.given == str(samples)
+    assert empty.value.given == f"{samples}, which is empty"
+    assert wrong.value.given == f"train.jsonl, line 1: {'x' * 97}..."

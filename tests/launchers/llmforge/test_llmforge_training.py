@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mfubench.launch import extensions
 from mfubench.plan.native import Plan
 
 STEPS = 3
@@ -67,10 +68,11 @@ def watched(command: tuple[str, ...], folder: Path, environment: Mapping[str, st
     """Run the program and return what WATCH noted in its ranks."""
     (folder / "watch").mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
+    inherited = {**os.environ, **extensions.environment(sys.executable)}
     ran = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, **environment, "PYTHONPATH": str(folder / "watch"), "WATCHED": str(folder)},
+        env={**inherited, **environment, "PYTHONPATH": str(folder / "watch"), "WATCHED": str(folder)},
         capture_output=True,
         text=True,
     )
@@ -105,6 +107,7 @@ def by_hand(native: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     return squares, norms
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "overrides",
     [
