@@ -24,7 +24,7 @@ from mfubench.files.paths import CONF, LAUNCHERS, ROOT
 from mfubench.hardware import Machine
 from mfubench.plan import engines, support
 from mfubench.plan.native import Place, Plan, make_plan, plan_as_json, threads_per_rank
-from mfubench.plan.prepare import CANT
+from mfubench.plan.prepare import REFUSALS
 from mfubench.result.identity import identity
 from mfubench.result.resume import resume_command
 from mfubench.workload import Workload
@@ -99,7 +99,7 @@ def planned(experiment: Experiment, machine: Machine) -> Plan | None:
         threads = threads_per_rank(machine.cores, experiment.parallelism.num_devices)
         place = Place(Path("/run"), LAUNCHERS, ROOT, "/python", machine.device, precision, threads, engine)
         return make_plan(experiment, WORKLOAD, place)
-    except (*CANT, engines.NotInstalled):
+    except (*REFUSALS, engines.NotInstalled):
         return None
 
 
