@@ -18,10 +18,10 @@ LOG = """
 import sys
 from pathlib import Path
 from mfubench.config import Tracking
-from mfubench.report import read
+from mfubench.result import read_result
 from mfubench.tracking import track
 folder = Path(sys.argv[1])
-sys.exit(track(read(folder / "result.json"), Tracking("wandb", sys.argv[2], "mfubench", None), folder))
+sys.exit(track(read_result(folder / "result.json"), Tracking("wandb", sys.argv[2], "mfubench", None), folder))
 """
 Made = Callable[..., tuple[Result, Path]]
 HISTORY = {
