@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mfubench import hardware
-from mfubench.config import ConfigError, Experiment
+from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.compose import GROUPS, check_command_line, store_schema
 from mfubench.config.defaults import defaults
 from mfubench.config.hydra_errors import known_settings
@@ -88,6 +88,10 @@ plausible = st.one_of(
 lines = st.one_of(st.lists(overrides, min_size=1, max_size=4), st.lists(plausible, min_size=1, max_size=5))
 
 
+# A wrong combination is wrong on any machine, and has its own screen.
+REFUSED_HERE = tuple(error for error in REFUSALS if error is not WrongCombination)
+
+
 def planned(experiment: Experiment, machine: Machine) -> Plan | None:
     """The plan of what is valid on any machine; None where it is refused for this one."""
     try:
@@ -99,7 +103,7 @@ def planned(experiment: Experiment, machine: Machine) -> Plan | None:
         threads = threads_per_rank(machine.cores, experiment.parallelism.num_devices)
         place = Place(Path("/run"), LAUNCHERS, ROOT, "/python", machine.device, precision, threads, engine)
         return make_plan(experiment, WORKLOAD, place)
-    except (*REFUSALS, engines.NotInstalled):
+    except REFUSED_HERE:
         return None
 
 
