@@ -2,7 +2,7 @@
 
 A lock is a file in /tmp/mfubench-locks, or in $MFUBENCH_LOCKS: one for each GPU by its UUID, one for the host's CPU. The
 kernel releases it with the process, however that ends, and no program that the run starts inherits it. A container with a
-/tmp of its own doesn't see it. Taking a GPU's lock is not yet run on CUDA.
+/tmp of its own doesn't see it. Run on one H200, and not yet on several GPUs.
 
 filelock would not do: in a folder with the sticky bit, FileLock (4.3) refuses a file that another user has made.
 """

@@ -1,6 +1,7 @@
 """Program: measure the best matmul rate of a device and print it as one line of JSON.
 
-`matmul.py GPU_UUID DTYPE SECONDS SIZE...` searches the shapes between the sizes, as for a GPU's ceiling. Not yet run on CUDA.
+`matmul.py GPU_UUID DTYPE SECONDS SIZE...` searches the shapes between the sizes, for a GPU's ceiling. The search has run on
+an H200 as a program of its own, and not yet on CUDA as part of this one.
 `matmul.py cpu DTYPE SECONDS --rank ...` measures a few fixed shapes in windows so short that some are undisturbed even on a
 busy machine. The ranks first wait for each other in a folder, so that each is measured while the others work.
 """
@@ -11,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from math import prod
@@ -79,10 +80,13 @@ def main() -> dict[str, Any]:
 
 
 def search(rate: RateFunction, sizes: Sequence[int], over: Callable[[], bool]) -> tuple[MatmulShape, float]:
-    """Find the shape with the largest rate, and that rate: the best of all windows that `rate` measured.
+    """Search for the shape with the largest rate: the best of all windows that `rate` measured.
 
     First every combination of the sizes; then the neighbours of the best in each dimension, with a step that halves
     whenever none of them is better; then the best few again until the time is `over`.
+
+    Returns:
+        The shape (m, n, k), and its rate in FLOP/s.
     """
     best: dict[MatmulShape, float] = {}
 
@@ -93,10 +97,11 @@ def search(rate: RateFunction, sizes: Sequence[int], over: Callable[[], bool]) -
         remeasure((m, n, k))
     step = min(sizes) // 2
     while step >= MIN_STEP and not over():
-        centre = max(best, key=best.__getitem__)
-        for neighbour in _neighbours(centre, step, max(sizes)):
-            if neighbour not in best:
-                remeasure(neighbour)
+        m, n, k = centre = max(best, key=best.__getitem__)
+        for change in (-step, step):
+            for near in ((m + change, n, k), (m, n + change, k), (m, n, k + change)):
+                if min(near) > 0 and max(near) <= max(sizes) and near not in best:
+                    remeasure(near)
         if max(best, key=best.__getitem__) == centre:
             step //= 2
     while not over():
@@ -106,7 +111,7 @@ def search(rate: RateFunction, sizes: Sequence[int], over: Callable[[], bool]) -
 
 
 def take_turns(rates: Mapping[MatmulShape, RateFunction], over: Callable[[], bool]) -> tuple[MatmulShape, float]:
-    """Measure the shapes in turn until the time is `over`; the shape with the largest rate, and that rate."""
+    """Measure the shapes in turn until the time is `over`; return the shape with the largest rate, and that rate."""
     best, spent = dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0.0)
     while not over():
         shape = min(spent, key=spent.__getitem__)  # equal time, not equal turns, which a large one would eat up
@@ -122,7 +127,7 @@ def rate_function(device: str, dtype: str, largest: int) -> RateFunction:
 
     # Numbers like those of training: of zeros a device multiplies more, since they take less power.
     first, second = (torch.randn(largest**2, device=device).to(getattr(torch, TORCH_DTYPES[dtype])) for _ in range(2))
-    # A CPU would have the kernel find new pages for each result; on a GPU torch keeps the memory.
+    # On a CPU each new result would cost page faults; on a GPU torch reuses the memory.
     result = torch.empty_like(first) if device == "cpu" else None
     one, best = torch.ones((), device=device), 0.0
 
@@ -160,14 +165,6 @@ def _warm_rates(dtype: str) -> dict[MatmulShape, RateFunction]:
         rates[shape] = rate_function("cpu", dtype, max(shape))
         best = max(best, rates[shape](shape), rates[shape](shape))
     return rates
-
-
-def _neighbours(shape: MatmulShape, step: int, largest: int) -> Iterator[MatmulShape]:
-    m, n, k = shape
-    for change in (-step, step):
-        for near in ((m + change, n, k), (m, n + change, k), (m, n, k + change)):
-            if min(near) > 0 and max(near) <= largest:
-                yield near
 
 
 def _device_seconds(call: Callable[[], Any], times: int, device: str) -> float:
