@@ -1,7 +1,4 @@
-"""The machine and the denominators: hardware settings in; a Machine, a Peak and a Ceiling in dense FLOP/s out.
-
-And its monitors: Conditions during a run, and the troubles among them.
-"""
+"""The machine, the peak and the ceiling that a run's FLOP/s are divided by, and monitors of the machine during a run."""
 
 from __future__ import annotations
 
@@ -40,6 +37,6 @@ Monitor = GpuMonitor | CpuMonitor
 def monitor(machine: Machine, num_devices: int) -> Monitor:
     """Start a monitor of a run's devices: the first `num_devices` GPUs of the machine, or the cores of this process.
 
-    Call `sample()` about once a second, then `conditions(window)`. It runs in mfubench's own process.
+    It starts no thread: call `sample()` about once a second, then `conditions(window)` after the run.
     """
     return GpuMonitor(machine.uuids[:num_devices]) if machine.device == "cuda" else CpuMonitor()

@@ -1,7 +1,7 @@
-"""A device's name as its driver gives it in; the option of conf/hardware that means it out, or None.
+"""Find the option of conf/hardware for a device by the name that its driver reports.
 
-A name matches an option when all its words are explained: those of the option's `device_name` and a closed list of
-harmless ones. Any other word (Ti, Laptop, D, MIG, PCIe, SUPER, ...) may mean another chip: the name is unknown.
+A name matches an option if it has all the words of the option's `device_name`, and besides them only words from a closed
+list of harmless ones. Any other word (Ti, Laptop, D, MIG, PCIe, SUPER, ...) may mean another chip: the name is unknown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HARMLESS_WORDS = frozenset(BRANDS | FORMS | MEMORY_KINDS | MEMORY_SIZES)
 
 
 def known_peaks(device_name: str) -> Hardware | None:
-    """The option of conf/hardware whose peaks hold for a device of this name; None when none explains every word."""
+    """Find the option whose peaks hold for a device of this name; None if no option explains every word of it."""
     explaining = [
         (len(pattern), option)
         for option in options()
@@ -35,19 +35,19 @@ def known_peaks(device_name: str) -> Hardware | None:
 
 
 def means(option: Hardware, device_name: str) -> bool:
-    """True if `device_name` is one of the names of this option's device."""
+    """Return True if `device_name` is one of the names of this option's device."""
     return any(_explains(pattern, _name_words(device_name)) for pattern in _patterns(option))
 
 
 def nearest_options(device_name: str) -> list[str]:
-    """Options that share a model number (a word with a digit in it) with the name: what the user may have meant."""
+    """List the options the user may have meant: those that share a model number (a word with a digit) with the name."""
     numbers = {word for word in _name_words(device_name) - HARMLESS_WORDS if any(c.isdigit() for c in word)}
     return [o.name for o in options() if any(numbers & pattern for pattern in _patterns(o))]
 
 
 @cache
 def options() -> tuple[Hardware, ...]:
-    """The options of conf/hardware that name a device, by name."""
+    """Read the options of conf/hardware that name a device, in the order of their names."""
     import yaml
 
     files = sorted((CONF / "hardware").glob("*.yaml"))
@@ -56,7 +56,7 @@ def options() -> tuple[Hardware, ...]:
 
 
 def _patterns(option: Hardware) -> list[frozenset[str]]:
-    """The words of each name in `device_name`; names are separated by commas."""
+    """Split `device_name` at its commas into names, and each name into its words."""
     return [_name_words(name) for name in (option.device_name or "").split(",") if name.strip()]
 
 

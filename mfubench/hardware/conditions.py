@@ -1,4 +1,4 @@
-"""Conditions of the machine during a run, and the troubles among them that a reader must know of. Pure."""
+"""Conditions of the machine during a run (clocks, power, heat, other processes), and those that disturbed it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 Trouble = Literal["throttled", "power_capped", "foreign_process", "memory_errors", "busy_machine"]
 
 POWER_CAP = "software power cap"
-# What lowers the clocks besides the power limit: heat, and the board's own protection.
+# Reasons for lower clocks besides the power limit: heat, and the board's own protection.
 SLOWDOWNS = (
     "hardware slowdown",
     "hardware thermal slowdown",
@@ -18,20 +18,20 @@ SLOWDOWNS = (
     "hardware power brake",
 )
 MAX_THROTTLED_SHARE = 0.05  # share of the samples above which a slowdown is a trouble: one in thirty may be a spike
-MAX_POWER_CAPPED_SHARE = 0.05  # as above, of a limit that somebody has set below the default
-LOWERED_LIMIT_RATIO = 0.99  # of the default: boards report limits to the watt
-MAX_FOREIGN_SHARE = 0.05  # share of the cores' time above which others disturb: a waiting rank holds up all of them
-# What a program does wrong, or being killed does: the device is none the worse (the list that NVIDIA's device plugin for
-# Kubernetes passes over). A run whose framework was ended shows 45.
+MAX_POWER_CAPPED_SHARE = 0.05  # share of the samples above which a power limit that was lowered is a trouble
+LOWERED_LIMIT_RATIO = 0.99  # of a power limit to the default: boards report limits to the watt
+MAX_FOREIGN_SHARE = 0.05  # share of the cores' time: one rank that waits for a core holds up all ranks
+# Xid errors that come of a program's fault or of its being killed, and not of a faulty device: those that NVIDIA's device
+# plugin for Kubernetes ignores. A run whose framework was ended shows 45.
 XIDS_OF_PROGRAMS = frozenset({13, 31, 43, 45, 68, 109})
 
 
 @dataclass(frozen=True)
 class GpuConditions:
-    """One GPU: clocks, power, heat and energy over the steady steps (of a run without any: over all of it), errors and
-    other processes over the whole run.
+    """Conditions of one GPU during a run.
 
-    None is what the device didn't tell; with fewer than two samples in the steady steps, they have no figures.
+    Clocks, power, temperature and energy are over the steady steps, or over the whole run if it has none; they are None with
+    fewer than two samples. Errors and other processes are over the whole run. Anything that the device doesn't report is None.
     """
 
     uuid: str
@@ -39,32 +39,32 @@ class GpuConditions:
     sm_clock_mhz_mean: float | None
     sm_clock_mhz_min: float | None
     power_w_mean: float | None
-    power_limit_w: float | None  # that holds
-    power_limit_default_w: float | None  # that the board comes with
+    power_limit_w: float | None  # in force
+    power_limit_default_w: float | None  # the board's own
     temperature_c_max: float | None
     throttled: Mapping[str, float] | None  # reason -> share of the samples
     energy_j: float | None  # of the steady steps
-    foreign_processes: tuple[int, ...]  # ids of processes that used it and are none of this run's
-    unrecognised_processes: int  # how many more than one used it, where ids can't be compared: in some containers
-    memory_errors_before: int | None  # uncorrected, since the driver was loaded
-    memory_errors: int | None  # uncorrected, that came during the run
-    xids: tuple[int, ...] | None  # the driver's error codes that came during the run, in order
+    foreign_processes: tuple[int, ...]  # ids of processes that used it and aren't of this run
+    unrecognised_processes: int  # users beyond one, if ids can't be compared (in some containers)
+    memory_errors_before: int | None  # uncorrected, from the driver's start to the run's
+    memory_errors: int | None  # uncorrected, during the run
+    xids: tuple[int, ...] | None  # the driver's error codes during the run, in order
 
 
 @dataclass(frozen=True)
 class CpuConditions:
-    """The cores this process may use, over the steady steps (of a run without any: over all of it).
+    """Conditions of the cores this process may use, over the steady steps, or over the whole run if it has none.
 
-    Shares are of what all of these cores could have done; with fewer than two samples in the steady steps they are None.
+    Shares are of the time of all these cores together; with fewer than two samples they are None.
     """
 
     looks: int  # samples in the steady steps
     cores: int
-    own_share: float | None  # busy with this run's processes
+    own_share: float | None  # busy with the run's processes
     foreign_share: float | None  # busy with others
     stolen_share: float | None  # taken by other virtual machines
-    load: float | None  # threads of the whole machine that ran or wanted to, a one-minute mean: the most of all samples
-    threads: int | None  # of the run's processes, idle ones too: the most of all samples
+    load: float | None  # one-minute load average of the whole machine: the highest of the samples
+    threads: int | None  # of the run's processes, idle ones too: the most in a sample
     frequency_mhz_mean: float | None
     frequency_mhz_min: float | None
 
@@ -73,11 +73,11 @@ Conditions = Sequence[GpuConditions | CpuConditions]
 
 
 def troubles(conditions: Conditions) -> Iterator[tuple[Trouble, str]]:
-    """Yield what disturbed the run: its kind and a sentence, one for each kind and device.
+    """Yield each disturbance of the run as its kind and a sentence about the device.
 
-    A GPU that reaches its default power limit is none: data-centre GPUs do in every dense training, their data sheets' peak
-    notwithstanding. A limit that somebody set lower is one as soon as it is felt, and a slowdown by heat or by the board
-    always is.
+    A GPU at its default power limit is not one: data-centre GPUs reach it in every dense training, although their data
+    sheets' peak doesn't allow for it. A limit that was set lower is one if the GPU reached it, and a slowdown by heat or by
+    the board always is.
     """
     gpus = [each for each in conditions if isinstance(each, GpuConditions)]
     for number, gpu in enumerate(gpus):
@@ -99,7 +99,7 @@ def _clock_troubles(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, st
         yield (
             "throttled",
             f"{name} lowered its clocks in {shares[reason]:.0%} of the looks ({reason}){heat}: "
-            "the figures are of a device that couldn't run as it should; see to its cooling and its power supply",
+            "the figures are of a slowed device; check its cooling and its power supply",
         )
     limit, default = gpu.power_limit_w, gpu.power_limit_default_w
     lowered = limit is not None and default is not None and limit < LOWERED_LIMIT_RATIO * default
@@ -116,13 +116,13 @@ def _process_troubles(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, 
     """Other processes on the GPU."""
     if gpu.foreign_processes:
         ids = ", ".join(map(str, gpu.foreign_processes))
-        yield "foreign_process", f"{name} was used by others as well (process {ids}); run again when it is free"
+        yield "foreign_process", f"{name} was also used by others (process {ids}); run again when it is free"
     if gpu.unrecognised_processes:
         more = gpu.unrecognised_processes + 1
         yield (
             "foreign_process",
-            f"{name} was used by {more} processes at once, where this run has one; their ids are not those of this container, "
-            "so whose they are can't be told; run again when it is free",
+            f"{name} was used by {more} processes at once, and this run has one on it; the driver's process ids are not those of "
+            "this container, so the others can't be named; run again when it is free",
         )
 
 
@@ -131,7 +131,7 @@ def _error_troubles(name: str, gpu: GpuConditions) -> Iterator[tuple[Trouble, st
     if gpu.memory_errors:
         yield (
             "memory_errors",
-            f"{name} had {gpu.memory_errors} uncorrected memory error(s) during the run; what it computed may be wrong",
+            f"{name} had {gpu.memory_errors} uncorrected memory error(s) during the run; its results may be wrong",
         )
     serious = [xid for xid in gpu.xids or () if xid not in XIDS_OF_PROGRAMS]
     if serious:
@@ -151,16 +151,16 @@ def _busy_troubles(cpu: CpuConditions) -> Iterator[tuple[Trouble, str]]:
         yield (
             "busy_machine",
             f"other virtual machines took {cpu.stolen_share:.0%} of the {cpu.cores} core(s) meanwhile: "
-            "step times are longer and more spread than on a machine of one's own",
+            "step times are longer and more spread than on a machine without them",
         )
 
 
-MIN_SAMPLES = 2  # in a window, to say anything of it
+MIN_SAMPLES = 2  # in a window, for any figure about it
 Window = tuple[float, float]  # begin and end, in seconds of the monotonic clock (time.perf_counter, on Linux)
 
 
 def window_slice(times: Sequence[float], window: Window | None) -> slice:
-    """The slice of the readings in the window, both ends included; of all of them if it is None."""
+    """Slice of the readings in the window, both ends included; of all readings if the window is None."""
     if window is None:
         return slice(0, len(times))
     begin, end = window
@@ -168,9 +168,15 @@ def window_slice(times: Sequence[float], window: Window | None) -> slice:
 
 
 def counter_increase(times: Sequence[float], counter: Sequence[float | None], window: Window | None) -> float | None:
-    """Increase of a counter in the window (None: from the first reading to the last), linearly interpolated.
+    """Increase of a counter in the window, linearly interpolated between its readings.
 
-    None if it wasn't read on both sides of the window, or went backwards.
+    Args:
+        times: when the counter was read, ascending, on the clock of the window.
+        counter: the readings, None if one failed.
+        window: None means from the first reading to the last.
+
+    Returns:
+        The increase in the counter's unit; None if it wasn't read on both sides of the window, or went backwards.
     """
     read = [(at, value) for at, value in zip(times, counter, strict=True) if value is not None]
     if len(read) < 2:
@@ -189,7 +195,7 @@ def mean_of_known(values: Sequence[float | None]) -> float | None:
 
 
 def _counter_at(read: Sequence[tuple[float, float]], when: float) -> float:
-    """Interpolate the counter at a time between two readings."""
+    """Interpolate the counter linearly at a time between two (time, value) readings."""
     after = min(max(bisect_right(read, when, key=lambda pair: pair[0]), 1), len(read) - 1)
     (t0, v0), (t1, v1) = read[after - 1], read[after]
     return v0 + (v1 - v0) * (when - t0) / (t1 - t0)

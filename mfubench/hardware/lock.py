@@ -1,8 +1,10 @@
 """Exclusive locks on devices: one mfubench at a time, until the block ends or the process dies.
 
 A lock is a file in /tmp/mfubench-locks, or in $MFUBENCH_LOCKS: one for each GPU by its UUID, one for the host's CPU. The
-kernel lets go of it with the process, however that ends, and no program that the run starts inherits it. Another container
-with a /tmp of its own is not seen. Taking a GPU's lock is not yet run on CUDA.
+kernel releases it with the process, however that ends, and no program that the run starts inherits it. A container with a
+/tmp of its own doesn't see it. Run on one H200, and not yet on several GPUs.
+
+filelock would not do: in a folder with the sticky bit, FileLock (4.3) refuses a file that another user has made.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ from rich.console import Console
 
 from mfubench.hardware import Machine
 
-LOCK_FOLDER = Path(
-    "/tmp/mfubench-locks"
-)  # not below $TMPDIR: users and jobs have their own, and the devices are the machine's
+# Not below $TMPDIR: users and jobs have their own, and the devices are the machine's.
+LOCK_FOLDER = Path("/tmp/mfubench-locks")
 
 
 @contextmanager
 def exclusive(machine: Machine, num_devices: int, folder: Path, console: Console) -> Iterator[None]:
-    """Lock the first `num_devices` of the machine for a run in `folder`; wait for whoever holds them."""
+    """Lock the first `num_devices` of the machine for a run in `folder`, waiting for whoever holds them.
+
+    If a device can't be locked, say so on `console` and go on without.
+    """
     with ExitStack() as locks:
-        for device in sorted(machine.uuids[:num_devices]) or [
-            "cpu"
-        ]:  # in one order for all, so that none waits in a circle
+        # In one order for all, so that no two wait for each other.
+        for device in sorted(machine.uuids[:num_devices]) or ["cpu"]:
             locks.enter_context(_device_lock(device, folder, console))
         yield
 
@@ -61,31 +64,27 @@ def _device_lock(device: str, folder: Path, console: Console) -> Iterator[None]:
 
 
 def _open_lock_file(place: Path, name: str) -> int:
-    """The lock's file, which every user may write whoever made it.
+    """Open the lock's file, which every user may write whoever made it; make it if it is missing.
 
-    It is made only where it is missing: Linux refuses O_CREAT on another user's file in a folder that all may write
+    Opening it with O_CREAT at once would fail: Linux refuses that for another user's file in a folder that all may write
     (fs.protected_regular).
     """
     before = os.umask(0)
     try:
         place.mkdir(mode=0o1777, parents=True, exist_ok=True)
-        while True:
-            try:
-                return os.open(place / name, os.O_RDWR | os.O_NOFOLLOW)
-            except FileNotFoundError:
-                try:
-                    return os.open(place / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, 0o666)
-                except FileExistsError:
-                    continue  # another one made it meanwhile
+        while True:  # another process may make it meanwhile
+            for flags, passed_over in ((0, FileNotFoundError), (os.O_CREAT | os.O_EXCL, FileExistsError)):
+                with suppress(passed_over):
+                    return os.open(place / name, os.O_RDWR | os.O_NOFOLLOW | flags, 0o666)
     finally:
         os.umask(before)
 
 
 def _holder_in_words(text: str) -> str:
-    """Whoever holds a lock, as it says itself; it may be about to, and it may be anybody."""
+    """Describe the holder of a lock by its own note, which may be missing, half written, or anybody's."""
     try:
-        said = json.loads(text)
-        words = f"process {said['pid']}, since {said['since']}, for {said['folder']},"
+        note = json.loads(text)
+        words = f"process {note['pid']}, since {note['since']}, for {note['folder']},"
     except (ValueError, TypeError, KeyError):
         return "another mfubench"
-    return "".join(each if each.isprintable() else " " for each in words)
+    return "".join(character if character.isprintable() else " " for character in words)

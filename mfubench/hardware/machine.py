@@ -1,7 +1,7 @@
-"""Hardware settings in; the Machine that is here out, or Unavailable with the reason.
+"""Detect the devices of this machine that a run may use.
 
-GPUs are read through NVIDIA's management library, which needs no CUDA context: this process stays off the GPU.
-GPUs of other makers are not seen. Reading a real GPU's properties is not yet run on CUDA.
+GPUs are read through NVIDIA's management library, which needs no CUDA context: this process stays off the GPU. GPUs of
+other makers are not seen. Run on one H200, and not yet on several GPUs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ BF16_SINCE = (8, 0)  # the first compute capability whose tensor cores take bf16
 
 
 class Unavailable(Exception):
-    """The settings are valid, and this machine doesn't have the device. The message is the reason."""
+    """This machine can't do what the settings, valid as they are, ask for. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The devices that a run may use here, all of one kind."""
+    """Devices that a run may use on this machine, all of one kind."""
 
     device: str  # cpu | cuda
-    device_name: str  # as the driver says it; on a CPU its model
-    num_devices: int  # GPUs visible; on a CPU the cores this process may use, since a rank takes at least one
-    cores: int
+    device_name: str  # as the driver reports it; a CPU's is its model
+    num_devices: int  # visible GPUs; on a CPU the cores this process may use, since a rank takes at least one
+    cores: int  # of the CPU that this process may use
     supports_bf16: bool
     driver: str | None
     memory_bytes: int | None  # per device; on a CPU the host's
@@ -47,7 +47,7 @@ class Gpu:
 
 
 def detect(hardware: Hardware) -> Machine:
-    """The machine as `hardware` wants it used. Raises Unavailable when it asks for a device that isn't here."""
+    """Detect the devices that `hardware` asks for. Raises Unavailable if they aren't here."""
     if hardware.device == "cpu":
         return _cpu()
     driver, listed = _driver_lists()
@@ -64,9 +64,19 @@ def detect(hardware: Hardware) -> Machine:
 def of_gpus(
     hardware: Hardware, driver: str | None, listed: Sequence[Gpu], environment: Mapping[str, str]
 ) -> Machine | None:
-    """The machine whose driver lists these GPUs, as a process with this environment sees it; None when it sees none.
+    """Describe the machine by the GPUs that a process with this environment would see.
 
-    Raises Unavailable when the visible ones are of several kinds or of another kind than `hardware` names.
+    Args:
+        hardware: the settings, which may name a kind of GPU.
+        driver: version of the driver.
+        listed: every GPU of the machine, in PCI order.
+        environment: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read from it.
+
+    Returns:
+        None if the process would see no GPU.
+
+    Raises:
+        Unavailable: the visible GPUs are of several kinds, or of another kind than `hardware` names.
     """
     gpus = visible(listed, environment.get("CUDA_VISIBLE_DEVICES"), environment.get("CUDA_DEVICE_ORDER"))
     if not gpus:
@@ -74,8 +84,8 @@ def of_gpus(
     names = sorted({gpu.name for gpu in gpus})
     if len(names) > 1:
         raise Unavailable(
-            f"the visible GPUs differ ({', '.join(names)}), so there is no one peak;"
-            " choose those of one kind with CUDA_VISIBLE_DEVICES"
+            f"the visible GPUs differ ({', '.join(names)}), so they have no common peak;"
+            " choose GPUs of one kind with CUDA_VISIBLE_DEVICES"
         )
     option = known_peaks(names[0])
     if hardware.device_name is not None and option is not None and not means(hardware, names[0]):
@@ -93,7 +103,7 @@ def of_gpus(
 
 
 def resolve_precision(precision: str, machine: Machine) -> str:
-    """`auto` becomes bf16 on a CUDA device and fp32 on a CPU. Raises Unavailable where the GPU has no bf16."""
+    """Resolve `auto` to bf16 on a CUDA device and to fp32 on a CPU. Raises Unavailable if the GPU has no bf16."""
     if precision == "auto" and machine.device == "cpu":
         return "fp32"
     resolved = "bf16" if precision == "auto" else precision
@@ -105,11 +115,18 @@ def resolve_precision(precision: str, machine: Machine) -> str:
 
 
 def visible(listed: Sequence[Gpu], chosen: str | None, order: str | None) -> list[Gpu]:
-    """The GPUs that CUDA would show, given CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
+    """List the GPUs that CUDA would show, in its order.
 
-    As the CUDA programming guide has it: entries are indices or (beginnings of) UUIDs, and the first that means no GPU
-    ends the list; as torch.cuda reads it, an entry given twice hides everything. Raises Unavailable where an index
-    could mean either of two kinds of GPU, and for a slice of a GPU.
+    By the CUDA programming guide, entries are indices or beginnings of UUIDs, and the first that means no GPU ends the list.
+    By torch.cuda, a GPU given twice hides all.
+
+    Args:
+        listed: every GPU of the machine, in PCI order.
+        chosen: CUDA_VISIBLE_DEVICES, None if it isn't set.
+        order: CUDA_DEVICE_ORDER, None if it isn't set.
+
+    Raises:
+        Unavailable: an index could mean either of two kinds of GPU, or an entry names a slice of a GPU (MIG).
     """
     if chosen is None:
         return list(listed)
@@ -119,8 +136,8 @@ def visible(listed: Sequence[Gpu], chosen: str | None, order: str | None) -> lis
             raise Unavailable(f"CUDA_VISIBLE_DEVICES={chosen} names a slice of a GPU; only whole GPUs are measured")
         if entry.isdigit() and len({gpu.name for gpu in listed}) > 1 and order != "PCI_BUS_ID":
             raise Unavailable(
-                f"CUDA_VISIBLE_DEVICES={chosen} counts in CUDA's own order, and this machine's GPUs differ;"
-                " name them by UUID, or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+                f"CUDA_VISIBLE_DEVICES={chosen} numbers the GPUs in CUDA's own order, which is unknown here, for they are"
+                " of different kinds; name them by UUID, or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
             )
         meant = [
             gpu
@@ -136,7 +153,7 @@ def visible(listed: Sequence[Gpu], chosen: str | None, order: str | None) -> lis
 
 
 def _driver_lists() -> tuple[str | None, list[Gpu]]:
-    """The driver's version and every GPU of the machine in PCI order; (None, []) where there is no driver."""
+    """Ask NVML for the driver's version and every GPU of the machine, in PCI order; (None, []) without a driver."""
     import pynvml
 
     try:
@@ -162,7 +179,7 @@ def _read(handle: object) -> Gpu:
         sliced = False
     return Gpu(
         uuid=pynvml.nvmlDeviceGetUUID(handle),
-        name=f"{name} MIG" if sliced else name,  # CUDA would show a slice: its peak must not be taken for the GPU's
+        name=f"{name} MIG" if sliced else name,  # CUDA would show a slice, whose peak isn't the GPU's
         memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
         compute_capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
     )
@@ -182,7 +199,7 @@ def _cpu() -> Machine:
 
 
 def _cpu_name() -> str:
-    """The model as the kernel names it; on architectures where it names none, the architecture."""
+    """Model of the CPU as the kernel names it; the architecture if the kernel names none."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

@@ -1,7 +1,7 @@
-"""Matmul rates measured here: devices and a dtype in; FLOP/s of one device out, and a sentence on how it was measured.
+"""Measured matmul rates: the best FLOP/s of one device, and a sentence on how it was measured.
 
-A CPU's is measured before every run: clocks and neighbours change, and the few seconds are little beside a run. A GPU's
-is kept, for it takes longer and the GPU is the run's alone.
+A CPU's rate is measured before every run: clocks and neighbours change, and a few seconds are little beside a run. A GPU's
+is kept in the cache folder, for it takes longer and no other program shares the GPU.
 """
 
 from __future__ import annotations
@@ -20,32 +20,37 @@ from typing import Any
 from mfubench.files.whole import write_whole
 from mfubench.hardware.machine import Machine
 
-CPU_PROGRAM = Path(__file__).with_name("matmul_cpu.py")
-GPU_PROGRAM = Path(__file__).with_name("matmul_gpu.py")
-CPU_TORCH_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+PROGRAM = Path(__file__).with_name("matmul.py")
 TIMEOUT_S = 120.0  # importing torch from a cold disk takes most of it
-SEARCH_S = 6.0
+CPU_SECONDS = 2.0
+SEARCH_SECONDS = 6.0
 SEARCH_SIZES = (2048, 4096, 8192, 16384)
+# Commands to start at once, variables of their environment, timeout in seconds -> the output of each.
 RunTogether = Callable[[Sequence[Sequence[str]], Mapping[str, str], float], list[str]]
 
 
 def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> tuple[float, str]:
-    """The best matmul rate of a rank in FLOP/s, all ranks at once, and how it was found.
+    """Measure the best matmul rate of a CPU rank, all ranks at once.
 
     Each rank, on cores of its own, keeps the best of many short windows, since whatever else runs on the machine only
-    makes a window slower; the figure is the mean over the ranks. RuntimeError where it can't be measured.
+    makes a window slower.
+
+    Returns:
+        FLOP/s, the mean over the ranks, and how they were measured.
+
+    Raises:
+        RuntimeError: it can't be measured.
     """
     cores = len(os.sched_getaffinity(0))
     assert num_ranks * threads_per_rank <= cores, (num_ranks, threads_per_rank, cores)
     with tempfile.TemporaryDirectory(prefix="mfubench-") as meeting_place:
-        program = [sys.executable, str(CPU_PROGRAM), CPU_TORCH_DTYPES[dtype], str(threads_per_rank)]
-        commands = [[*program, str(rank), str(num_ranks), meeting_place] for rank in range(num_ranks)]
+        program = [sys.executable, str(PROGRAM), "cpu", dtype, str(CPU_SECONDS), "--meeting-place", meeting_place]
+        commands = [[*program, "--rank", *map(str, (rank, num_ranks, threads_per_rank))] for rank in range(num_ranks)]
         environment = {"OMP_NUM_THREADS": str(threads_per_rank), "OMP_PROC_BIND": "true", "OMP_PLACES": "threads"}
-        printed = run_together(commands, environment, TIMEOUT_S)
-    ranks = [json.loads(text) for text in printed]
+        ranks = [json.loads(text) for text in run_together(commands, environment, TIMEOUT_S)]
     how = (
         f"measured before the run: the best {dtype} matmul rate, mean of {num_ranks} rank(s) of {threads_per_rank}"
-        f" thread(s) at once (rank 0: {_shape_in_words(ranks[0])}, torch {ranks[0]['torch']})"
+        f" thread(s) at once (rank 0: {_shape_and_torch(ranks[0])})"
     )
     return fmean(rank["flops_per_second"] for rank in ranks), how
 
@@ -53,41 +58,38 @@ def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: Ru
 def gpu_rate(
     machine: Machine, dtype: str, num_devices: int, run_together: RunTogether, folder: Path
 ) -> tuple[float, str]:
-    """The largest matmul rate of the first `num_devices` GPUs in FLOP/s, their mean, and how it was found.
+    """Search for the largest matmul rate of the first `num_devices` GPUs, all at once.
 
-    A search over large shapes, on all GPUs at once; kept in `folder` for each GPU with its driver, torch and dtype, and
-    found there the next time. RuntimeError where it can't be measured.
+    A rate is kept in `folder` for each GPU, driver, torch, dtype and method, and found there the next time.
+
+    Returns:
+        FLOP/s, the mean over the GPUs, and how they were measured.
+
+    Raises:
+        RuntimeError: a rate can't be measured.
     """
     files = {uuid: folder / f"{_rate_key(machine, uuid, dtype)}.json" for uuid in machine.uuids[:num_devices]}
     missing = [uuid for uuid, file in files.items() if not file.is_file()]
-    sizes = [str(size) for size in SEARCH_SIZES]
-    commands = [[sys.executable, str(GPU_PROGRAM), uuid, dtype, str(SEARCH_S), *sizes] for uuid in missing]
+    measured = [dtype, str(SEARCH_SECONDS), *map(str, SEARCH_SIZES)]
+    commands = [[sys.executable, str(PROGRAM), uuid, *measured] for uuid in missing]
     for uuid, printed in zip(missing, run_together(commands, {}, TIMEOUT_S) if commands else (), strict=True):
-        measured = {**json.loads(printed.splitlines()[-1]), "uuid": uuid, "dtype": dtype, "driver": machine.driver}
+        rate = {**json.loads(printed.splitlines()[-1]), "uuid": uuid, "dtype": dtype, "driver": machine.driver}
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(files[uuid], json.dumps(measured, indent=1))
+        write_whole(files[uuid], json.dumps(rate, indent=1))
     rates = [json.loads(file.read_text()) for file in files.values()]
     how = (
-        f"measured {'now' if missing else 'before'}: the largest {dtype} matmul rate, mean of {len(rates)} GPU(s) (GPU 0: "
-        f"{_shape_in_words(rates[0])}, torch {rates[0]['torch']}, driver {machine.driver}); kept in {folder}"
+        f"measured {'now' if missing else 'before'}: the largest {dtype} matmul rate, mean of {len(rates)} GPU(s)"
+        f" (GPU 0: {_shape_and_torch(rates[0])}, driver {machine.driver}); kept in {folder}"
     )
-    return fmean(each["flops_per_second"] for each in rates), how
+    return fmean(rate["flops_per_second"] for rate in rates), how
 
 
-def _shape_in_words(measured: Mapping[str, Any]) -> str:
-    return "x".join(str(size) for size in measured["shape"])
+def _shape_and_torch(rate: Mapping[str, Any]) -> str:
+    return f"{'x'.join(map(str, rate['shape']))}, torch {rate['torch']}"
 
 
 def _rate_key(machine: Machine, uuid: str, dtype: str) -> str:
-    """All that the rate depends on; the device's power limit and neighbours aside."""
-    made_of = (
-        machine.device_name,
-        uuid,
-        machine.driver,
-        version("torch"),
-        dtype,
-        SEARCH_S,
-        SEARCH_SIZES,
-        GPU_PROGRAM.read_text(),
-    )
+    """Hash all that the rate depends on, but for the device's power limit and neighbours."""
+    device = (machine.device_name, uuid, machine.driver, version("torch"), dtype)
+    made_of = (*device, SEARCH_SECONDS, SEARCH_SIZES, PROGRAM.read_text())
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The host's processors while a run goes on, read from the kernel's own counters."""
+"""Monitor the host's processors during a run, by the kernel's own counters."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ STAT = Path("/proc/stat")
 
 @dataclass(frozen=True)
 class _CpuSample:
-    """One reading of the CPU; seconds are of processor time, counted from some time in the past."""
+    """Reading of the cores; seconds are of processor time, summed over cores, and only their differences mean anything."""
 
     at_s: float
-    busy_s: float | None  # all that the cores did
-    stolen_s: float | None
-    own_s: float
-    threads: int
-    load: float
+    busy_s: float | None  # with any process
+    stolen_s: float | None  # by other virtual machines
+    own_s: float  # of the run's processes
+    threads: int  # of the run's processes
+    load: float  # one-minute load average
     frequency_mhz: float | None
 
 
 class CpuMonitor:
-    """Samples the cores this process may use, from now until `conditions` is called."""
+    """Monitor of the cores this process may use, from its making until `conditions` is called."""
 
     def __init__(self) -> None:
         self._cores = frozenset(os.sched_getaffinity(0))
@@ -44,7 +44,7 @@ class CpuMonitor:
         self.sample()
 
     def sample(self) -> None:
-        """Read everything once; some milliseconds, for it asks every process of the machine who its parent is."""
+        """Read all counters once. Takes some milliseconds, since it reads the parent of every process of the machine."""
         busy, stolen = core_seconds(STAT.read_text(), self._cores)
         own, threads = own_seconds_and_threads()
         self._samples.append(
@@ -54,7 +54,7 @@ class CpuMonitor:
         )
 
     def conditions(self, window: Window | None) -> tuple[CpuConditions]:
-        """Summarize the window of the steady steps; of a run without any (None), the whole run."""
+        """Summarize the samples in the window of the steady steps, or all samples if it is None."""
         self.sample()
         times = [sample.at_s for sample in self._samples]
         in_window = self._samples[window_slice(times, window)]
@@ -72,7 +72,7 @@ class CpuMonitor:
                 looks=len(in_window),
                 cores=len(self._cores),
                 own_share=own,
-                # Each is counted for itself, in ticks of the clock: their difference may fall below nothing.
+                # The two are counted separately, in whole ticks: their difference may be negative.
                 foreign_share=None if busy is None or own is None else max(busy - own, 0.0),
                 stolen_share=share([sample.stolen_s for sample in self._samples]),
                 load=max((sample.load for sample in in_window), default=None),
@@ -86,10 +86,15 @@ class CpuMonitor:
 
 
 def core_seconds(stat: str, cores: frozenset[int]) -> tuple[float | None, float | None]:
-    """Seconds that these cores were busy since the machine started, and that other virtual machines took from them; None
-    where the table has other cores, or has never counted, as in some containers.
+    """Read how long these cores were busy, and how long other virtual machines used them, since the machine started.
 
-    `stat`: the text of /proc/stat, whose columns are user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
+    Args:
+        stat: text of /proc/stat, whose columns are user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
+        cores: numbers of the cores.
+
+    Returns:
+        Busy and stolen seconds, summed over the cores; (None, None) if a core isn't in the table, or if the table holds only
+        zeros, as in some containers.
     """
     busy = stolen = found = 0
     names = {f"cpu{core}" for core in cores}
@@ -106,10 +111,11 @@ def core_seconds(stat: str, cores: frozenset[int]) -> tuple[float | None, float 
 
 
 def own_seconds_and_threads() -> tuple[float, int]:
-    """Processor seconds of this process, of all below it and of all that these have waited for; threads of those below it.
+    """Read the processor seconds of this process and its descendants, and the number of its descendants' threads.
 
-    Nothing of a run is missed but a process that ended and that nobody waited for: orphans come home to this process, a
-    subreaper while it runs something, and whoever has ended keeps its seconds until it is waited for.
+    The seconds include those of descendants that ended and were waited for, and of those that ended and still wait for that.
+    Only a process that ended with nobody to wait for it would be missed; this process is a subreaper while it runs something,
+    so orphans become its children.
     """
     import psutil
 
@@ -124,7 +130,7 @@ def own_seconds_and_threads() -> tuple[float, int]:
 
 
 def _frequency_mhz(cores: frozenset[int]) -> float | None:
-    """The mean frequency of these cores; None if the kernel doesn't tell, as in some virtual machines."""
+    """Mean frequency of these cores; None if the kernel doesn't report it, as in some virtual machines."""
     import psutil
 
     try:

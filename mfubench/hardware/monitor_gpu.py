@@ -1,6 +1,7 @@
-"""GPUs while a run goes on, read through NVIDIA's management library, which needs no CUDA context.
+"""Monitor GPUs during a run, through NVIDIA's management library (NVML), which needs no CUDA context.
 
-What a device or its driver doesn't tell is None; nothing here raises into the run. Not yet run on CUDA.
+Anything that a device or its driver doesn't report is None; no error of NVML reaches the run. Run on one H200, and not yet
+on several GPUs.
 """
 
 from __future__ import annotations
@@ -23,41 +24,41 @@ from mfubench.hardware.conditions import (
     window_slice,
 )
 
-# NVML's bits for clocks below the highest; the others (idle, the applications' own setting, display) slow no kernel.
+# NVML's bits for the reasons of lowered clocks; the others (idle, application clocks, display) slow no kernel.
 THROTTLES = dict(zip((0x4, 0x8, 0x40, 0x20, 0x80), (POWER_CAP, *SLOWDOWNS), strict=True))
-MAX_EVENTS_PER_SAMPLE = 16  # the rest waits for the next sample
+MAX_EVENTS_PER_SAMPLE = 16  # later ones are read at the next sample
 
 
 @dataclass(frozen=True)
 class _GpuSample:
-    """One reading of a GPU."""
+    """Reading of a GPU."""
 
     at_s: float
     clock_mhz: float | None
     power_w: float | None
     temperature_c: float | None
-    reasons: int | None
+    reasons: int | None  # NVML's bits, see THROTTLES
     energy_j: float | None  # since the driver was loaded
 
 
 @dataclass
 class _Gpu:
-    """One GPU, and its samples so far."""
+    """Monitored GPU, and its samples so far."""
 
     uuid: str
-    handle: Any
-    events: Any | None  # that hears of its Xid errors
+    handle: Any  # NVML's
+    events: Any | None  # NVML's event set, which collects its Xid errors
     errors_before: int | None
     users_before: frozenset[int]
     samples: list[_GpuSample] = field(default_factory=list)
-    unrelated: set[int] = field(default_factory=set)  # that came during the run, and don't descend from this process
-    lists_ours: bool = False  # was ever listed, so that ids mean the same to the driver and to this process
-    max_new_users: int = 0  # that came during the run
+    unrelated: set[int] = field(default_factory=set)  # users since the run began that don't descend from this process
+    lists_ours: bool = False  # a descendant was listed once, so the driver's process ids are those of this container
+    max_new_users: int = 0  # users at once that weren't there before the run
     xids: list[int] = field(default_factory=list)
 
 
 class GpuMonitor:
-    """Samples the GPUs of these UUIDs, from now until `conditions` is called."""
+    """Monitor of the GPUs with these UUIDs, from its making until `conditions` is called."""
 
     def __init__(self, uuids: Sequence[str]) -> None:
         import pynvml
@@ -77,9 +78,9 @@ class GpuMonitor:
             self._note_users(gpu)
 
     def conditions(self, window: Window | None) -> tuple[GpuConditions, ...]:
-        """Summarize the window of the steady steps; of a run without any (None), the whole run.
+        """Summarize the samples in the window of the steady steps, or all samples if it is None.
 
-        To be called when the run's processes have ended: whoever uses a GPU now is none of them.
+        Call it once, after the run's processes have ended: any process on a GPU now counts as foreign.
         """
         for gpu in self._gpus:
             gpu.samples.append(self._read(gpu.handle))
@@ -132,25 +133,25 @@ class GpuMonitor:
     def _note_users(self, gpu: _Gpu) -> None:
         """Note the processes that use the GPU and didn't before the run.
 
-        A process is ours when it descends from this one, which is a subreaper while it runs something, so that orphans
-        come home. In a container the driver may list ids of the machine outside, or 0, or nobody: ids are believed
-        where one of ours is among them.
+        A process is ours if it descends from this one, which is a subreaper while it runs something, so that orphans become
+        its children. In a container the driver may list the host's ids, zeros, or nothing: its ids are trusted only if one
+        of ours is among them.
         """
         import psutil
 
-        came = self._users(gpu.handle) - gpu.users_before
-        ours = {pid for pid in came if _descends_from_here(pid)}
+        new = self._users(gpu.handle) - gpu.users_before
+        ours = {pid for pid in new if _descends_from_here(pid)}
         gpu.lists_ours |= bool(ours)
-        gpu.unrelated |= {pid for pid in came - ours if psutil.pid_exists(pid)}  # else it has just ended
-        gpu.max_new_users = max(gpu.max_new_users, len(came))
+        gpu.unrelated |= {pid for pid in new - ours if psutil.pid_exists(pid)}  # else it has just ended
+        gpu.max_new_users = max(gpu.max_new_users, len(new))
 
     def _new_xids(self, events: Any | None) -> list[int]:
-        """The Xid errors since the last call; it doesn't wait for any."""
+        """Read the Xid errors since the last call, without waiting for any."""
         codes: list[int] = []
         while events is not None and len(codes) < MAX_EVENTS_PER_SAMPLE:
             try:
                 codes.append(int(self._nvml.nvmlEventSetWait(events, 0).eventData))
-            except self._nvml_errors:  # none has come: a timeout
+            except self._nvml_errors:  # a timeout: there is none
                 break
         return codes
 
@@ -183,7 +184,13 @@ class GpuMonitor:
         )
 
     def _query(self, handle: Any, *queries: tuple[Any, ...], scale: float = 1.0) -> float | None:
-        """The answer to the first of the queries (a function's name, its arguments besides the GPU) that gets one."""
+        """Ask NVML one query after the other until one is answered; None if none is.
+
+        Args:
+            handle: the GPU.
+            queries: names of functions of NVML, each with its arguments besides the GPU.
+            scale: factor to apply to the answer.
+        """
         for name, *rest in queries:
             try:
                 return float(getattr(self._nvml, name)(handle, *rest)) * scale
@@ -192,13 +199,13 @@ class GpuMonitor:
         return None
 
     def _errors(self, handle: Any) -> int | None:
-        """Uncorrected memory errors since the driver was loaded."""
+        """Count the uncorrected memory errors since the driver was loaded."""
         kinds = (self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, self._nvml.NVML_VOLATILE_ECC)
         usable = self._query(handle, ("nvmlDeviceGetTotalEccErrors", *kinds))
         return None if usable is None else int(usable)
 
     def _users(self, handle: Any) -> frozenset[int]:
-        """Ids of the processes that compute on it."""
+        """List the ids of the processes that compute on the GPU."""
         try:
             return frozenset(process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle))
         except self._nvml_errors:
@@ -206,7 +213,7 @@ class GpuMonitor:
 
 
 def _throttled_shares(reasons: Sequence[int]) -> dict[str, float] | None:
-    """The share of the samples in which each reason held; None if none was read."""
+    """Share of the samples in which each reason held; None if there is none."""
     if not reasons:
         return None
     return {name: sum(1 for in_window in reasons if in_window & bit) / len(reasons) for bit, name in THROTTLES.items()}

@@ -1,8 +1,8 @@
-"""The denominators. Hardware settings, Machine and dtype in; out the Peak, the dense FLOP/s of one device, which MFU and HFU
-divide by, and the Ceiling, the largest matmul rate measured on this very device.
+"""Peak and ceiling of one device, in dense FLOP/s.
 
-The peak is the user's own figure, else the data sheet's for the option named or the device found, else, on a CPU, measured.
-None is guessed: what is not known is UnknownPeak.
+MFU and HFU divide by the peak: the user's own figure, else the data sheet's for the option named or the device found; a
+CPU's is measured. It is never guessed: an unknown peak is an error. The ceiling is the largest matmul rate measured on this
+very device.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ class UnknownPeak(ValueError):
 
 @dataclass(frozen=True)
 class Peak:
-    """The peak of one device, dense."""
+    """Peak of one device, without sparsity."""
 
     flops_per_second: float
     dtype: str  # bf16 | fp16 | tf32 | fp32 | fp8
-    source: str
+    source: str  # a data sheet, a setting, or how it was measured
     measured: bool
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The largest matmul rate measured on one device (MAMF, the maximum achievable matmul FLOPS)."""
+    """Largest matmul rate measured on one device (MAMF, the maximum achievable matmul FLOPS)."""
 
     flops_per_second: float
-    source: str
+    source: str  # how it was measured
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a run's FLOP/s are divided by."""
+    """Peak and ceiling by which a run's FLOP/s are divided."""
 
     peak: Peak
-    ceiling: Ceiling | None  # None: it wasn't to be measured
+    ceiling: Ceiling | None  # None: hardware.measure_ceiling is false, or it is a dry run
 
 
 def peak_dtype(precision: str, device: str) -> str:
-    """The dtype whose peak a run of this resolved precision is held against; fp32 on CUDA runs with TF32 set."""
+    """Return the dtype whose peak holds for a run of this resolved precision; fp32 on CUDA runs with TF32 on."""
     assert precision in RESOLVED_PRECISIONS, precision
     if precision != "fp32":
         return "bf16"
@@ -63,10 +63,13 @@ def peak(
     threads_per_rank: int,
     run_together: RunTogether,
 ) -> Peak:
-    """The peak of one device of `machine` in `dtype`, in FLOP/s.
+    """Find the peak of one device of `machine` in `dtype`.
 
-    On a CPU the device is a rank of `threads_per_rank` threads, and the peak is measured now, with `num_ranks` of them
-    started by `run_together` (commands, environment, timeout in s -> what each printed). Raises UnknownPeak.
+    On a CPU a device is a rank of `threads_per_rank` threads, and the peak is measured now, with all `num_ranks` ranks at
+    once, started by `run_together`.
+
+    Raises:
+        UnknownPeak: the device or its figure in `dtype` is unknown, or a CPU's couldn't be measured.
     """
     if hardware.peak_flops_per_second is not None:
         return Peak(hardware.peak_flops_per_second, dtype, "hardware.peak_flops_per_second", measured=False)
@@ -86,10 +89,12 @@ def peak(
 
 
 def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> Ceiling:
-    """The largest matmul rate of one device of `machine` in `dtype`, measured; a GPU's is kept in the cache folder.
+    """Measure the largest matmul rate of one device of `machine` in `dtype`; a GPU's is kept in the cache folder.
 
-    A peak that was measured is a ceiling itself and needs no second measurement: this is for those that were not.
-    Raises Unavailable where it can't be measured.
+    For a peak that comes from a data sheet or a setting; one that was measured is itself the ceiling.
+
+    Raises:
+        Unavailable: it can't be measured.
     """
     try:
         if machine.device == "cpu":
@@ -103,7 +108,7 @@ def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int,
 
 
 def _last_line(error: Exception) -> str:
-    """The last line of a program's error: the rest is the traceback."""
+    """Last line of a program's error: the others are the traceback."""
     return str(error).strip().splitlines()[-1]
 
 
@@ -113,7 +118,5 @@ def _unknown(device_name: str, dtype: str, option: Hardware | None) -> str:
     if option is not None:
         return f"{given}; hardware={option.name} has {', '.join(option.peaks)}; give {way_out} (312e12 is an example)"
     near = nearest_options(device_name)
-    named = (
-        f"if it is one of these in other words, name it: {', '.join(f'hardware={n}' for n in near)}; " if near else ""
-    )
+    named = f"if it is one of these, name it: {', '.join(f'hardware={n}' for n in near)}; " if near else ""
     return f"{given}; {named}{'else ' if near else ''}give {way_out} (312e12 is an example)"

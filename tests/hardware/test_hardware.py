@@ -23,7 +23,7 @@ from mfubench.config import Hardware
 from mfubench.files.paths import CONF
 from mfubench.hardware.catalogue import options
 from mfubench.hardware.machine import Gpu, Machine, of_gpus, visible
-from mfubench.hardware.matmul_gpu import search
+from mfubench.hardware.matmul import search
 from mfubench.launch.programs import run_together
 
 NAMES = list(csv.DictReader((Path(__file__).parents[1] / "data" / "device-names.csv").open()))

@@ -119,6 +119,34 @@ def test_every_user_may_take_a_lock_that_another_one_made(tmp_path: Path) -> Non
     assert (tmp_path / "locks" / "cpu.lock").stat().st_mode & 0o777 == 0o666
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users")
+@pytest.mark.parametrize("owner_of_folder", [12001, 12002])
+def test_a_lock_is_taken_though_its_file_is_neither_this_users_nor_the_folders_owners(
+    tmp_path: Path, owner_of_folder: int
+) -> None:
+    with exclusive(CPU, 1, tmp_path, Console(file=StringIO())):
+        pass
+    os.chown(tmp_path / "locks", owner_of_folder, -1)
+    os.chown(tmp_path / "locks" / "cpu.lock", 12001, -1)
+    output = StringIO()
+    with exclusive(CPU, 1, tmp_path, Console(file=output)):
+        second = start("pass")
+        assert hears(second).startswith(f"waiting for cpu: process {os.getpid()}, ")
+    assert second.wait(60) == 0
+    assert output.getvalue() == ""
+
+
+def test_a_symbolic_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "theirs").write_text("kept")
+    (tmp_path / "locks" / "cpu.lock").symlink_to(tmp_path / "theirs")
+    output = StringIO()
+    with exclusive(CPU, 1, tmp_path, Console(file=output, width=300)):
+        pass
+    assert "can't be locked" in output.getvalue()
+    assert (tmp_path / "theirs").read_text() == "kept"
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"pid": 1}', '{"pid": "\\u001b[2J", "since": "[bold]", "folder": "x"}']
 )
