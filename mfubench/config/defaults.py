@@ -1,8 +1,9 @@
-"""What a setting is when nothing is said: read from conf/, where the values live."""
+"""Read the defaults and the rules of all frameworks from conf/, where they live."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import yaml
@@ -22,3 +23,10 @@ def defaults(mode: str) -> dict[str, Any]:
     }
     of_mode = {f"mode.{field.name}": own.get(field.name) for field in fields(Mode)}
     return options | top | of_mode | {f"liger.{switch}": value for switch, value in top["liger"].items()}
+
+
+@cache
+def rules() -> dict[str, list[dict[str, Any]]]:
+    """Read conf/rules.yaml: `any` or a trainer → the combinations that it can't do, each with `because`."""
+    read: dict[str, list[dict[str, Any]]] = yaml.safe_load((CONF / "rules.yaml").read_text())
+    return read

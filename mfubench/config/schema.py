@@ -29,6 +29,7 @@ class Framework:
     native: dict[str, Any] = MISSING
     engines: list[Any] | None = None  # ways to start it (Engine), the preferred one first; null: `command` is the one
     engine: str | None = None  # the one that must run; null: the first that is here
+    trainer: str | None = None  # the training loop it builds on, a heading of conf/rules.yaml; null: one of its own
 
 
 @dataclass(frozen=True)

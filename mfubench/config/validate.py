@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from mfubench.config.defaults import defaults
+from mfubench.config.defaults import defaults, rules
 from mfubench.config.errors import ConfigError, WrongCombination, nearest
 from mfubench.config.schema import Data, Experiment, Framework, Measurement
 from mfubench.config.vocabulary import (
@@ -58,6 +58,8 @@ def validate(experiment: Experiment) -> None:
     if experiment.comparison == "defaults":
         _validate_left_open(experiment)
     validate_framework(experiment.framework)
+    if experiment.framework.trainer is not None:
+        _one_of("framework.trainer", experiment.framework.trainer, tuple(rules()))
     if experiment.framework.engine is not None:
         _one_of("framework.engine", experiment.framework.engine, _engines(experiment))
     _validate_measurement(experiment.measurement)

@@ -1,7 +1,7 @@
 """Decide if a framework can do what is asked, and choose the layers of its native config.
 
-The keys under a framework's `when`, less its `unsupported`, are its support matrix. A setting that is neither under `when`
-nor interpolated can only have its default, so no switch is silently ignored.
+The keys under a framework's `when`, less its `unsupported` and the rules of conf/rules.yaml, are its support matrix. A
+setting that is neither under `when` nor interpolated can only have its default, so no switch is silently ignored.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from mfubench.config import ConfigError, Experiment, Framework, Liger, Mode, Parallelism
+from mfubench.config.defaults import rules
 from mfubench.config.vocabulary import FRAMEWORK_GROUPS, LEFT_OPEN
 from mfubench.hardware import Machine
 
@@ -75,14 +76,10 @@ def mapped_settings(framework: Framework, values: Values) -> set[str]:
 def check_supported(experiment: Experiment, values: Values, defaults: Values) -> None:
     """Raise Unsupported if the framework can't do what is asked. `defaults` maps settings to their default values."""
     framework = experiment.framework
-    for rule in framework.unsupported:
-        conditions = {key: wanted for key, wanted in rule.items() if key != "because"}
-        for setting in conditions:
-            _must_be_known(setting, f"{framework.name}: `unsupported`", values)
-        if all(_matches(values[key], wanted) for key, wanted in conditions.items()):
-            what = ", ".join(f"{key}={_as_written(values[key])}" for key in conditions)
-            raise Unsupported(f"{framework.name} with {what}: {rule['because']}")
+    _check_rules(framework.name, f"{framework.name}: `unsupported`", framework.unsupported, values)
     mapped = mapped_settings(framework, values)
+    general = [*rules()["any"], *rules().get(framework.trainer or "", ())]
+    _check_rules(framework.name, "conf/rules.yaml", general, values)
     if experiment.model.revision is not None and "workload.revision" not in mapped:
         raise Unsupported(f"{framework.name} has no way to set model.revision={experiment.model.revision}")
     asked = {name: getattr(experiment, name) for name in SCALARS}
@@ -148,6 +145,17 @@ def _check_liger(experiment: Experiment) -> None:
             "liger.fused_linear_cross_entropy=true with LoRA on lm_head: the kernel uses lm_head's own weight, so its "
             "adapter would never be trained; liger.fused_linear_cross_entropy=false liger.cross_entropy=true trains it"
         )
+
+
+def _check_rules(owner: str, where: str, given: list[dict[str, Any]], values: Values) -> None:
+    """Raise Unsupported for the first rule that the values match, ConfigError for one that names no setting."""
+    for rule in given:
+        conditions = {key: wanted for key, wanted in rule.items() if key != "because"}
+        for setting in conditions:
+            _must_be_known(setting, where, values)
+        if all(_matches(values[key], wanted) for key, wanted in conditions.items()):
+            what = ", ".join(f"{key}={_as_written(values[key])}" for key in conditions)
+            raise Unsupported(f"{owner} with {what}: {rule['because']}")
 
 
 def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[dict[str, Any]]:
