@@ -1,4 +1,4 @@
-"""FLOPs on the meta device. In: architecture and mode. Out: a Profile, which gives the FlopCount of any micro-batch.
+"""Count the FLOPs of a training step on the meta device: a model and a mode make a Profile, any micro-batch a FlopCount.
 
 Importing this imports neither torch nor transformers; counting does.
 """

@@ -1,9 +1,9 @@
-"""`python -m mfubench.flops [group=option] [key=value]`: the FLOPs of one optimizer step on one device, nothing run.
+"""`python -m mfubench.flops [group=option] [key=value]`: the FLOPs of one optimizer step on one device, without running it.
 
-In: the command line of a run, and flags of its own. Out: a table, or JSON, with what is counted, where it is spent, and
-what it is called elsewhere. No weights and no GPU are needed.
-Exit status: 0 counted; 2 the command line is wrong, or asks for what can't be counted; 1 the count can't be kept, or the
-two counts disagree, which is a mistake in here.
+Takes the command line of a run and flags of its own; prints a table or JSON: the counts, where the FLOPs are spent, and
+the same step under published formulas. Needs neither weights nor a GPU.
+Exit status: 0 counted; 2 the command line is wrong or asks for what can't be counted; 1 the count can't be cached, or the
+two counts disagree, which is a bug in mfubench.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FLOPS_COMMAND = "python -m mfubench.flops"
 def count_step(
     experiment: Experiment, *, documents: tuple[int, ...] | None = None, trained_tokens: int | None = None
 ) -> CountedStep:
-    """Count the step that `experiment` asks for; ValueError for what can't be counted."""
+    """Count the step of `experiment`. Raises ValueError if it can't be counted."""
     shape = (experiment.batch_size, experiment.sequence_length)
     micro_batches = experiment.gradient_accumulation_steps
     step = step_flops(experiment, documents=documents, trained_tokens=trained_tokens)
@@ -55,7 +55,7 @@ def count_step(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Count what the command line asks for and print it; the exit status."""
+    """Count the step that the command line describes and print it. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     given = _flops_parser().parse_intermixed_args(arguments)
     try:
@@ -70,7 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mfubench.flops: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"mfubench.flops: {error}\n  counts are kept below $MFUBENCH_CACHE", file=sys.stderr)
+        print(
+            f"mfubench.flops: {error}\n  counts are cached in $MFUBENCH_CACHE: set it to a writable folder",
+            file=sys.stderr,
+        )
         return 1
     rate = None if given.step_time_s is None else given.step_time_s * given.peak_tflops * 1e12
     if given.json:
@@ -83,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str, Any]:
     """Everything about a step, in FLOP per optimizer step and device.
 
-    `possible_flops`: what the device could do in the step's time, of which the MFU of every convention is a fraction.
+    Args:
+        counted: The step.
+        possible_flops: FLOPs at the device's peak in the measured step time, the denominator of each convention's MFU.
     """
     step, experiment, second = counted.step, counted.experiment, counted.second
     return {
@@ -124,7 +129,7 @@ def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str
 
 
 def _exit_status(counted: CountedStep) -> int:
-    """The exit status; says so where the two counts disagree, as neither is to be believed then."""
+    """Exit status; also prints an error if the two counts disagree, since neither can be trusted then."""
     if counted.second is None or relative_difference(counted.step, counted.second) <= COUNTS_TOLERANCE:
         return 0
     totals = [
@@ -144,18 +149,20 @@ def _flops_parser() -> argparse.ArgumentParser:
         "--step-time-s 1.15 --peak-tflops 312",
         allow_abbrev=False,
     )
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="as of a run: group=option and key=value")
-    parser.add_argument("--json", action="store_true", help="everything, for machines")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="group=option and key=value, as for a run")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--conventions", action="store_true", help="the same step under every published formula")
-    parser.add_argument("--step-time-s", type=_positive, metavar="S", help="a measured step: prints the MFU it makes")
     parser.add_argument(
-        "--peak-tflops", type=_positive, metavar="P", help="the device's peak in TFLOP/s, with the above"
+        "--step-time-s", type=_positive, metavar="S", help="a measured step time in seconds: prints its MFU"
     )
     parser.add_argument(
-        "--documents", type=_lengths, metavar="L,L,...", help="every sequence is packed with documents of these lengths"
+        "--peak-tflops", type=_positive, metavar="P", help="the device's peak in TFLOP/s, with --step-time-s"
     )
     parser.add_argument(
-        "--trained-tokens", type=int, metavar="N", help="only so many tokens of a micro-batch pass lm_head"
+        "--documents", type=_lengths, metavar="L,L,...", help="pack every sequence with documents of these lengths"
+    )
+    parser.add_argument(
+        "--trained-tokens", type=int, metavar="N", help="pass only N tokens of a micro-batch through lm_head"
     )
     return parser
 
@@ -175,7 +182,7 @@ def _lengths(text: str) -> tuple[int, ...]:
         return tuple(int(length) for length in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} are not whole numbers with commas between, such as 512,1536"
+            f"{text!r} must be whole numbers separated by commas, such as 512,1536"
         ) from None
 
 

@@ -1,19 +1,19 @@
-"""The analytic FLOP count, by formulas instead of a trace. From architecture, mode and shape. Pure.
+"""The analytic FLOP count: formulas over architecture, mode and shape, instead of a trace. Pure.
 
-It shares no code with the trace: what it knows of a model is written down in `analytic_model`, so that the two agree only where
-both are right. What it is built of:
+It shares no code with the trace: all it knows of a model is written down in `analytic_model`, so the two agree only if
+both are right. Its rules:
 
 - A product of [positions, inputs] with [inputs, outputs] is 2 x inputs x outputs FLOPs a position; forward once, backward
   once for the weights' gradient and once for the input's (Kaplan et al. 2020, arXiv 2001.08361: 2N and 4N).
-- Under LoRA (Hu et al. 2021, arXiv 2106.09685) a frozen layer makes no gradient of its weights, and one of its input only
-  where something in front of it is trained. Frozen weights of 4 bits are dequantised, which multiplies no matrices, and
-  then do the same (Dettmers et al. 2023, arXiv 2305.14314, section 3).
+- Under LoRA (Hu et al. 2021, arXiv 2106.09685) a frozen layer has no weight gradient, and an input gradient only if
+  something in front of it is trained. Frozen 4-bit weights are dequantised, which is no matrix product, and then do
+  the same (Dettmers et al. 2023, arXiv 2305.14314, section 3).
 - Attention is 2 products forward, scores and output, of 2 x heads x head_dim FLOPs per pair of positions, and 4 backward;
   over the square of a document (PaLM, Chowdhery et al. 2022, appendix B) or the visible pairs (Megatron-LM's count). A
   fused kernel recomputes the scores in its backward pass: 5 products (Dao 2023, arXiv 2307.08691, section 4.1).
 - A token passes through the router and its own experts (Jiang et al. 2024, arXiv 2401.04088, section 2.1).
 - Checkpointing repeats each block's forward pass (Chen et al. 2016, arXiv 1604.06174); the non-reentrant kind stops at the
-  last tensor that the backward pass needs, which is read by the block's last product (torch.utils.checkpoint, early stop).
+  last tensor needed by the backward pass, the input of the block's last product (torch.utils.checkpoint, early stop).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COUNTS_TOLERANCE = 1e-3  # as a fraction; counts that differ by more are not to 
 
 @dataclass(frozen=True)
 class AnalyticCount:
-    """FLOPs of one micro-batch's forward and backward pass on one device, and parameters; the names are FlopCount's."""
+    """FLOPs of one micro-batch's forward and backward pass on one device, and parameters; fields as in FlopCount."""
 
     model_flops: int
     model_flops_causal: int
@@ -52,12 +52,12 @@ class AnalyticCount:
 
 @dataclass(frozen=True)
 class _Passage:
-    """A micro-batch's way through the model and back."""
+    """One micro-batch's forward and backward pass through the model."""
 
     blocks: int  # FLOPs of their layers per position
     head: int  # FLOPs of lm_head per position that passes it
-    gradients: tuple[str, ...]  # of each block's attention: those of queries, keys and values that are made, as "qkv"
-    forwards: int  # how often attention goes forward
+    gradients: tuple[str, ...]  # per block: attention's gradients, of queries, keys and values: "qkv" or fewer
+    forwards: int  # forward passes of attention
 
 
 def analytic_count(
@@ -71,14 +71,21 @@ def analytic_count(
     documents: Sequence[int] | None = None,
     trained_tokens: int | None = None,
 ) -> AnalyticCount | None:
-    """The count of one micro-batch of [batch_size, sequence_length] positions, as `count` makes it.
+    """Count one micro-batch of [batch_size, sequence_length] positions with formulas, to check `count`.
 
-    `architecture`: transformers' config.json by its own keys. `mode`: full, or LoRA on any linear layers.
-    `recomputation`: none | reentrant | non_reentrant. `attention`: sdpa | eager | flash_attention_2.
-    `documents`: the lengths of those that every sequence is packed with, None for one. `trained_tokens`: the positions of the
-    micro-batch that pass lm_head, None for all.
-    None for what has no formula here, which `not_written_down` says in words. It checks nothing: what `count` refuses has
-    no meaning here.
+    Args:
+        architecture: transformers' config.json by its own keys.
+        mode: full, or LoRA on any linear layers.
+        recomputation: none | reentrant | non_reentrant.
+        attention: sdpa | eager | flash_attention_2.
+        batch_size: Sequences in the micro-batch.
+        sequence_length: Positions in each sequence.
+        documents: Lengths of the documents that every sequence is packed with; None for one document.
+        trained_tokens: Positions of the micro-batch that pass lm_head; None for all.
+
+    Returns:
+        The count, or None if there is no formula (`not_written_down` has the reason). Nothing is checked: the result is
+        meaningless for arguments that `count` refuses.
     """
     if not_written_down(architecture, mode) is not None:
         return None
@@ -101,9 +108,9 @@ def analytic_count(
         return sum(_visible_pairs(block, length) for length in lengths)
 
     def computed(block: Block, *, causal: bool) -> int:
-        """Only a kernel for documents of different lengths leaves out the pairs between them.
+        """Pairs that the kernel computes: only a variable-length kernel skips those between documents.
 
-        The others are told by a mask, as SDPA is of a window that is full, and then compute every pair; eager does always.
+        SDPA and eager get packing as a mask (SDPA a full sliding window too), and compute every masked pair; eager always.
         """
         if attention == "flash_attention_2":
             return visible(block) if causal else squares(block)
@@ -127,12 +134,12 @@ def relative_difference(counted: Any, closed: AnalyticCount) -> float:
 
 
 def _passage(model: AnalyticModel, needs_input_gradient: bool) -> _Passage:
-    """Forward and back once; `reached`: the first block's input requires a gradient."""
+    """One forward and backward pass; `needs_input_gradient`: the first block's input requires a gradient."""
     flops, gradients = 0, []
     for block in model.blocks:
         q, k, v = (needs_input_gradient or layer.is_trained for layer in (block.queries, block.keys, block.values))
         attended = q or k or v
-        halfway = attended or block.output.is_trained  # the residual that goes past them is reached only where they are
+        halfway = attended or block.output.is_trained  # the residual past attention needs a gradient only then
         wide = halfway or any(layer.is_trained for layer in block.widening)
         flops += sum(_forward_flops(layer) for layer in block.layers)
         flops += sum(
@@ -152,9 +159,9 @@ def _passage(model: AnalyticModel, needs_input_gradient: bool) -> _Passage:
 
 
 def _with_recomputation(model: AnalyticModel, recomputation: str) -> _Passage:
-    """With the blocks' forward pass repeated. Under LoRA, too, the first block's input then requires a gradient.
+    """`_passage` with the blocks' forward pass repeated; the first block's input requires a gradient, under LoRA too.
 
-    Without it reentrant checkpointing would train nothing, so every framework arranges it, for both kinds.
+    Reentrant checkpointing would train nothing without it, so every framework arranges for it, for both kinds.
     """
     once = _passage(model, needs_input_gradient=True)
     again = sum(_forward_flops(layer) for block in model.blocks for layer in block.layers)
@@ -168,29 +175,29 @@ def _forward_flops(layer: Layer) -> int:
 
 
 def _last_product(layer: Layer) -> int:
-    """The adapter's second product is made after the layer's own."""
+    """Forward FLOPs of the layer's last product: the adapter's second, made after the layer's own."""
     return 2 * layer.outputs * (layer.rank or layer.inputs)
 
 
 def _backward_flops(layer: Layer, needs_input_gradient: bool) -> int:
-    """FLOPs of the gradients; `reached`: its input requires one. Between its two matrices an adapter always does."""
+    """FLOPs of the layer's gradients. Between its two matrices an adapter always needs the input gradient."""
     of_weights = 2 * (layer.trained * layer.inputs * layer.outputs + layer.adapters)
     of_input = 2 * needs_input_gradient * (layer.inputs * layer.outputs + layer.rank * layer.inputs)
     return of_weights + of_input + 2 * layer.rank * layer.outputs
 
 
 def _least_backward(gradients: str) -> int:
-    """Attention's products backward by the PaLM convention: twice the forward pass's."""
+    """Backward products of attention by the PaLM convention: twice the forward pass's."""
     return 4 if gradients else 0
 
 
 def _fused_backward(gradients: str) -> int:
-    """The scores again, then the gradients of scores, queries, keys and values, wanted or not."""
+    """Backward products of a fused kernel: the scores again, then all gradients: of scores, queries, keys and values."""
     return 5 if gradients else 0
 
 
 def _eager_backward(gradients: str) -> int:
-    """A product for each gradient that is wanted; queries and keys get theirs by way of the scores'."""
+    """Backward products of eager attention: one for each needed gradient; those of queries and keys need the scores' too."""
     return len(gradients) + ("q" in gradients or "k" in gradients)
 
 

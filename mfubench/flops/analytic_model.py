@@ -1,7 +1,7 @@
-"""The analytic model of a decoder-only transformer: the matrices that it is made of. Pure.
+"""The matrices of a decoder-only transformer, from which the analytic count is made. Pure.
 
-The analytic count is made of it; it shares no code with the trace: blocks of attention and a gated MLP, or
-experts, between an embedding and lm_head, as the families' modeling_*.py in transformers 5 have them.
+Shares no code with the trace. A model is an embedding, blocks of attention and a gated MLP (or experts), and lm_head, as
+in the families' modeling_*.py of transformers 5.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE_KEYS = (
     "head_dim",
 )
 QWEN_WINDOW = {"use_sliding_window": False, "sliding_window": 4096}
-# The words of config.json that each family's model reads, with what each is where it isn't given; transformers ignores the
+# The config.json keys that each family's model reads, with their defaults; transformers ignores the
 # others. From the families' configuration_*.py and modeling_*.py in transformers 5.
 DEFAULTS: Mapping[str, tuple[tuple[int | None, ...], Mapping[str, Any]]] = {
     "llama": ((32000, 4096, 11008, 32, 32, None, None), {"attention_bias": False, "mlp_bias": False}),
@@ -53,12 +53,12 @@ DEFAULTS: Mapping[str, tuple[tuple[int | None, ...], Mapping[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix that positions are multiplied with."""
+    """A weight matrix that positions are multiplied with."""
 
     inputs: int
     outputs: int
     trained: bool
-    rank: int = 0  # of the LoRA matrices beside it; 0: there are none
+    rank: int = 0  # of the LoRA matrices beside it; 0: no LoRA
 
     @property
     def is_trained(self) -> bool:
@@ -73,7 +73,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Block:
-    """A block: what its attention and its MLP, or experts, multiply with, in order."""
+    """A block: the layers of its attention and of its MLP or experts, in order."""
 
     queries: Layer
     keys: Layer
@@ -81,14 +81,14 @@ class Block:
     output: Layer
     widening: tuple[Layer, ...]  # gate and up; or the router and the experts' gate and up
     narrowing: Layer  # down
-    ends_in_product: bool  # nothing after it is kept for the backward pass
+    ends_in_product: bool  # the backward pass needs no tensor made after `narrowing`
     channels: int  # of the attention, all heads together
     causal: bool
-    window: int | None  # positions that each query sees at most
+    window: int | None  # most positions that a query sees; None: no window
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """All that a position is multiplied with, in order."""
+        """All layers of the block, in order."""
         return (self.queries, self.keys, self.values, self.output, *self.widening, self.narrowing)
 
 
@@ -108,7 +108,7 @@ class AnalyticModel:
 
 
 def not_written_down(architecture: Mapping[str, Any], mode: Mode) -> str | None:
-    """Say why there is no analytic model of this, in words that follow "because"; None if there is one."""
+    """The reason why there is no analytic model, to follow "because"; None if there is one."""
     family = architecture.get("model_type")
     if family not in DEFAULTS:
         return f"model_type={family} is none of {', '.join(DEFAULTS)}"
@@ -118,9 +118,10 @@ def not_written_down(architecture: Mapping[str, Any], mode: Mode) -> str | None:
 
 
 def analytic_model(architecture: Mapping[str, Any], mode: Mode) -> AnalyticModel:
-    """The matrices of a model of `architecture`, transformers' config.json by its own keys, trained as `mode` says.
+    """Build the matrices of a model trained in `mode`.
 
-    It checks nothing: `not_written_down` has to be None, and what no model can be has no meaning here.
+    `architecture` is transformers' config.json by its own keys. Nothing is checked: `not_written_down` must be None, and the
+    result is meaningless for an impossible model.
     """
     words = _architecture_values(architecture)
     return AnalyticModel(
@@ -157,7 +158,7 @@ def _targets(mode: Mode) -> list[str]:
 
 
 def _layer(mode: Mode, name: str, inputs: int, outputs: int) -> Layer:
-    """The linear layer called `name`, with LoRA beside it if it, or the end of its name after a dot, is a target."""
+    """The linear layer `name`; with LoRA if a target is its name, or the end of its name after a dot."""
     targeted = any(name == target or name.endswith(f".{target}") for target in _targets(mode))
     return Layer(inputs, outputs, trained=not mode.has_adapters, rank=(mode.rank or 0) if targeted else 0)
 
@@ -170,7 +171,7 @@ def _block(words: Mapping[str, Any], mode: Mode, index: int) -> Block:
         return _layer(mode, f"model.layers.{index}.{name}", inputs, outputs)
 
     if _has_experts(words, index):
-        # Experts and router are no linear layers, which LoRA could stand beside; a token's experts are one wide one to it.
+        # Experts and router are no nn.Linear, so they get no LoRA; to a token, its experts are one wide expert.
         wide, trained = words["num_experts_per_tok"] * _expert_size(words), not mode.has_adapters
         widening = (Layer(hidden, words["num_experts"], trained), Layer(hidden, 2 * wide, trained))
         narrowing = Layer(wide, hidden, trained)
@@ -185,7 +186,7 @@ def _block(words: Mapping[str, Any], mode: Mode, index: int) -> Block:
         output=layer("self_attn.o_proj", channels, hidden),
         widening=widening,
         narrowing=narrowing,
-        # Gemma 2 normalises what down_proj gives; experts' outputs are weighted by the router.
+        # Gemma 2 normalises down_proj's output; experts' outputs are weighted by the router.
         ends_in_product=words["family"] != "gemma2" and not _has_experts(words, index),
         channels=channels,
         causal=not words.get("use_bidirectional_attention"),
@@ -204,7 +205,7 @@ def _expert_size(words: Mapping[str, Any]) -> int:
 
 
 def _block_window(words: Mapping[str, Any], index: int) -> int | None:
-    """The sliding window of a block: of all, of those that layer_types names, or of those that it would by default."""
+    """The sliding window of a block: every block's, or that of the blocks named by layer_types or by its default."""
     if not words.get("use_sliding_window", True):
         return None
     window = words.get("sliding_window")

@@ -1,8 +1,8 @@
-"""Attention FLOPs. In: an attention call and the documents of its micro-batch. Out: its FLOPs by convention.
+"""Attention FLOPs of a recorded call and its documents, by convention.
 
-What a call costs depends on its kernel: how many products its backward pass has, and whether the pairs of positions that
-the causal mask hides are computed. Both products of the forward pass, scores (query x key) and output (scores x value),
-take 2 FLOPs per pair, head and channel.
+The cost depends on the kernel: how many products its backward pass has, and whether it computes the pairs of positions
+hidden by the causal mask. Both products of the forward pass, scores (query x key) and output (scores x value), take
+2 FLOPs per pair, head and channel.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class AttentionCall:
     head_dim: int
     value_dim: int
     causal: bool
-    window: int | None  # positions that each query sees at most
-    gradients: str = ""  # those that are made: of queries, keys and values, "qkv" or fewer; none in a forward pass
+    window: int | None  # most positions that a query sees; None: no window
+    gradients: str = ""  # gradients computed, of queries, keys and values: "qkv" or fewer; none in a forward pass
 
 
 def visible_pairs(call: AttentionCall, length: int) -> int:
@@ -38,8 +38,8 @@ def visible_pairs(call: AttentionCall, length: int) -> int:
 def model_flops(call: AttentionCall, batch_size: int, documents: Sequence[int], *, causal: bool) -> int:
     """FLOPs by the PaLM convention (Chowdhery et al. 2022, appendix B): the backward pass is twice the forward pass.
 
-    `documents`: the lengths of those that every sequence is packed with, one where it isn't. Over the full square of each
-    document, or, with `causal`, over the visible pairs alone (Megatron-LM's count).
+    Over the full square of each document or, with `causal`, over the visible pairs alone (Megatron-LM's count).
+    `documents`: lengths of the documents that every sequence is packed with; one if it isn't packed.
     """
     products = 2 if call.gradients else 1
     pairs = sum(visible_pairs(call, length) if causal else length**2 for length in documents)
@@ -49,10 +49,10 @@ def model_flops(call: AttentionCall, batch_size: int, documents: Sequence[int], 
 def kernel_flops(
     call: AttentionCall, batch_size: int, documents: Sequence[int], *, kernel: str, skip_masked: bool
 ) -> int:
-    """FLOPs of a kernel (sdpa | flash_attention_2 | eager), as PyTorch's counter has them; `documents` as above.
+    """FLOPs of a kernel (sdpa | flash_attention_2 | eager), as in PyTorch's counter; `documents` as in `model_flops`.
 
-    The backward pass of a fused kernel recomputes the scores and makes every gradient, 5 products; eager attention has
-    kept the scores and makes those gradients that are needed, 4 products or fewer.
+    The backward pass of a fused kernel recomputes the scores and computes every gradient: 5 products. Eager attention has
+    kept the scores and computes only the needed gradients: 4 products or fewer.
     `skip_masked` leaves out the pairs that the kernel doesn't compute; see `_computed_pairs`.
     """
     pairs = _computed_pairs(call, documents, kernel, skip_masked)
@@ -64,9 +64,9 @@ def kernel_flops(
 def _computed_pairs(call: AttentionCall, documents: Sequence[int], kernel: str, skip_masked: bool) -> int:
     """Pairs of one head and sequence that a kernel computes, or, without `skip_masked`, the squares that they lie in.
 
-    Flash attention is told where documents begin, and knows no pair between two. SDPA and eager attention are told by a
-    mask over the whole sequence, and compute what it hides; so is SDPA of a sliding window, by transformers as soon as the
-    sequence fills it. Only of causality SDPA is told otherwise, and skips it. Eager attention skips nothing.
+    FlashAttention is told where documents begin and computes no pair between two. SDPA and eager attention get a mask over
+    the whole sequence and compute the masked pairs; with a sliding window transformers gives SDPA a mask as soon as the
+    sequence fills the window. SDPA skips pairs for causality alone, eager attention never.
     """
     if kernel == "flash_attention_2":
         return sum(visible_pairs(call, length) if skip_masked else length**2 for length in documents)
@@ -91,11 +91,11 @@ def recording_attention(
 ) -> Callable[..., tuple[Any, None]]:
     """An attention function of transformers' interface that computes nothing and records each pass over it.
 
-    It stands for every kernel: PyTorch has no fused ones on the meta device, where SDPA falls to separate products, and
-    what each pass costs is worked out from its call. Being the model's own attention function it is also called when a
-    block is recomputed. Tensors: query [batch, heads, sequence, head_dim], key and value with their own heads; the output
-    is [batch, sequence, heads, value_dim]. Raises ValueError for heads that can't share the keys, and for attention that
-    isn't over the whole sequences of the micro-batch.
+    It stands for every kernel: on the meta device PyTorch has no fused ones (SDPA falls back to separate products), so a
+    call is recorded and its cost worked out later. As the model's own attention function it is also called when a block is
+    recomputed. Tensors: query [batch, heads, sequence, head_dim], key and value with their own heads; the output is
+    [batch, sequence, heads, value_dim]. The function raises ValueError if the query heads can't share the key-value heads,
+    or if attention isn't over the whole sequences of the micro-batch.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Break FLOPs down by phase, operator and module group: the place of an operator in a running trace, and the hardware
-FLOPs of a Profile and a shape by place.
+"""Break FLOPs down by phase, operator and module group.
 
-The modules are those of transformers by their names; a product that a rule doesn't know is in the group `other`.
+Finds the place of an operator in a running trace, and sums a Profile's hardware FLOPs for a shape by place. Modules are
+known by their names in transformers; products of other modules are in the group `other`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mfubench.flops.profile import LM_HEAD_GROUPS, Profile, product_flops
 
 OperatorPlace = tuple[str, str, str]  # phase, operator, module group
 FORWARD_PHASE, BACKWARD_PHASE, RECOMPUTATION_PHASE = PHASES = ("forward", "backward", "recomputation")
-ATTENTION = "attention"  # the operator that stands for every attention kernel
+ATTENTION = "attention"  # stands for every attention kernel
 SCORES = "attention scores"
 LM_HEAD, LORA_OF_HEAD = LM_HEAD_GROUPS
 LORA = "LoRA"
 OTHER_MODULES = "other"
-MODULE_GROUP_PATTERNS = (  # the first rule that matches a part of a module's dotted name, from its end, decides
+MODULE_GROUP_PATTERNS = (  # tried on the parts of a module's dotted name, last part first; the first match decides
     ("router", r"gate|router|shared_expert_gate"),
     ("experts", r"experts|shared_experts?"),
     ("attention projections", r"(\w+_)?(attn|attention)"),
@@ -34,10 +34,10 @@ MODULE_GROUPS = ("embedding", "attention projections", SCORES, "MLP", "experts",
 
 
 def group_of(name: str) -> str:
-    """The group of the module with that dotted name: layers.0.self_attn.q_proj is among the attention projections.
+    """The group of the module with that dotted name: layers.0.self_attn.q_proj is one of the attention projections.
 
-    LoRA's matrices stand inside the layer that they adapt; those of lm_head have a group of their own, as fewer
-    positions may pass them.
+    LoRA's matrices belong to the layer that they adapt; those of lm_head have a group of their own, as fewer positions may
+    pass them.
     """
     parts = name.split(".")
     group = next(
@@ -51,10 +51,10 @@ def group_of(name: str) -> str:
 
 @contextmanager
 def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
-    """Gives a function that a dispatch mode asks, while `model` runs, for the place of the operator that it sees.
+    """Yield a function for a dispatch mode: it returns the place of the current operator while `model` runs.
 
-    An operator inside a module's forward belongs to that module: in the recomputation if the backward pass is under
-    way. One outside is of the backward pass, and belongs where the operator that made its autograd node did; nodes are
+    An operator inside a module's forward belongs to that module, and to the recomputation if the backward pass has begun.
+    One outside is of the backward pass and belongs to the place of the operator that made its autograd node; nodes are
     numbered in the order in which they are made, each just before its operator runs.
     """
     import torch
@@ -78,12 +78,12 @@ def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
                 operator,
                 OTHER_MODULES if node is None else made.get(node._sequence_nr(), OTHER_MODULES),
             )
-        # An operator that makes no node finds the number of one before it, which has its operator already.
+        # An operator that makes no node finds the number of an earlier one, whose place is known already.
         made.setdefault(torch._C._autograd._get_sequence_nr() - 1, running[-1])
         return FORWARD_PHASE if node is None else RECOMPUTATION_PHASE, operator, running[-1]
 
     entered = register_module_forward_pre_hook(enter)
-    # A recomputation that has all it needs ends in the middle of a block, by an exception.
+    # A recomputation ends by an exception, in the middle of a block, once it has all it needs.
     left = register_module_forward_hook(leave, always_call=True)
     try:
         yield place
@@ -100,7 +100,7 @@ def hardware_flops(
     documents: Sequence[int] | None = None,
     trained_tokens: int | None = None,
 ) -> dict[OperatorPlace, int]:
-    """Hardware FLOPs of a micro-batch by place; together those of `profile.of` the same shape, to the last one."""
+    """Hardware FLOPs of a micro-batch by place; their sum is exactly that of `profile.of` the same shape."""
     lengths = (sequence_length,) if documents is None else documents
     by_place: Counter[OperatorPlace] = Counter()
     for key, flops in product_flops(profile.executed_products, batch_size * sequence_length, trained_tokens).items():
@@ -118,7 +118,7 @@ def hardware_flops(
 
 
 def by_phase(by_place: Mapping[OperatorPlace, int]) -> dict[str, int]:
-    """FLOPs of every phase, those of none too."""
+    """FLOPs of every phase, including phases with none."""
     return {phase: sum(n for place, n in by_place.items() if place[0] == phase) for phase in PHASES}
 
 

@@ -1,6 +1,6 @@
-"""The same workload under everybody's formula. In: a Profile and a step. Out: the FLOPs that each would put in an MFU.
+"""The FLOPs of one step under each published formula: the numerators that other tools would put in an MFU.
 
-The formulas are data, in conventions.yaml: arithmetic over the quantities named here. Other tools' names stand there only.
+The formulas are data, in conventions.yaml: arithmetic over the quantities named here. Other tools' names occur only there.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ CONVENTIONS_FILE = Path(__file__).with_name("conventions.yaml")
 ARCHITECTURE_QUANTITIES = {  # of an architecture
     "N": "parameters of the model, without LoRA's; tied ones once",
     "N_embedding": "parameters of the input embedding",
-    "N_idle": "parameters of the experts that a token doesn't pass through",
+    "N_idle": "parameters of the experts a token doesn't use",
     "tied": "1 if lm_head is the input embedding, else 0",
     "L": "blocks",
     "h": "hidden size",
     "f": "intermediate size",
-    "f_expert": "intermediate size of an expert; without a mixture that of the MLP",
+    "f_expert": "intermediate size of an expert, or of the MLP without experts",
     "heads": "attention heads",
     "kv_heads": "key-value heads",
     "d_head": "channels of a head",
     "experts": "experts of a block's router; 0 without one",
-    "experts_per_token": "experts that a token passes through; 1 without a router",
+    "experts_per_token": "experts per token; 1 without a router",
     "vocab": "entries of the vocabulary",
 }
-STEP_QUANTITIES = {  # of one optimizer step on one device
+STEP_QUANTITIES = {  # of one optimizer step, on one device
     "T": "tokens",
     "s": "tokens of a sequence",
     "N_lora": "parameters of the LoRA matrices; 0 in full training",
@@ -52,7 +52,7 @@ class Convention:
     flops: str
     words: str
     source: str
-    lora: str | None = None  # the expression for LoRA, where it is another one
+    lora: str | None = None  # the expression for LoRA, if it differs
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ConventionFigure:
     """A convention's FLOPs of a step on one device. None: the architecture lacks one of the formula's quantities."""
 
     convention: Convention
-    expression: str  # the one of this mode
+    expression: str  # for this mode
     flops: int | None
 
 
@@ -95,7 +95,7 @@ def figures(
 
 
 def architecture_quantities(config: Any, model: Any) -> dict[str, int]:
-    """ARCHITECTURE_QUANTITIES of transformers' `model` of `config`; without those that its architecture doesn't have."""
+    """ARCHITECTURE_QUANTITIES of transformers' `model` of `config`; those that the architecture lacks are left out."""
     text = config.get_text_config()
     embedding = model.get_input_embeddings().weight
     output = model.get_output_embeddings()
@@ -124,7 +124,7 @@ def architecture_quantities(config: Any, model: Any) -> dict[str, int]:
 
 
 def names_in(expression: str) -> set[str]:
-    """The quantities that an expression is made of."""
+    """The names of the quantities in an expression."""
     return {node.id for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.Name)}
 
 

@@ -1,6 +1,6 @@
-"""Counting a model. In: architecture, mode, recomputation, attention. Out: its Profile, or the FlopCount of one shape.
+"""Count a model's FLOPs: its Profile, or the FlopCount of one shape, from architecture, mode, recomputation and attention.
 
-The shapes that are traced are small and odd: a product that isn't proportional to the positions shows between them.
+The traced shapes are small and odd, so that products not proportional to the positions differ between them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
 from mfubench.workload.architecture import config_of
 
-# One product per token and expert; transformers' default, a grouped product, has no formula and does the same work.
+# One product per token and expert: the work of transformers' default, a grouped product, which has no formula.
 EXPERTS = "batched_mm"
 TRACED_SHAPE = {"batch_size": 1, "sequence_length": 8}
 SECOND_TRACED_SHAPE = {"batch_size": 3, "sequence_length": 5}
@@ -42,7 +42,7 @@ def count(
     batch_size: int,
     sequence_length: int,
 ) -> FlopCount:
-    """The count of one micro-batch of [batch_size, sequence_length] positions, every label valid.
+    """Count one micro-batch of [batch_size, sequence_length] positions, every label valid.
 
     Raises ValueError as `profile` does, and for a shape that the model can't read.
     """
@@ -54,11 +54,18 @@ def count(
 def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str) -> Profile:
     """Profile the model's work in a micro-batch of any shape.
 
-    `architecture`: transformers' config.json by its own keys. `recomputation`: none | reentrant | non_reentrant.
-    `attention`: sdpa | eager | flash_attention_2. Dropout, norms and other elementwise work cost no FLOPs. A token passes
-    through as many experts of a mixture as the model says, however they are shared out.
-    Raises ValueError for what the model or the options can't be (see `architecture.config_of` and `meta_model`), and for a
-    model whose plain products aren't proportional to the positions.
+    Dropout, norms and other elementwise work cost no FLOPs. A token passes through as many experts as the model says,
+    however they are distributed.
+
+    Args:
+        architecture: transformers' config.json by its own keys.
+        mode: full, or LoRA on any linear layers.
+        recomputation: none | reentrant | non_reentrant.
+        attention: sdpa | eager | flash_attention_2.
+
+    Raises:
+        ValueError: The model or an option is impossible (see `architecture.config_of` and `meta_model`), or the model's
+            plain products aren't proportional to the positions.
     """
     _check_count_options(mode, recomputation, attention)
     with isolated():
@@ -95,7 +102,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
 
 
 def _of_all_blocks(model: Any, two: Trace, repeated: Repetition | None) -> Trace:
-    """The trace of the whole model, from `two`, that of `model`, which of repeated blocks holds two repetitions."""
+    """The trace of the whole model, from `two`, the trace of `model` with two repetitions of its repeated blocks."""
     if repeated is None:
         return two
     with with_repetitions(repeated, 1):
@@ -115,7 +122,7 @@ def _per_position(products: Mapping[OperatorPlace, int]) -> dict[str, int]:
 
 
 def _check_proportional(one: Trace, other: Trace, model_type: str) -> None:
-    """Products that grow faster or slower than the positions, such as those of a model that attends in its own way."""
+    """Raise ValueError if products grow faster or slower than the positions, as when a model has its own attention code."""
     few, many = (shape["batch_size"] * shape["sequence_length"] for shape in (TRACED_SHAPE, SECOND_TRACED_SHAPE))
     proportional = one.product_flops * many == other.product_flops * few
     calls = (one.attention_calls, one.uncounted_operators), (other.attention_calls, other.uncounted_operators)
@@ -144,7 +151,7 @@ AmountKey = TypeVar("AmountKey")
 
 @dataclass(frozen=True)
 class Repetition:
-    """A model's blocks: `times` times the same `period` of them."""
+    """A model's blocks: `times` repetitions of the same `period` of them."""
 
     blocks: Any  # torch.nn.ModuleList
     period: int
@@ -152,7 +159,7 @@ class Repetition:
 
 
 def repetition(model: Any) -> Repetition | None:
-    """Find how the blocks of `model` repeat; None if they don't, or too seldom to gain anything."""
+    """Find how the blocks of `model` repeat; None if they don't, or too seldom to save time."""
     import torch
 
     config = model.config.get_text_config()
@@ -171,7 +178,7 @@ def repetition(model: Any) -> Repetition | None:
 
 @contextmanager
 def with_repetitions(repeated: Repetition, times: int) -> Iterator[None]:
-    """The model with its blocks repeated `times` times only; all are back afterwards."""
+    """Cut the model's blocks to `times` repetitions; all are restored afterwards."""
     kept = repeated.period * times
     rest = list(repeated.blocks[kept:])
     del repeated.blocks[kept:]
@@ -182,15 +189,15 @@ def with_repetitions(repeated: Repetition, times: int) -> Iterator[None]:
 
 
 def extrapolated(one: int, two: int, times: int) -> int:
-    """An amount of a model whose blocks are repeated `times` times, from that with one and with two repetitions.
+    """An amount of a model with `times` repetitions, from its amounts with one and with two.
 
-    The first repetition may differ from the others, as it does where nothing in front of it is trained.
+    The first repetition may differ from the others, as it does if nothing in front of it is trained.
     """
     return one + (times - 1) * (two - one)
 
 
 def extrapolated_each(one: Mapping[AmountKey, int], two: Mapping[AmountKey, int], times: int) -> dict[AmountKey, int]:
-    """`extrapolated` of every amount in two mappings; what a mapping lacks is 0."""
+    """`extrapolated` for every amount in two mappings; an amount missing from one is 0 there."""
     return {key: extrapolated(one.get(key, 0), two.get(key, 0), times) for key in dict.fromkeys((*one, *two))}
 
 
@@ -200,7 +207,7 @@ def _share_parameters(blocks: Any) -> bool:
 
 
 def _signature(block: Any) -> Signature:
-    """All that tells one block from another but its number: classes, plain settings and the shapes of its parameters."""
+    """Everything that distinguishes a block but its number: classes, plain settings and the shapes of its parameters."""
     return tuple(
         (name, type(module), _plain_settings(module), _shapes(module)) for name, module in block.named_modules()
     )

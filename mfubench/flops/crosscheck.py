@@ -1,4 +1,4 @@
-"""Hold the traced FLOP count of a step against the analytic one, which shares no code with it."""
+"""Check the traced FLOP count of a step against the analytic one, which shares no code with it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class SecondCount:
 
 
 def compare_counts(experiment: Experiment, traced: FlopCount) -> SecondCount | None:
-    """Count the `traced` step analytically and compare; None if `not_written_down` says why it has no analytic count."""
+    """Count the `traced` step analytically and compare; None if `not_written_down` says why that can't be done."""
     closed = second_count(experiment)
     return None if closed is None else SecondCount(closed, relative_difference(traced, closed))
 
 
 def second_count_in_words(experiment: Experiment, second: SecondCount | None) -> str:
-    """The difference of the two counts in words, or why there is only one."""
+    """The difference of the two counts as a phrase, or the reason why there is only one."""
     if second is None:
         return f"none: {not_written_down(experiment.model.architecture, experiment.mode)}"
     return f"{second.apart:.2%} apart, by a closed form that shares no code with the first"

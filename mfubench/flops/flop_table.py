@@ -1,4 +1,4 @@
-"""Tables of a counted step, and CountedStep itself, from which the JSON is made too."""
+"""Tables of a counted step, and CountedStep itself, the source of the JSON too."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class CountedStep:
     """The counts of one optimizer step on one device."""
 
     experiment: Experiment
-    documents: tuple[int, ...] | None  # lengths of those that every sequence is packed with; None: one
+    documents: tuple[int, ...] | None  # lengths of the documents in every sequence; None: one document
     trained_tokens: int | None  # positions of a micro-batch that pass lm_head; None: all
     step: FlopCount
     second: AnalyticCount | None  # the same step by formulas
-    no_second: str | None  # why there is none
+    no_second: str | None  # the reason if `second` is None
     places: dict[OperatorPlace, int]  # hardware FLOPs by phase, operator and module group
     conventions: list[ConventionFigure]
     tokens: int  # positions computed
 
 
 def show_step(counted: CountedStep, possible_flops: float | None, console: Console, *, conventions: bool) -> None:
-    """Print a step; `possible_flops`: what the device could do in the step's time, if that is known."""
+    """Print a step; `possible_flops`: FLOPs at the device's peak in the measured step time, if known."""
     step = counted.step
     console.print(_workload_line(counted), highlight=False, soft_wrap=True)
     totals = _plain_table("", "TFLOP per step", "GFLOP per token", *([] if possible_flops is None else ["MFU, HFU"]))
@@ -60,13 +60,13 @@ def show_step(counted: CountedStep, possible_flops: float | None, console: Conso
     console.print(spent)
     if step.uncounted:
         listed = ", ".join(f"{operator} ({calls} calls)" for operator, calls in step.uncounted.items())
-        _print_term(console, "not counted, having no formula (shapes of a small micro-batch)", listed)
+        _print_term(console, "not counted, for want of a formula (shapes of a small micro-batch)", listed)
     if conventions:
         _show_conventions(counted.conventions, possible_flops, console)
 
 
 def flops_share(flops: int | None, possible_flops: float | None) -> float | None:
-    """FLOPs as a fraction of what was possible; None where either isn't known."""
+    """FLOPs as a fraction of `possible_flops`; None if either isn't known."""
     return None if flops is None or possible_flops is None else flops / possible_flops
 
 
@@ -126,6 +126,6 @@ def _tera(flops: int | None) -> str:
 
 
 def _percent(flops: int | None, possible_flops: float | None) -> list[str]:
-    """The cell of a column that is there only when a step's time was given."""
+    """The cell of the MFU column, which exists only if a step time was given."""
     fraction = flops_share(flops, possible_flops)
     return [] if possible_flops is None else ["-" if fraction is None else f"{fraction:.1%}"]

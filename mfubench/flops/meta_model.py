@@ -1,7 +1,7 @@
-"""The model on the meta device: shapes without data, ready to be traced.
+"""Build the model on the meta device: shapes without data, ready to be traced.
 
-What a user got wrong about the model shows here, before anything is started: sizes that no model can have, an attention
-that it can't use, LoRA targets that aren't in it.
+A user's mistakes about the model show here, before anything is started: impossible sizes, an attention that the model
+can't use, LoRA targets that it doesn't have.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from mfubench.flops.profile import check_positions
 
 
 def positions(config: Any) -> int | None:
-    """The most positions that a sequence of a model of `config` may have; None where nothing limits them."""
+    """The most positions that a model of `config` allows in a sequence; None if there is no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_sequence_length(config: Any, sequence_length: int) -> None:
-    """Raise ValueError for more positions than a model of `config` has."""
+    """Raise ValueError for a sequence longer than a model of `config` allows."""
     check_positions(positions(config), sequence_length)
 
 
 def build_model(config: Any, mode: Mode) -> Any:
-    """A model of `config` on the meta device, in training mode, trained as `mode` says; eager, nothing recomputed.
+    """Build a model of `config` on the meta device, in training mode, trained as `mode` says; eager, without checkpointing.
 
-    Raises ValueError for values that no model can be made of, and for LoRA targets that the model doesn't have.
+    Raises ValueError for impossible values, and for LoRA targets that the model doesn't have.
     """
     model = bare_model(config)
     return with_lora(model, mode) if mode.has_adapters else model
 
 
 def bare_model(config: Any, experts: str | None = None) -> Any:
-    """As `build_model`, all of it trained; `experts` is how a mixture's are computed, None as transformers does by default."""
+    """As `build_model`, fully trained; `experts`: the implementation of a mixture's experts, None for transformers' default."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -51,7 +51,7 @@ def bare_model(config: Any, experts: str | None = None) -> Any:
 
 
 def check_attention(model: Any, attention: str) -> None:
-    """Raise ValueError for an `attention` that transformers refuses for this model, such as SDPA where scores are capped."""
+    """Raise ValueError if transformers refuses `attention` for this model, as it refuses SDPA with capped scores."""
     allowed = {"sdpa": model._supports_sdpa, "eager": True, "flash_attention_2": model._supports_flash_attn}
     if not allowed[attention]:
         kinds = [kind for kind, supported in allowed.items() if supported]
@@ -64,19 +64,19 @@ def check_attention(model: Any, attention: str) -> None:
 
 
 def names_a_block(mode: Mode) -> bool:
-    """True if a LoRA target stands in one block only, as layers.3.self_attn.q_proj does."""
+    """True if a LoRA target names a single block, as layers.3.self_attn.q_proj does."""
     return any(part.isdigit() for target in mode.target_modules or [] for part in target.split("."))
 
 
 def checkpoint(model: Any, recomputation: str) -> None:
-    """Make the model recompute its blocks: `recomputation` is reentrant or non_reentrant. ValueError for one that can't.
+    """Turn on gradient checkpointing; `recomputation` is reentrant or non_reentrant. Raises ValueError if the model can't.
 
     The first block's input then requires a gradient, as every framework arranges it under LoRA: without it no gradient
     would reach the blocks. In full training it has one anyway, the embedding's.
     """
     if not model.supports_gradient_checkpointing:
         raise WrongCombination(
-            f"transformers recomputes nothing of {model.config.model_type}",
+            f"transformers can't checkpoint the activations of {model.config.model_type}",
             given=f"gradient_checkpointing={recomputation}",
             expected="none",
             instead="gradient_checkpointing=none",
@@ -86,7 +86,7 @@ def checkpoint(model: Any, recomputation: str) -> None:
 
 
 def with_lora(model: Any, mode: Mode) -> Any:
-    """The model with LoRA matrices beside its targets, all else frozen. Raises ValueError for targets that it hasn't."""
+    """Add LoRA matrices to the targets and freeze all else. Raises ValueError for targets that the model doesn't have."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -97,13 +97,13 @@ def with_lora(model: Any, mode: Mode) -> Any:
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=mode.rank,
-        lora_dropout=0.0,  # whatever the run's is: it makes no product, and would make counting slower
+        lora_dropout=0.0,  # not the run's: dropout is no product, and would slow the count down
         target_modules=targets,
     )
     with torch.device("meta"):
         try:
             adapted = get_peft_model(model, lora, autocast_adapter_dtype=False)
-        except ValueError as error:  # of two matrices that a mixture's experts keep as one, it takes both or neither
+        except ValueError as error:  # peft takes both or neither of two matrices that experts keep as one
             raise _beside_experts_error(model.config.model_type, linear, targets) from error
     if lora.target_parameters:
         raise _beside_experts_error(model.config.model_type, linear, targets)
@@ -111,7 +111,7 @@ def with_lora(model: Any, mode: Mode) -> Any:
 
 
 def _beside_experts_error(model_type: str, linear: Sequence[str], targets: Sequence[str]) -> WrongCombination:
-    """peft makes gate_proj and its like parameters of a mixture's experts, where only some blocks have an MLP, too."""
+    """The error for LoRA on experts: peft turns gate_proj and its like into their parameters, even if some blocks have an MLP."""
     beside = ("attention projections", LM_HEAD)
     right = list(dict.fromkeys(name.rpartition(".")[2] for name in linear if group_of(name) in beside))
     return WrongCombination(
@@ -130,7 +130,7 @@ def _linear(model: Any) -> list[str]:
 
 
 def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
-    """peft ignores a target that matches nothing as long as another one matches something."""
+    """Raise if a target matches no linear layer: peft ignores it as long as another one matches."""
     unmatched = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in linear)]
     if unmatched or not targets:
         there = dict.fromkeys(name.rpartition(".")[2] for name in linear)
@@ -147,9 +147,9 @@ def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Gradients on, random state kept, and nothing printed: what libraries say of a meta model is not about the run."""
+    """A context with gradients on, random state restored and libraries silent, whose messages would not be about the run."""
     import torch
-    import transformers  # noqa: F401  # sets its logger's level when it is first imported: before levels are noted
+    import transformers  # noqa: F401  # its first import sets its logger's level, so before levels are saved
 
     loggers = [logging.getLogger(name) for name in ("transformers", "peft", "torch", "bitsandbytes")]
     levels = [logger.level for logger in loggers]

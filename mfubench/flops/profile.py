@@ -1,8 +1,8 @@
-"""FLOPs as a function of a micro-batch's shape: a Profile, made of a model's trace, gives a FlopCount for any shape. Pure.
+"""FLOPs as a function of a micro-batch's shape: a Profile, made from a model's trace, gives a FlopCount. Pure.
 
-Plain products are proportional to the positions, attention is worked out from its calls and the documents that they are
-over. Model FLOPs are what training needs, so they come from a trace without recomputation; hardware FLOPs are what is
-executed, so they come from a trace with the checkpointing of the run.
+Plain products are proportional to the positions; attention is worked out from its calls and the lengths of the documents.
+Model FLOPs are those needed by training, so they come from a trace without recomputation; hardware FLOPs are those
+executed, so they come from a trace with the run's checkpointing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops
 
-LM_HEAD_GROUPS = ("lm_head", "LoRA of lm_head")  # module groups that only the positions whose logits are needed pass
-Calls = tuple[tuple[AttentionCall, int], ...]  # each different call, and how often it is made
+LM_HEAD_GROUPS = ("lm_head", "LoRA of lm_head")  # only positions whose logits are needed pass these
+Calls = tuple[tuple[AttentionCall, int], ...]  # distinct calls, each with its number of occurrences
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class FlopCount:
     model_flops: int  # PaLM convention: no recomputation, full square of a document, attention backward 2x forward
     model_flops_causal: int  # the same with causal attention counted exactly, s(s+1)/2
     hardware_flops: int  # PyTorch's counter: with recomputation, full square, fused attention backward 2.5x, eager 2x
-    hardware_flops_causal: int  # the same without the masked half where the kernel skips it
-    parameters: int  # of the model as trained, LoRA's among them; tied ones once
+    hardware_flops_causal: int  # the same without the masked half, if the kernel skips it
+    parameters: int  # of the model as trained, LoRA's included; tied ones once
     trainable_parameters: int
-    uncounted: Mapping[str, int]  # operators on matrices that have no formula -> calls
+    uncounted: Mapping[str, int]  # matrix operators without a formula -> calls
 
     def scaled(self, micro_batches: int) -> FlopCount:
         """The count of `micro_batches` such micro-batches: FLOPs and calls times as many, parameters the same."""
@@ -44,9 +44,9 @@ class FlopCount:
 class Profile:
     """The work of a model in a micro-batch, trained in one mode with one attention kernel and one kind of recomputation.
 
-    A micro-batch's shape is given as its sequences and the positions of each; where every sequence is packed with several
-    documents, as `documents`, their lengths; and where only some of the positions pass lm_head, as `trained_tokens`, how many
-    of the micro-batch: a loss that skips tokens may leave the others out.
+    A shape is `batch_size` sequences of `sequence_length` positions each. `documents`: the documents' lengths, if every
+    sequence is packed with several. `trained_tokens`: the micro-batch's positions that pass lm_head, if not all do: a loss
+    may leave out skipped tokens.
     """
 
     attention: str  # the kernel: sdpa | flash_attention_2 | eager
@@ -56,9 +56,9 @@ class Profile:
     executed_attention: Calls
     parameters: int
     trainable_parameters: int
-    uncounted: Mapping[str, int]  # per micro-batch, whatever its shape
-    positions: int | None  # the most that a sequence may have; None: any number
-    sizes: Mapping[str, int]  # of the architecture, by the names in `conventions`; those that it has
+    uncounted: Mapping[str, int]  # per micro-batch of any shape
+    positions: int | None  # most positions in a sequence; None: no limit
+    sizes: Mapping[str, int]  # those of `conventions.ARCHITECTURE_QUANTITIES` that the architecture has
 
     @property
     def forward_of_head(self) -> int:
@@ -73,7 +73,7 @@ class Profile:
         documents: Sequence[int] | None = None,
         trained_tokens: int | None = None,
     ) -> None:
-        """Raise ValueError for a shape that no micro-batch has, and for more positions than the model has."""
+        """Raise ValueError for an impossible shape, and for more positions than the model has."""
         for setting, size in (("batch_size", batch_size), ("sequence_length", sequence_length)):
             if size < 1:
                 raise ValueError(f"{setting}={size} must be at least 1")
@@ -90,9 +90,7 @@ class Profile:
                 f"give 1 to {positions}"
             )
         if trained_tokens is not None and not any(map(_of_head, self.needed_products)):
-            raise ValueError(
-                "this model has no lm_head by that name, which trained tokens alone could pass; leave them out"
-            )
+            raise ValueError("this model has no lm_head by that name to count trained tokens for; leave them out")
 
     def of(
         self,
@@ -102,7 +100,7 @@ class Profile:
         documents: Sequence[int] | None = None,
         trained_tokens: int | None = None,
     ) -> FlopCount:
-        """The count of one micro-batch of [batch_size, sequence_length] positions; all of them pass lm_head by default."""
+        """The count of one micro-batch of [batch_size, sequence_length] positions; by default all pass lm_head."""
         lengths = (sequence_length,) if documents is None else documents
         positions = batch_size * sequence_length
         needed = sum(product_flops(self.needed_products, positions, trained_tokens).values())
@@ -130,7 +128,7 @@ class Profile:
 
 
 def product_flops(per_position: Mapping[str, int], positions: int, trained_tokens: int | None) -> dict[str, int]:
-    """FLOPs of plain products by their keys, which end in a module group: lm_head's of the `trained_tokens` positions alone."""
+    """FLOPs of plain products by key, "…/module group"; in lm_head's groups only `trained_tokens` positions count."""
     of_head = positions if trained_tokens is None else trained_tokens
     return {key: flops * (of_head if _of_head(key) else positions) for key, flops in per_position.items()}
 
@@ -140,7 +138,7 @@ def _of_head(key: str) -> bool:
 
 
 def check_positions(positions: int | None, sequence_length: int) -> None:
-    """Raise ValueError for a sequence of more than so many positions, if they are limited."""
+    """Raise ValueError for a sequence longer than `positions`, if that isn't None."""
     if positions is not None and sequence_length > positions:
         raise ValueError(
             f"sequence_length={sequence_length} is beyond the {positions} positions of this model; give at most "

@@ -24,7 +24,7 @@ from mfubench.flops.profile import FlopCount, Profile
 
 
 def profile_of(experiment: Experiment) -> Profile:
-    """The FLOPs of a micro-batch of any shape, kept in the cache. Raises ValueError for what can't be counted."""
+    """The experiment's Profile, kept in the cache. Raises ValueError if it can't be counted."""
     return cached_profile(
         experiment.model.architecture,
         experiment.mode,
@@ -37,7 +37,7 @@ def profile_of(experiment: Experiment) -> Profile:
 def step_flops(
     experiment: Experiment, *, documents: Sequence[int] | None = None, trained_tokens: int | None = None
 ) -> FlopCount:
-    """The FLOPs of one optimizer step on one device. Raises ValueError for what can't be counted, and for the shape."""
+    """The FLOPs of one optimizer step on one device. Raises ValueError if it can't be counted, and for the shape."""
     of_any = profile_of(experiment)
     shape = (experiment.batch_size, experiment.sequence_length)
     of_any.check(*shape, documents=documents, trained_tokens=trained_tokens)
@@ -48,7 +48,7 @@ def step_flops(
 def second_count(
     experiment: Experiment, *, documents: Sequence[int] | None = None, trained_tokens: int | None = None
 ) -> AnalyticCount | None:
-    """Count the same step by formulas, to check `step_flops`; None if `analytic_model.not_written_down` says why. Pure."""
+    """Count the same step by formulas, to check `step_flops`; None if `analytic_model.not_written_down` has a reason. Pure."""
     micro_batch = analytic_count(
         experiment.model.architecture,
         experiment.mode,
@@ -65,7 +65,7 @@ def second_count(
 def cached_profile(
     architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str, folder: Path
 ) -> Profile:
-    """`profile` of the same arguments, from `folder` when it is there, else counted and written there.
+    """`profile` of the same arguments, read from `folder` if it is there, else counted and written there.
 
     Raises ValueError as `profile` does; nothing is written then.
     """

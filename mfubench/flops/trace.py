@@ -1,7 +1,7 @@
-"""One forward and backward pass on the meta device. In: a meta model and a shape. Out: a Trace.
+"""Trace one forward and backward pass of a meta model.
 
-A micro-batch on the meta device runs the model's own Python code and autograd, so that what is recomputed and which
-gradients are needed is found, not assumed; nothing is computed, and no memory is used.
+A micro-batch on the meta device runs the model's own Python code and autograd, so recomputation and the needed gradients
+are observed, not assumed; nothing is computed, and no memory is used.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ ATTENTION_NAME = "mfubench"  # a name with "flash" in it would make transformers
 
 @dataclass(frozen=True)
 class Trace:
-    """The work of one micro-batch: FLOPs of plain products by place, attention calls and operators without a formula by count.
+    """The work of one micro-batch: FLOPs of plain products by place; numbers of attention calls and of uncounted operators.
 
-    Those without a formula are named with the shapes that they had in this micro-batch.
+    Operators without a formula are named with the shapes that they had in this micro-batch.
     """
 
     products: Mapping[OperatorPlace, int]
@@ -38,7 +38,7 @@ class Trace:
 
     @property
     def uncounted_operators(self) -> Mapping[str, int]:
-        """Calls of those without a formula by name alone, whatever their shapes."""
+        """Calls of operators without a formula by name alone, for all shapes."""
         calls: Counter[str] = Counter()
         for described, times in self.uncounted.items():
             calls[described.partition(" ")[0]] += times
@@ -75,7 +75,7 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
 
     model.zero_grad(set_to_none=True)
     input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
-    # A mask of four dimensions is taken as it is; making one would look at values, which the meta device lacks.
+    # A 4-d mask is taken as it is; making one would read values, which the meta device lacks.
     mask = torch.empty(1, 1, sequence_length, sequence_length, device="meta")
     # Given for every sequence: transformers up to 5.17 multiplies them by frequencies, for one sequence unless it has them.
     positions = torch.arange(sequence_length, device="meta").expand(batch_size, -1)
@@ -86,7 +86,7 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     with attention_of(model, attention), operator_places(model) as place, Recorder():
         try:
             model(**given, use_cache=False).loss.backward()
-        except (IndexError, RuntimeError) as error:  # sizes that don't fit each other show here at last
+        except (IndexError, RuntimeError) as error:  # mismatched sizes show here at the latest
             raise ValueError(f"model.architecture: a model of it can't be run: {error}") from error
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Trace(dict(products), dict(attention_calls), dict(uncounted), trainable)
@@ -98,7 +98,7 @@ def _without_adapter(model: Any) -> Any:
 
 @contextmanager
 def attention_of(model: Any, function: Callable[..., Any]) -> Iterator[None]:
-    """Make `function` the model's attention function; its own is back afterwards."""
+    """Make `function` the model's attention function; its own is restored afterwards."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     original = model.config._attn_implementation

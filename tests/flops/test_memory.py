@@ -315,5 +315,5 @@ def scales_of(parameter: Any) -> list[torch.Tensor]:
 
 def test_what_does_not_run_without_data_is_no_estimate() -> None:
     """Products of several experts at once exist on the meta device in bf16 only."""
-    with pytest.raises(ValueError, match="what memory a step needs can't be found out: Expected inputs of BF16"):
+    with pytest.raises(ValueError, match="the memory of a step can't be estimated: Expected inputs of BF16"):
         estimate(architecture_of("mixtral-8x7b"), FULL, **(ASKED | {"precision": "fp32"}))

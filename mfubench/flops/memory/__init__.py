@@ -1,4 +1,4 @@
-"""Estimate the memory of a run. In: architecture, mode and settings. Out: a MemoryEstimate; no device is used.
+"""Estimate the memory of a run on the meta device, from architecture, mode and settings; no device is used.
 
 Importing this imports neither torch nor transformers; estimating does.
 """

@@ -1,4 +1,4 @@
-"""The peak of a step's allocations, found on the meta device. In: a model and a shape. Out: bytes beyond its weights.
+"""Find the peak of a step's allocations beyond the weights, in bytes, on the meta device.
 
 A micro-batch on the meta device runs the model's own Python code and autograd, which allocate and free as on any device;
 every storage has its size, and no memory behind it.
@@ -15,7 +15,7 @@ from mfubench.flops.memory.kernels import fused_attention, fused_loss, stand_ins
 
 
 class LiveStorages:
-    """Bytes of the storages alive, and the most there were. A storage has its size once, however many views it has."""
+    """Bytes of the storages alive now and at the peak. A storage counts once, however many views it has."""
 
     def __init__(self) -> None:
         self.live = 0
@@ -23,7 +23,7 @@ class LiveStorages:
         self._storages: dict[int, tuple[int, weakref.ref[Any]]] = {}
 
     def track(self, tensor: Any, share: float = 1.0) -> None:
-        """Count a tensor's storage from now on with that share of its bytes, until it is freed."""
+        """Count a tensor's storage, or that share of its bytes, until it is freed."""
         storage = tensor.untyped_storage()
         address = storage._cdata
         before, reference = self._storages.get(address, (0, None))
@@ -41,7 +41,7 @@ class LiveStorages:
 
 
 def storage_tracker(storages: LiveStorages) -> Any:
-    """A context in which `storages` tracks the storage of every tensor that an operator returns."""
+    """A context in which `storages` tracks the storage of every tensor returned by an operator."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -69,11 +69,11 @@ def peak_of_step(
     gradient_share: float,
     gradients_stay: bool,
 ) -> int:
-    """Peak bytes beyond the weights while [batch_size, sequence_length] positions go forward and backward, gradients
-    among them: `gradient_share` of their bytes, as soon as they are whole.
+    """Peak bytes beyond the weights, gradients included, of forward and backward over [batch_size, sequence_length] positions.
 
-    With `gradients_stay` they are there from the start, as from the second micro-batch of a step on. Raises ValueError
-    for a model with operators that don't run on the meta device.
+    A gradient counts with `gradient_share` of its bytes as soon as it is complete; with `gradients_stay` all are there from
+    the start, as from the second micro-batch of a step on. Raises ValueError for a model whose operators don't all run on
+    the meta device.
     """
     import torch
 
@@ -102,14 +102,14 @@ def peak_of_step(
             kernels.cache.clear()
             kernels.caching = False
             _run_backward(loss)
-        except RuntimeError as error:  # products of experts exist in bf16 only on the meta device
-            raise ValueError(f"what memory a step needs can't be found out: {str(error).splitlines()[0]}") from error
+        except RuntimeError as error:  # on the meta device, products of experts exist in bf16 only
+            raise ValueError(f"the memory of a step can't be estimated: {str(error).splitlines()[0]}") from error
     model.zero_grad(set_to_none=True)
     return storages.peak
 
 
 def _run_backward(loss: Any) -> None:
-    """loss.backward(), but with the stand-ins there for a recomputed block: that method would take them off."""
+    """loss.backward() that keeps the stand-ins for recomputed blocks: the method itself would switch them off."""
     import torch
 
     autograd_engine: Any = torch.autograd.Variable._execution_engine
@@ -118,9 +118,9 @@ def _run_backward(loss: Any) -> None:
 
 
 def _attention_mask(model: Any, input_ids: Any, storages: LiveStorages, *, counted: bool) -> Any:
-    """A mask of four dimensions, which is taken as it is: making one would look at values, which the meta device lacks.
+    """A 4-d mask, taken as it is: making one would read values, which the meta device lacks.
 
-    A fused kernel needs none where nothing is padded.
+    A fused kernel needs none if nothing is padded.
     """
     batch_size, sequence_length = input_ids.shape
     mask = input_ids.new_empty(

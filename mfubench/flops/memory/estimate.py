@@ -1,9 +1,9 @@
-"""Estimate the memory of one device. In: architecture, mode and settings as plain values. Out: bytes, by what they hold.
+"""Estimate the memory of one device in bytes, by what holds it, from architecture, mode and settings as plain values.
 
-Weights, gradients and optimizer states are formulas over counted parameters; what the step holds beside them is counted
-on the meta device. Left out are the allocator's rounding and fragmentation, the CUDA context and the
-libraries' workspaces (about 0.5 to 1 GB), NCCL's own buffers, and what torch.compile or Liger's kernels other than the
-fused loss save. Figures of CUDA kernels are not yet run on CUDA.
+Weights, gradients and optimizer states are formulas over counted parameters; everything else in the step is counted on
+the meta device. Left out are the allocator's rounding and fragmentation, the CUDA context and the libraries' workspaces
+(about 0.5 to 1 GB), NCCL's own buffers, and tensors saved by torch.compile or by Liger kernels other than the fused
+loss. The figures of CUDA kernels have not been checked on CUDA.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class MemoryEstimate:
     minus the other four: it can be less than all activations together.
     """
 
-    weights: int  # as the device holds them, frozen ones among them; DeepSpeed's masters are the optimizer's
-    gradients: int  # of what is trained, when all are there
+    weights: int  # as the device holds them, frozen ones included; DeepSpeed's masters belong to `optimizer`
+    gradients: int  # of all trained parameters
     optimizer: int  # moments, and DeepSpeed's master weights
     communication: int  # buckets, and weights gathered from other devices
-    activations: int  # with logits, recomputed blocks, autocast's copies of weights and other passing tensors
+    activations: int  # and logits, recomputed blocks, autocast's copies of weights and other temporary tensors
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes of all parts."""
         return self.weights + self.gradients + self.optimizer + self.communication + self.activations
 
 
@@ -67,12 +67,12 @@ def estimate(
     """Estimate the memory of a device that trains micro-batches of [batch_size, sequence_length] positions.
 
     `precision`: bf16 | bf16_pure | fp32. `recomputation`: none | reentrant | non_reentrant. `attention`: sdpa | eager |
-    flash_attention_2; the first is taken to run a fused kernel. `parallelism`: single | ddp | zero0 to zero3 | fsdp2.
+    flash_attention_2; sdpa is assumed to run a fused kernel. `parallelism`: single | ddp | zero0 to zero3 | fsdp2.
     `fused_linear_cross_entropy`: the loss never holds all logits. `reduce_bucket_size` (elements) and `overlap_comm` are
-    DeepSpeed's. Mixed precision by Adam comes to 16 bytes a trained parameter: 2 + 2 + 12 under DeepSpeed, which holds
+    DeepSpeed's. Mixed precision with Adam comes to 16 bytes a trained parameter: 2 + 2 + 12 under DeepSpeed, which holds
     float32 masters, sharded by stage (Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1 and 5), 4 + 4 + 8 under
-    autocast. Weights in 4 bits are packed, and whole for as long as a product with them takes. Raises ValueError for what
-    the model or the options can't be.
+    autocast. 4-bit weights are packed, and unpacked for the duration of a product. Raises ValueError for an impossible
+    model or option.
     """
     import torch
 
@@ -87,14 +87,14 @@ def estimate(
         config = config_of(architecture)
         check_sequence_length(config, sequence_length)
         model = build_model(config, mode)
-        # DeepSpeed holds the masters, so its module is bf16 as a whole.
+        # DeepSpeed holds the masters, so the whole module is bf16.
         _set_dtypes(model, "bf16_pure" if deepspeed and precision == "bf16" else precision)
         sizes = parameter_sizes(model, mode)
         if recomputation != "none":
             checkpoint(model, recomputation)
         gradients = sizes.gradient_bytes // shards_of("gradients")
         if sharding.library == "fsdp" and precision == "bf16":
-            _set_dtypes(model, "bf16_pure")  # what is gathered is bf16 already
+            _set_dtypes(model, "bf16_pure")  # gathered weights are bf16 already
         _add_dropout(model, mode)
         if mode.four_bit:
             unpack_at_every_use(packed_layers(model), torch.float32 if precision == "fp32" else torch.bfloat16)
@@ -128,7 +128,7 @@ def fits(memory: MemoryEstimate, memory_bytes: int) -> bool:
 
 
 def _set_dtypes(model: Any, precision: str) -> None:
-    """Hold the weights as `precision` does: bf16 keeps what is trained in float32."""
+    """Give the weights the dtypes of `precision`: bf16 keeps trained weights in float32."""
     import torch
 
     for parameter in model.parameters():
@@ -137,7 +137,7 @@ def _set_dtypes(model: Any, precision: str) -> None:
 
 
 def _add_dropout(model: Any, mode: Mode) -> None:
-    """Put the dropout in front of the LoRA matrices that the meta model leaves out."""
+    """Add the dropout in front of the LoRA matrices that the meta model leaves out."""
     import torch
 
     places: list[Any] = [m.lora_dropout for m in model.modules() if hasattr(m, "lora_dropout")]
@@ -154,4 +154,4 @@ def _check_memory_options(mode: Mode, parallelism: str, optimizer: str, precisio
         ("precision", precision, RESOLVED_PRECISIONS),
     ):
         if value not in choices:
-            raise ValueError(f"no memory is expected of {setting}={value}; it is known of {', '.join(choices)}")
+            raise ValueError(f"memory can't be estimated for {setting}={value}; choose one of {', '.join(choices)}")

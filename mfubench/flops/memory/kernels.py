@@ -1,6 +1,4 @@
-"""Stand-ins for a device's kernels and autocast, which differ from the meta device's: operations that allocate the
-same tensors on the meta device and compute nothing.
-"""
+"""Stand-ins on the meta device for a device's kernels and for autocast: they allocate the same tensors and compute nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ from mfubench.flops.trace import attention_of
 
 
 def stand_ins(*, autocast: bool, fused_dropout: bool) -> Any:
-    """A context in which products see bfloat16 copies, as under bf16 autocast, and dropout keeps a mask of bytes, as on
-    CUDA (elsewhere PyTorch keeps a factor per element).
+    """A context with bf16 autocast's bfloat16 copies for products, and dropout that keeps a byte mask, as on CUDA.
 
-    As torch.autocast does, it keeps the copies of trained weights until the forward pass is over: `cache.clear()`, and
-    `caching = False` until the next one (a recomputed block's copies live as long as what the block saves).
+    (Elsewhere PyTorch keeps a factor per element.) As torch.autocast does, it keeps the copies of trained weights until the
+    forward pass is over: `cache.clear()`, and `caching = False` until the next one (a recomputed block's copies live as long
+    as the tensors it saves).
     """
     import torch
     from torch.nn import functional
@@ -61,7 +59,7 @@ def _fused_dropout(input: Any, p: float = 0.5, training: bool = True, inplace: b
 
 
 def blocks(model: Any) -> list[Any]:
-    """The parts of a model that transformers recomputes one by one."""
+    """The modules of a model that transformers recomputes one by one."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -69,11 +67,11 @@ def blocks(model: Any) -> list[Any]:
 
 @contextmanager
 def fused_attention(model: Any, *, autocast: bool, cuda: bool) -> Iterator[None]:
-    """Make the model's attention a fused kernel; its own is back afterwards.
+    """Replace the model's attention by a fused kernel; its own is restored afterwards.
 
     As FlashAttention-2 (Dao 2023, arXiv 2307.08691): the forward pass keeps query, key, value, output and a float32
-    per query and head; on CUDA the backward pass adds up the query's gradient in float32, and those of grouped keys and
-    values for each query head. The CPU's kernel takes neither. Tensors: [batch, heads, sequence, head_dim].
+    per query and head; on CUDA the backward pass sums the query's gradient in float32, and those of grouped keys and
+    values for each query head. The CPU's kernel does neither. Tensors: [batch, heads, sequence, head_dim].
     """
     import torch
 
@@ -108,7 +106,7 @@ def fused_attention(model: Any, *, autocast: bool, cuda: bool) -> Iterator[None]
 def fused_loss(model: Any, *, autocast: bool) -> Callable[..., Any]:
     """A loss of the model's last hidden states that never holds all logits, as Liger's fused linear cross entropy.
 
-    Its gradients are made in the forward pass, a chunk of positions at a time (Hsu et al. 2024, arXiv 2410.10989,
+    Its gradients are computed in the forward pass, a chunk of positions at a time (Hsu et al. 2024, arXiv 2410.10989,
     section 3.2): the chunk's logits take about as much as the hidden states.
     """
     import torch

@@ -30,7 +30,7 @@ class ParameterSizes:
 
 
 def parameter_sizes(model: Any, mode: Mode) -> ParameterSizes:
-    """The sizes of a model whose parameters have the dtypes of the run, except those that `mode` holds in 4 bits."""
+    """The sizes of a model whose parameters have the run's dtypes, except those that `mode` holds in 4 bits."""
     trained = [p for p in model.parameters() if p.requires_grad]
     every = sum(p.numel() for p in model.parameters())
     parts = blocks(model)
@@ -59,7 +59,7 @@ def parameter_sizes(model: Any, mode: Mode) -> ParameterSizes:
 def optimizer_bytes(
     sizes: ParameterSizes, optimizer: str, precision: str, device: str, sharding: Sharding, shards: int
 ) -> tuple[int, int]:
-    """Bytes of the states, masters among them, and of what comes and goes in the optimizer's step."""
+    """Bytes of the optimizer states, master weights included, and of the temporary tensors of the optimizer's step."""
     deepspeed = sharding.library == "deepspeed"
     flat = deepspeed and "optimizer" in sharding.shards  # ZeRO steps one flat vector of its own partition
     if deepspeed and precision != "fp32" and (not flat or precision == "bf16"):
@@ -71,13 +71,13 @@ def optimizer_bytes(
     copied = trained * element if deepspeed and (flat or precision != "fp32") else 0
     flattened = sizes.gradient_bytes // shards if flat else 0
     largest = trained if flat else sizes.largest // shards
-    widened = element != FP32  # Adafactor works in float32 whatever it is given
+    widened = element != FP32  # Adafactor computes in float32 from any dtype
     moments, passing = {
         "adamw_torch_fused": (2 * trained * element, 0),
         # Several tensors at once on CUDA: the second moments' square roots; one by one elsewhere, two temporaries.
         "adamw_torch": (2 * trained * element, trained * element if device == "cuda" else 2 * largest * element),
         "sgd": (0, 0),
-        # The square of a gradient and one more, beside float32 copies of gradient and weight where they aren't.
+        # The square of a gradient and one more, beside float32 copies of gradient and weight if they aren't float32.
         "adafactor": (FP32 * (trained if flat else sizes.factored // shards), FP32 * largest * (4 if widened else 2)),
     }[optimizer]
     return moments + copied, copied + flattened + passing
@@ -86,11 +86,11 @@ def optimizer_bytes(
 def communication_bytes(
     sizes: ParameterSizes, sharding: Sharding, precision: str, num_devices: int, bucket: int, overlap: bool
 ) -> int:
-    """Bytes that are held for other devices' sake.
+    """Bytes of communication buffers and of weights gathered from other devices.
 
     DDP keeps buckets as large as all gradients (its option gradient_as_bucket_view, off unless set). ZeRO-1 and 2 take
     two buckets with overlap_comm; ZeRO-3 takes one, and may keep stage3_max_live_parameters gathered. FSDP2 holds two
-    gathered blocks, the next one being fetched, and one block's whole gradients; what is in no block stays gathered.
+    gathered blocks, the next one being fetched, and one block's whole gradients; parameters outside blocks stay gathered.
     """
     compute = FP32 if precision == "fp32" else BF16
     if sharding.library == "ddp":
@@ -108,7 +108,7 @@ QUANTIZED_BLOCK, QUANTIZED_SCALES = 64, 256  # weights that share a scale, and s
 
 
 def packed_layers(model: Any) -> list[Any]:
-    """The linear layers in 4 bits: the frozen ones, less the head. Experts that are one tensor together are none."""
+    """The linear layers in 4 bits: the frozen ones without lm_head. Experts held in one tensor aren't packed."""
     import torch
 
     head = model.get_output_embeddings()
@@ -118,16 +118,20 @@ def packed_layers(model: Any) -> list[Any]:
 
 
 def packed_bytes(elements: int, double: bool | None) -> int:
-    """Bytes of a weight: 4 bits each, a float32 scale per block; with double quantisation (section 3) a byte per scale, a
-    float32 scale for those, and one for their mean."""
+    """Bytes of a 4-bit weight: 4 bits each and a float32 scale per block.
+
+    With double quantisation (section 3): a byte per scale, a float32 scale for those, and one for their mean.
+    """
     blocks = -(-elements // QUANTIZED_BLOCK)
     scales = blocks + FP32 * (-(-blocks // QUANTIZED_SCALES) + 1) if double else FP32 * blocks
     return -(-elements // 2) + scales
 
 
 def unpack_at_every_use(layers: list[Any], dtype: Any) -> None:
-    """Make each layer bring its weight back to `dtype` and multiply in that, in the forward pass and again in the backward
-    pass: the whole weight is there for as long as the product takes."""
+    """Make each layer unpack its weight to `dtype` in the forward pass and again in the backward pass.
+
+    The whole unpacked weight exists for the duration of the product.
+    """
     import torch
 
     class Product(torch.autograd.Function):
