@@ -1,4 +1,4 @@
-"""The probe's records of a run, their progress, and their differences from the expected work."""
+"""Read the probe's records of a run, follow their progress, and compare them with the expected work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work expected of a run, and its differences from the records: nouns of `invariants` and `work_check`."""
+"""The work expected of a run, and its differences from the records: the data of `invariants` and `work_check`."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ class Expected:
     """The work expected of a run. None: not known, so not compared."""
 
     num_ranks: int
-    micro_batch_shape: tuple[int, int]  # [batch, sequence]; the longest sequence where it varies
+    micro_batch_shape: tuple[int, int]  # [batch, sequence]; the longest sequence if it varies
     micro_batches_per_step: int
     periods: int  # step periods needed on every rank
     trainable_parameters: int
     recomputation: str | None  # none | reentrant | non_reentrant
-    wrapper: str | None  # the class that must be around the model for parallel training; None: there must be none
+    wrapper: str | None  # class name of the parallel wrapper around the model; None: there must be none
     attention: str | None = None  # as the model's config names it
-    liger_kernels: frozenset[str] | None = None  # Liger's switches that must be in effect, and no others
+    liger_kernels: frozenset[str] | None = None  # exactly the Liger switches in effect
     torch_compile: bool | None = None
     device: str | None = None  # cpu | cuda
-    threads: int | None = None  # of a rank on a CPU: what its peak was measured with
-    parameters: int | None = None  # frozen ones too
-    linear_dtype: str | None = None  # that most weights are multiplied in: float32 | bfloat16
-    quantization: str | None = None  # of frozen weights in 4 bits: nf4 | fp4 | none
-    tf32: bool | None = None  # whether CUDA's fp32 products may use it
+    threads: int | None = None  # of a rank on a CPU, as when its peak was measured
+    parameters: int | None = None  # frozen ones included
+    linear_dtype: str | None = None  # of most weights' products: float32 | bfloat16
+    quantization: str | None = None  # of frozen 4-bit weights: nf4 | fp4 | none
+    tf32: bool | None = None  # True: CUDA's fp32 products may use it
     recomputed_blocks: int | None = None  # the model's layers
-    optimizer_dtype: str | None = None  # of what the optimizer steps and of its state: float32 | bfloat16
+    optimizer_dtype: str | None = None  # of the optimizer's parameters and state: float32 | bfloat16
     optimizer: str | None = None  # by the setting's value
     seed: int | None = None  # of the framework's random numbers
     zero_stage: int | None = None  # of DeepSpeed
-    sequence_varies: bool = False  # sequences may be shorter than the shape's
+    sequence_varies: bool = False  # True: sequences may be shorter than micro_batch_shape
 
 
 @dataclass(frozen=True)

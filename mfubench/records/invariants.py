@@ -13,18 +13,18 @@ from mfubench.records.expected import Difference, Expected
 from mfubench.records.reading import RankRecord, Records
 from mfubench.records.work_check import compare_work
 
-# The time of day is read just after the monotonic clock, and may be slewed by some 0.05 %. A machine that slept, or a
-# clock that was set, shows as much more.
+# The time of day is read just after the monotonic clock, and may be slewed by some 0.05 %. A suspended machine or a
+# changed clock shows as much more.
 MAX_CLOCK_DIFFERENCE = 0.005
 MAX_CLOCK_DIFFERENCE_S = 0.02
-# How far a device's clock may run apart from the host's; and what may lie between the moment in a line and the query, in
-# the same line, at what the device has passed.
+# Allowed drift of a device's clock from the host's, and allowed delay between a line's time and the query of the device
+# in the same line.
 MAX_DEVICE_CLOCK_DIFFERENCE = 0.01
 MAX_DEVICE_CLOCK_DIFFERENCE_S = 0.02
 
 
 def differences(records: Records, expected: Expected) -> tuple[Difference, ...]:
-    """All differences, in the order of how much they explain; over the first `expected.periods` periods of each rank."""
+    """All differences, the most explanatory first; over the first `expected.periods` periods of each rank."""
     found = [_probe_error(error, "before any training") for error in records.errors]
     found += _ranks(records, expected)
     found += _same_samples(records, expected)
@@ -37,11 +37,11 @@ def differences(records: Records, expected: Expected) -> tuple[Difference, ...]:
 
 
 def _probe_error(error: str, where: str) -> Difference:
-    return Difference(f"the observation {where}", "no mistake of the probe", error)
+    return Difference(f"the probe {where}", "no error", error)
 
 
 def _ranks(records: Records, expected: Expected) -> Iterator[Difference]:
-    """Every rank once, none besides."""
+    """Every rank must be there exactly once, and no other."""
     counts = Counter(rank.rank for rank in records.ranks)
     if counts != Counter(range(expected.num_ranks)):
         listed = ", ".join(f"{rank}" if n == 1 else f"{rank} ({n} processes)" for rank, n in sorted(counts.items()))
@@ -50,7 +50,7 @@ def _ranks(records: Records, expected: Expected) -> Iterator[Difference]:
 
 
 def _same_samples(records: Records, expected: Expected) -> Iterator[Difference]:
-    """Ranks that read the same samples in every step. Batches that are all alike, as of a single row, tell nothing."""
+    """Two ranks must not read the same samples in every step. Identical batches, as of a single row, prove nothing."""
     readers: dict[tuple[int | None, ...], list[int]] = {}
     for rank in records.ranks:
         read = tuple(batch.checksum for step in rank.micro_batches[: expected.periods] for batch in step)
@@ -62,7 +62,7 @@ def _same_samples(records: Records, expected: Expected) -> Iterator[Difference]:
 
 
 def _steps(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
-    """Enough periods, and in each the micro-batches that were asked for."""
+    """There must be enough periods, each with the expected micro-batches."""
     if len(rank.step_times_s) < expected.periods:
         yield Difference(f"step periods on rank {rank.rank}", f"{expected.periods}", f"{len(rank.step_times_s)}")
     steps = rank.micro_batches[: expected.periods]
@@ -92,29 +92,29 @@ def _listed(counts: Counter[int] | dict[str, int]) -> str:
 
 
 def _clock_differences(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
-    """The clocks agree on how long the periods took together."""
+    """The clocks must agree on the total duration of the periods."""
     n = min(expected.periods, len(rank.step_times_s))
     if n == 0:
         return
     host = rank.boundaries_s[n] - rank.boundaries_s[0]
     wall = rank.wall_boundaries_s[n] - rank.wall_boundaries_s[0]
     if abs(wall - host) > MAX_CLOCK_DIFFERENCE_S + MAX_CLOCK_DIFFERENCE * host:
-        what = f"time of day that {n} steps took on rank {rank.rank} (was the machine suspended, or its clock set?)"
+        what = f"duration of {n} steps by the time of day on rank {rank.rank} (was the machine suspended, or its clock set?)"
         yield Difference(what, f"{host:.3f} s, as on the monotonic clock", f"{wall:.3f} s")
     if rank.device_step_times_s is not None:
         yield from _device_clock(rank, rank.device_step_times_s[:n], host)
 
 
 def _device_clock(rank: RankRecord, times: Sequence[float], host: float) -> Iterator[Difference]:
-    """The device passed every boundary after the host had queued it, and before the host heard of it.
+    """The device must pass every boundary after the host queued it, and before the host heard of it.
 
-    However far the host ran ahead, as it does when it has a whole step queued at once (CUDA graphs). A boundary that the
-    device passed so long after its first one puts the first one between two moments of the host's; all of them must leave
-    one that it can have been. Not yet run on CUDA.
+    This holds however far the host runs ahead, as with a whole step queued at once (CUDA graphs). Each boundary, less the
+    device time since the first one, bounds the first one's time on the host's clock from both sides; the bounds must not
+    exclude each other. Not yet run on CUDA.
     """
     since_first = [0.0, *accumulate(times)]
     earliest = max(queued - after for queued, after in zip(rank.boundaries_s, since_first, strict=False))
     latest = min(heard - after for heard, after in zip(rank.device_heard_s, since_first[1:], strict=False))
     if earliest > latest + MAX_DEVICE_CLOCK_DIFFERENCE_S + MAX_DEVICE_CLOCK_DIFFERENCE * host:
-        what = f"device time that {len(times)} steps took on rank {rank.rank}"
+        what = f"duration of {len(times)} steps by the device's clock on rank {rank.rank}"
         yield Difference(what, f"{host:.3f} s, as on the host's clock", f"{since_first[-1]:.3f} s")

@@ -13,10 +13,10 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class DevicePeriod:
-    """A period by the device's clock, and when the host heard that it is over."""
+    """A period by the device's clock, and the time when the host heard of its end."""
 
     period_s: float
-    to_optimizer_s: float | None  # of it: up to the start of the optimizer; None: not known
+    to_optimizer_s: float | None  # part of the period before the optimizer starts; None: not known
     heard_s: float  # the host's monotonic clock
 
 
@@ -29,19 +29,19 @@ class RankEvents:
 
     start: Event | None = None
     work: Event = field(default_factory=dict)
-    flops: Event | None = None  # of one step, where they were to be counted
+    flops: Event | None = None  # of one step, if the probe counts it
     errors: list[str] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     memory_kind: str | None = None
     boundaries: list[Event] = field(default_factory=list)  # the first forward of each step
     forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step
     on_device: bool = False
-    _on_device: dict[int, DevicePeriod] = field(default_factory=dict)  # by the step that follows
+    _on_device: dict[int, DevicePeriod] = field(default_factory=dict)  # by the index of the following step
     _roots: list[int] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
-        """Adds one event."""
-        if "device" in event and event["event"] != "work":  # there it is the kind of device
+        """Add one event."""
+        if "device" in event and event["event"] != "work":  # in a "work" event "device" is the kind of device
             self.on_device = True
             heard_s = event["t"] / 1e9
             for step, period_s, to_optimizer_s in event["device"]:
@@ -51,7 +51,10 @@ class RankEvents:
                 self.start = event
             case "root":
                 self._roots.append(event["root"])
-                self.boundaries, self.forwards = [], []  # what was before trained something else, or lacked a wrapper
+                self.boundaries, self.forwards = (
+                    [],
+                    [],
+                )  # earlier events are of another model, or of this one without its wrapper
             case "forward":
                 self._take_forward(event)
             case "step":
@@ -78,7 +81,7 @@ class RankEvents:
 
     @property
     def device_periods(self) -> list[DevicePeriod]:
-        """Periods by the device's clock, as far as they are known without a gap."""
+        """Periods by the device's clock, up to the first gap."""
         periods = []
         for boundary in self.boundaries[1:]:
             if boundary["step"] not in self._on_device:
@@ -88,19 +91,19 @@ class RankEvents:
 
     @property
     def step_times_s(self) -> list[float]:
-        """Seconds of the complete periods: by the device's clock where there is one, else by the host's."""
+        """Seconds of the complete periods, by the device's clock if it has one, else by the host's."""
         if self.on_device:
             return [period.period_s for period in self.device_periods]
         return [(after["t"] - before["t"]) / 1e9 for before, after in pairwise(self.boundaries)]
 
     @property
     def periods(self) -> int:
-        """Complete periods; on a device, those whose end its clock has confirmed."""
+        """Number of complete periods; on a device, of those whose end its clock has confirmed."""
         return len(self.step_times_s)
 
 
 def events_of(text: str) -> Iterator[Event]:
-    """The events in whole lines of text, up to a line that is torn."""
+    """The events in whole lines of text, up to the first torn line."""
     for line in text.splitlines():
         try:
             event = json.loads(line)

@@ -13,22 +13,22 @@ from mfubench.records.rank_events import RankEvents, events_of
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The input of one training forward; token counts are None where they could not be told."""
+    """The input of one training forward; a token count that isn't known is None."""
 
     batch_size: int
     sequence_length: int
-    real_tokens: int | None  # attended to
+    real_tokens: int | None  # with attention mask 1
     trained_tokens: int | None  # label != -100
     checksum: int | None = field(default=None, compare=False)  # of the token ids
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """The FLOPs of one step, as its operators were counted while it ran."""
+    """The FLOPs of one step, its operators counted while it ran."""
 
-    flops: int | None  # None: torch.compile had a hand in it, so most of it was out of sight
+    flops: int | None  # None: torch.compile ran, so most operators were not seen
     by_operator: Mapping[str, int]
-    uncounted: Mapping[str, int]  # operators that may multiply matrices and have no formula, with their shapes -> calls
+    uncounted: Mapping[str, int]  # possible matrix products without a formula, with their shapes -> calls
     micro_batches: tuple[MicroBatch, ...]
 
 
@@ -36,32 +36,32 @@ class StepFlops:
 class RankRecord:
     """The record of one process: n complete step periods between n + 1 boundaries.
 
-    A boundary is the first training forward of an optimizer step. On a device that has a clock of its own, a period is
-    complete when that clock has confirmed its end.
+    A boundary is the first training forward of an optimizer step. On a device with its own clock, a period is complete once
+    that clock has confirmed its end.
     """
 
     rank: int
     pid: int
     boundaries_s: tuple[float, ...]  # the host's monotonic clock
-    wall_boundaries_s: tuple[float, ...]  # the same moments by the time of day
+    wall_boundaries_s: tuple[float, ...]  # the same boundaries by the time of day
     device_step_times_s: tuple[float, ...] | None  # None on a CPU
     micro_batches: tuple[tuple[MicroBatch, ...], ...]  # of each period
     peak_memory_bytes: int | None
     memory_kind: str | None  # cuda_max_allocated | process_peak_rss
     work: Mapping[str, Any]  # probe/describe.py; empty before the second step
-    versions: Mapping[str, str]  # every distribution in the framework's environment
+    versions: Mapping[str, str]  # of every distribution in the framework's environment
     errors: tuple[str, ...]
-    # Of each period: tensors with a gradient, outermost calls in the backward passes.
+    # Of each period: tensors with a gradient, and outermost module calls in the backward passes.
     gradient_and_recompute_counts: tuple[tuple[int, int], ...] = ()
-    step_flops: StepFlops | None = None  # of one warm-up step, where they were to be counted
+    step_flops: StepFlops | None = None  # of one warm-up step, if the probe counts it
     to_optimizer_s: tuple[float | None, ...] = ()  # of each period, by the clock of `step_times_s`; None: not known
     data_waits_s: tuple[float | None, ...] = ()  # of each period: in DataLoaders, by the host's clock; None: not known
     probe_times_s: tuple[float, ...] = ()  # of each period: the probe's own, by the host's clock
-    device_heard_s: tuple[float, ...] = ()  # of each period: when, by the host's monotonic clock, its end was known of
+    device_heard_s: tuple[float, ...] = ()  # of each period: when the host heard of its end, by its monotonic clock
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
-        """Seconds of each period: the device's clock where there is one, else the host's."""
+        """Seconds of each period, by the device's clock if it has one, else by the host's."""
         return self.host_step_times_s if self.device_step_times_s is None else self.device_step_times_s
 
     @property
@@ -72,14 +72,14 @@ class RankRecord:
 
 @dataclass(frozen=True)
 class Records:
-    """All processes that trained, by rank; `errors` are of processes in which the probe failed before any training."""
+    """All processes that trained, by rank; `errors` are of processes whose probe failed before any training."""
 
     ranks: tuple[RankRecord, ...]
     errors: tuple[str, ...] = ()
 
 
 def read_records(folder: Path) -> Records:
-    """Everything recorded so far; a line torn by the writer's death ends its file. Empty where nothing was recorded."""
+    """Read everything recorded so far; a file ends at a line torn by its writer's death. Empty if nothing was recorded."""
     series = [_events_in(path) for path in sorted(folder.glob("rank*.jsonl"))]
     ranks = sorted(
         (_rank(events, events.start) for events in series if events.start), key=lambda rank: (rank.rank, rank.pid)
@@ -148,7 +148,7 @@ RECENT_STEPS = 10
 
 @dataclass(frozen=True)
 class RankProgress:
-    """The complete step periods of one process, by the clock that counts in the end: `RankRecord.step_times_s` so far."""
+    """The complete step periods of one process so far, by the clock of `RankRecord.step_times_s`."""
 
     step_times_s: Sequence[float]
 
@@ -159,7 +159,7 @@ class RankProgress:
 
     @property
     def recent_step_time_s(self) -> float | None:
-        """The mean of the last ones; None before the first."""
+        """The mean of the last step times; None before the first."""
         recent = self.step_times_s[-RECENT_STEPS:]
         return sum(recent) / len(recent) if recent else None
 
@@ -171,14 +171,14 @@ class _FileProgress:
 
 
 class Follower:
-    """Follows the records in `folder`, which need not be there yet."""
+    """Follow the records in `folder`, which may not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[Path, _FileProgress] = {}
 
     def poll(self) -> Mapping[str, RankProgress]:
-        """Progress by file name: `rank0`, `rank1`, ...; reads what is new."""
+        """Read what is new; the progress by file name: `rank0`, `rank1`, ..."""
         for path in sorted(self._folder.glob("rank*.jsonl")):
             self._read_on(path, self._files.setdefault(path, _FileProgress()))
         return {path.stem: RankProgress(followed.series.step_times_s) for path, followed in self._files.items()}

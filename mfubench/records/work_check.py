@@ -9,8 +9,8 @@ from mfubench.config.vocabulary import OPTIMIZERS
 from mfubench.records.expected import Difference, Expected
 from mfubench.records.reading import RankRecord
 
-# Where in liger_kernel.transformers a kernel comes from -> the switch that brings it in. Gated MLPs of any kind,
-# experts too, are one switch; the forwards of whole models are there for the loss they end in.
+# A kernel's module in liger_kernel.transformers -> the switch that turns it on. Gated MLPs of any kind, experts
+# included, are one switch; the forwards of whole models are there for their loss.
 LIGER_SWITCHES = {
     "rope": "rope",
     "llama4_rope": "rope",
@@ -25,7 +25,7 @@ LIGER_SWITCHES = {
 
 
 def compare_work(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
-    """Yield each difference from the expected work. What the probe could not tell is None and is not compared."""
+    """Yield each difference from the expected work. Values unknown to the probe are None and not compared."""
     work = rank.work
     if not work:
         if rank.step_times_s:
@@ -71,7 +71,7 @@ def _expected_and_recorded(expected: Expected, work: Any) -> dict[str, tuple[Any
 
 
 def _attention_name(work: Any) -> str | None:
-    """As the model's config names it, unless its calls say otherwise."""
+    """The attention in the model's config, unless its calls say otherwise."""
     named: str | None = work["attention"]["implementation"]
     if named == "sdpa" and work["attention"].get("sdpa_calls") == 0:
         return "sdpa in the model's config, and no call of it"
@@ -84,7 +84,7 @@ def _quantization(work: Any) -> str | None:
 
 
 def liger_switches(kernels: Iterable[str]) -> frozenset[str]:
-    """The switches that bring in the kernels the probe named; a kernel's own name where no switch does."""
+    """The switches that turn on the recorded kernels; a kernel without a switch keeps its own name."""
     origins = ((name, name.removeprefix("liger_kernel.transformers.").partition(".")[0]) for name in kernels)
     return frozenset(LIGER_SWITCHES.get(origin, name) for name, origin in origins)
 
@@ -95,12 +95,12 @@ def _names(several: frozenset[str]) -> str:
 
 def _wrapper(expected: Expected, recorded: list[str]) -> tuple[str, str]:
     if expected.wrapper in recorded:
-        return (expected.wrapper, expected.wrapper)  # what else its class derives from is no difference
+        return (expected.wrapper, expected.wrapper)  # further base classes are no difference
     return (expected.wrapper or "none", ", ".join(recorded) or "none")
 
 
 def _optimizer(expected: Expected, recorded: list[dict[str, Any]]) -> tuple[str | None, str]:
-    """In words; a value that is in no table is not compared."""
+    """The expected and the recorded optimizer in words; a value missing from the table is not compared."""
     known = OPTIMIZERS.get(expected.optimizer or "")
     if known is None:
         return None, ""
@@ -113,13 +113,13 @@ def _optimizer(expected: Expected, recorded: list[dict[str, Any]]) -> tuple[str 
 
 
 def _stepped(work: Any) -> int | None:
-    """Elements; None if DeepSpeed steps tensors of its own instead of the model's."""
+    """Number of stepped elements; None if DeepSpeed steps tensors of its own instead of the model's."""
     if work["optimizers_step_copies"]:
         return None
     return sum(elements for optimizer in work["optimizers"] for elements in optimizer["steps"].values())
 
 
 def _optimizer_dtypes(work: Any) -> str | None:
-    """The dtypes of everything that is stepped and of the optimizers' states."""
+    """The dtypes of all stepped tensors and of the optimizers' states."""
     dtypes = {name for optimizer in work["optimizers"] for part in ("steps", "state") for name in optimizer[part]}
     return " and ".join(sorted(dtypes)) or None

@@ -142,8 +142,8 @@ def test_two_models_that_train_in_turns_are_an_error(written: Callable[..., Path
     second = [{"event": "root", "root": 1, "class": "N", "wrappers": ["N"]}, forward(4, 1700, root=1), forward(5, 1800)]
     found = whats(written(rank0=lines + second))
     assert (
-        "the observation on rank 0",
-        "no mistake of the probe",
+        "the probe on rank 0",
+        "no error",
         "models 0 and 1 of this process both trained",
     ) in found
 
@@ -178,7 +178,13 @@ def test_a_device_clock_that_runs_apart_from_the_hosts_is_a_difference(
     assert found == (
         []
         if agrees
-        else [("device time that 49 steps took on rank 0", "4.900 s, as on the host's clock", f"{4.9 * factor:.3f} s")]
+        else [
+            (
+                "duration of 49 steps by the device's clock on rank 0",
+                "4.900 s, as on the host's clock",
+                f"{4.9 * factor:.3f} s",
+            )
+        ]
     )
 
 
@@ -421,8 +427,8 @@ def test_every_rank_must_have_trained_once(
 def test_errors_of_the_probe_are_differences_wherever_they_happened(written: Callable[..., Path]) -> None:
     error = {"event": "probe_error", "error": "ZeroDivisionError\n", "pid": 7}
     assert whats(written(rank0=[*run(), error], errors__9=[error])) == [
-        ("the observation before any training", "no mistake of the probe", "ZeroDivisionError"),
-        ("the observation on rank 0", "no mistake of the probe", "ZeroDivisionError"),
+        ("the probe before any training", "no error", "ZeroDivisionError"),
+        ("the probe on rank 0", "no error", "ZeroDivisionError"),
     ]
 
 
