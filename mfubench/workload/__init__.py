@@ -1,6 +1,6 @@
-"""The workload. In: a model and a data option. Out: the files that every framework reads, the same bytes for each.
+"""Make the workload: from a model and a data option, the files that every framework reads, byte for byte the same.
 
-They lie in a cache, under a name that is a digest of all that they depend on: made once, reused by every later run.
+They lie in a cache, under a digest of everything that they depend on: made once, reused by every later run.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["NoData", "Workload", "check_data", "prepare_workload"]
 class Workload:
     """Paths of the model, the tokenizer and the samples."""
 
-    model_path: str  # a folder with config.json, the tokenizer and maybe weights; or an id on the hub
+    model_path: str  # a folder with config.json, the tokenizer and perhaps weights; or an id on the hub
     tokenizer_path: str  # as model_path
     messages_path: str  # JSONL, one {"messages": [{"role", "content"}, ...]} a line
     alpaca_path: (
         str | None
-    )  # JSONL, the same samples, one {"instruction", "input", "output"} a line; None: some can't be
+    )  # JSONL, the same samples, one {"instruction", "input", "output"} a line; None: not all have this shape
     num_samples: int
     revision: str | None  # of the model on the hub
     data_source: str | None = None  # "jsonl sha256:..." or "<dataset on the hub>@<commit>"; None: synthetic
-    num_rows: int | None = None  # in that source: a run reads num_samples, in order and from the start again
+    num_rows: int | None = None  # in the source: a run reads num_samples, in order, and starts over if they are fewer
 
 
 def prepare_workload(
@@ -48,19 +48,27 @@ def prepare_workload(
     folder: Path,
     dry: bool = False,
 ) -> Workload:
-    """Make what isn't in the cache `folder` yet, and say where all of it lies.
-
-    Every synthetic sample has more than `sequence_length` tokens; real ones are as long as they are. `dtype` is
-    transformers' word for the weights' type, e.g. "bfloat16". With `weights_on_disk`, a model with random weights gets
-    them as a file, drawn from `seed`; a model whose weights come from the hub is left to the framework to fetch.
+    """Make whatever isn't in the cache `folder` yet, and return the paths.
 
     A second call takes milliseconds, and on real data the reading of the file; it imports neither torch nor
-    transformers. Any number of processes may prepare the same workload at once. Raises ValueError for a model that can't
-    be made, ConfigError for data that aren't there or have a bad row, NoData where the hub's data can't be had.
+    transformers. Any number of processes may prepare the same workload at once.
 
-    `dry`: says the same, with the same errors for what is wrong, and nothing is written, fetched or asked. For hub data at
-    no fixed commit, `messages_path` and `alpaca_path` are placeholders and `num_rows` is None. It isn't checked if the
-    weights fit on the disk.
+    Args:
+        model: The model; one with hub weights is left to the framework to fetch.
+        data: The data option.
+        sequence_length: Tokens; every synthetic sample has more. Real samples keep their length.
+        num_samples: Samples that a run reads.
+        seed: Of the synthetic samples and the random weights.
+        weights_on_disk: Write random weights to a file.
+        dtype: The weights' type as transformers names it, e.g. "bfloat16".
+        folder: The cache.
+        dry: Write, fetch and ask for nothing, with the same errors otherwise. For hub data at no fixed commit,
+            `messages_path` and `alpaca_path` are then placeholders and `num_rows` is None. Disk space isn't checked.
+
+    Raises:
+        ValueError: The model is impossible.
+        ConfigError: The data are missing or have a bad row.
+        NoData: The hub's data can't be fetched and aren't in its cache.
     """
     at = folder / "data"
     samples = find_samples(

@@ -1,4 +1,4 @@
-"""A model's architecture, in the words of config.json, → transformers' config object; ValueError for what none can be."""
+"""Turn a model's architecture, in config.json's keys, into transformers' config object."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     """The config object of an `architecture`.
 
-    Raises ValueError for a model type that has no causal language model, for keys that are nearly those of the
-    type (each naming the nearest ones), and for values that transformers rejects.
+    Raises ValueError for a model type without a causal language model, for misspelt keys (each with the nearest valid
+    ones), and for values that transformers rejects.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -33,7 +33,7 @@ def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     except (StrictDataclassError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"model.architecture: transformers rejects it as a {model_type} config: {error}") from error
     known = type(config)().to_dict()
-    # transformers keeps a key that it doesn't know; some models read it, but one nearly like another is a slip.
+    # transformers keeps unknown keys, and some models read them; but one very like a known key is a slip.
     for key in settings.keys() & config.to_dict().keys() - known.keys():
         if slip := _near(key, known, cutoff=0.85):
             raise ValueError(f"model.architecture.{key}: no setting of {model_type}{slip}")

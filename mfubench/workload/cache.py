@@ -1,4 +1,4 @@
-"""Name what is made by a digest of all that it depends on."""
+"""Keep generated files under a digest of everything that they depend on: made once, whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ FORMAT = 1
 
 
 def digest(made_of: Mapping[str, Any]) -> str:
-    """A name for what is made of `made_of`."""
+    """A name for the product of the inputs `made_of`."""
     words = json.dumps({"format": FORMAT, **made_of}, sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]

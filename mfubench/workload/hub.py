@@ -1,7 +1,7 @@
-"""A dataset on the hub. In: its id and revision. Out: the folder of one commit of it, and that folder's rows.
+"""Fetch a dataset from the hub: the folder of one commit, and its rows.
 
-The commit is asked for first, once and for a few seconds at most: the hub's client would go on trying for half a minute
-where there is no network. A cached copy stands in for a hub that doesn't answer.
+The commit is asked for first, once and for a few seconds at most: without a network the hub's client would try for half a
+minute. If the hub doesn't answer, a cached copy is used.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ HUB_TIMEOUT_S = 10.0
 
 
 class NoData(Exception):
-    """The dataset is neither here nor can it be fetched; `str()` is one line with the cause and the way on."""
+    """The dataset is not cached and can't be fetched; `str()` is one line with the cause and the way out."""
 
 
 def check_hub_id(hub_id: str) -> None:
-    """Raise ConfigError for what can be no dataset's id."""
+    """Raise ConfigError for an impossible dataset id."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -49,9 +49,9 @@ def has_token() -> bool:
 
 
 def fetch(hub_id: str, revision: str | None) -> Path:
-    """The folder of the commit that `revision` (None: the main branch) names; the folder's name is the commit.
+    """The folder of the commit of `revision` (None: the main branch); the folder's name is the commit.
 
-    From the hub where it answers within HUB_TIMEOUT_S, else the copy in the hub's cache. Raises NoData where neither is.
+    From the hub if it answers within HUB_TIMEOUT_S, else from the hub's cache. Raises NoData if neither has it.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -62,7 +62,7 @@ def fetch(hub_id: str, revision: str | None) -> Path:
     try:
         _within(HUB_TIMEOUT_S, ask)
         return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
-    except Exception as error:  # of the HTTP library below the hub's client too, which changes with its version
+    except Exception as error:  # also those of the client's HTTP library, which differs between versions
         cause = _cause(error, revision)
     try:
         return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision, local_files_only=True))
@@ -74,7 +74,7 @@ def fetch(hub_id: str, revision: str | None) -> Path:
 
 
 def read_snapshot(folder: Path, hub_id: str, wanted: int) -> Rows:
-    """The rows of the split `train`, the first `wanted` of them kept. ConfigError where there is none, or a row is bad."""
+    """Read the split `train`; the first `wanted` rows are kept. Raises ConfigError if there is none, or for a bad row."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -83,13 +83,13 @@ def read_snapshot(folder: Path, hub_id: str, wanted: int) -> Rows:
             dataset = load_dataset(str(folder), split="train", cache_dir=temporary)
         except (DatasetsError, FileNotFoundError, ValueError) as error:
             raise _dataset_error(
-                hub_id, f"can't be read: {_first_line(error)}", "a dataset with a split train"
+                hub_id, f"can't be read: {_first_line(error)}", "a dataset with a split called train"
             ) from error
         return rows_of(dataset, hub_id, wanted)
 
 
 def rows_of(dataset: Dataset, hub_id: str, wanted: int) -> Rows:
-    """The dataset's rows, the first `wanted` of them kept. ConfigError for other columns, no rows, or a bad row."""
+    """Check the dataset's rows; the first `wanted` are kept. Raises ConfigError for other columns, no rows, or a bad row."""
     columns = dataset.column_names
     if "messages" not in columns and not {"instruction", "output"} <= set(columns):
         expected = "a column messages, or instruction, output and maybe input"
@@ -112,8 +112,10 @@ def _dataset_error(hub_id: str, problem: str, expected: str) -> ConfigError:
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:
-    """Call, and raise TimeoutError where that takes longer. The client's own limit is one of many: for each address of
-    the host, and none for looking up its name."""
+    """Call, and raise TimeoutError after so many seconds.
+
+    The client's own limit is one of many: it holds for each address of the host, and not for looking up its name.
+    """
     done: Future[None] = Future()
 
     def call_and_report() -> None:
@@ -142,7 +144,7 @@ def _cause(error: Exception, revision: str | None) -> str:
     if isinstance(error, GatedRepoError):
         return "it is gated, and this account has no access"
     if isinstance(error, RepositoryNotFoundError):
-        return "the hub has none of that name, or none for this account"
+        return "the hub has no dataset of that name, or none that this account may see"
     if isinstance(error, RevisionNotFoundError):
         return f"it has no revision {revision}"
     return _first_line(error)

@@ -1,4 +1,4 @@
-"""A JSONL file of the user's. In: its path. Out: its rows, all found good; ConfigError names the first line that isn't."""
+"""Read a user's JSONL file and check every row; a ConfigError names the first bad line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ EXPECTED = f"one JSON object a line, {ROW_SHAPES}"
 
 
 def read_jsonl(path: str, wanted: int) -> tuple[Rows, str]:
-    """The rows, the first `wanted` of them kept, and the SHA-256 of the file's bytes. One pass; `path` as it was given.
+    """Read `path` in one pass. Returns its rows, of which the first `wanted` are kept, and the SHA-256 of its bytes.
 
-    Blank lines may only stand at the end. Raises ConfigError where there is no such file, or not every row is good.
+    Blank lines may only stand at the end. Raises ConfigError if there is no such file, or for a bad row.
     """
     file = _existing(path)
     digest = hashlib.sha256()
@@ -56,7 +56,7 @@ def _existing(path: str) -> Path:
 
 
 def _numbered_lines(path: str, lines: BinaryIO, digest: hashlib._Hash) -> Iterator[tuple[int, bytes]]:
-    """Every line with its number, as editors count; blank ones at the end left out."""
+    """Every line with its number, as editors count; blank lines at the end are left out."""
     blank = None
     for number, line in enumerate(lines, 1):
         digest.update(line)

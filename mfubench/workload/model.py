@@ -1,4 +1,4 @@
-"""A model's folder. In: an architecture. Out: config.json, the synthetic tokenizer and, where asked for, random weights."""
+"""Write a model's folder: config.json, the synthetic tokenizer and, if wanted, random weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def write_model(
 ) -> None:
     """Write the model called `name` into `folder`, with random weights in `dtype` if `weights_seed` is given.
 
-    Raises ValueError where the architecture is none that transformers knows, is too small for the synthetic tokenizer,
-    or has weights that don't fit on the disk.
+    Raises ValueError if transformers doesn't know the architecture, its vocabulary is too small for the synthetic
+    tokenizer, or its weights don't fit on the disk.
     """
     config = _config(name, architecture)
     config.dtype = dtype
@@ -75,11 +75,11 @@ def _write_random_weights(folder: Path, name: str, config: PreTrainedConfig, dty
 
 @contextmanager
 def _deepspeed_off_the_gpu() -> Iterator[None]:
-    """transformers imports an installed DeepSpeed when it saves, which would look at the GPU, and speak on stdout."""
+    """Keep DeepSpeed, imported by transformers when it saves a model, off the GPU and off stdout."""
     before = dict(os.environ)
     os.environ["DS_ACCELERATOR"] = "cpu"
     try:
         yield
-    finally:  # what it sets would reach the framework
+    finally:  # DeepSpeed's variables would reach the framework
         os.environ.clear()
         os.environ.update(before)

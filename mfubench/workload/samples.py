@@ -1,6 +1,6 @@
-"""Training samples. In: conversations. Out: one JSONL file in each of the two common shapes.
+"""Training samples: conversations, written as one JSONL file in each of the two common shapes.
 
-Sample by sample, both files say the same.
+Both files hold the same samples in the same order.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from mfubench.workload.tokenizer import SYNTHETIC_WORDS
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation: the role and content of each turn; and as instruction, input and output, where it is a question
-    and its answer and nothing else."""
+    """A conversation: role and content of each turn.
+
+    One question and its answer are also kept as instruction, input and output.
+    """
 
     messages: list[dict[str, str]]
     alpaca: dict[str, str] | None
@@ -38,7 +40,7 @@ def exchange(instruction: str, context: str, output: str) -> Sample:
 
 
 def write_samples(folder: Path, *, samples: Iterable[Sample], as_alpaca: bool) -> None:
-    """Write messages/train.jsonl and, where every sample has that shape, alpaca/train.jsonl into `folder`.
+    """Write messages/train.jsonl and, if every sample has that shape, alpaca/train.jsonl into `folder`.
 
     A line is {"messages": [{"role": ..., "content": ...}, ...]} in one, {"instruction", "input", "output"} in the other.
     """
@@ -63,15 +65,15 @@ _JSON_WORDS |= {list: "an array", dict: "an object"}
 
 @dataclass(frozen=True)
 class Rows:
-    """A source of samples, every row of it found good."""
+    """A source of samples, every row of it checked."""
 
-    first: list[Sample]  # at most as many as a run reads
+    first: list[Sample]  # no more than a run reads
     count: int  # rows in the source
-    as_alpaca: bool  # every row is a question and its answer and nothing else
+    as_alpaca: bool  # every row is one question and its answer
 
 
 def gather_rows(samples: Iterable[Sample], wanted: int) -> Rows:
-    """All samples read through, the first `wanted` of them kept."""
+    """Read all samples, and keep the first `wanted`."""
     first: list[Sample] = []
     count, as_alpaca = 0, True
     for sample in samples:
@@ -83,9 +85,9 @@ def gather_rows(samples: Iterable[Sample], wanted: int) -> Rows:
 
 
 def sample_of(row: object) -> Sample:
-    """The sample of a row in one of the ROW_SHAPES; `input` may be missing, null or empty. Other keys are passed over.
+    """The sample of a row in one of the ROW_SHAPES; `input` may be missing, null or empty. Other keys are ignored.
 
-    Raises ValueError for anything else, saying what is wrong.
+    Raises ValueError for anything else, with the mistake.
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"{_word(row)}, not an object")

@@ -1,6 +1,6 @@
-"""The samples of a run: their folder, their writer and their source, from the data option and a number of samples.
+"""Choose the samples of a run: their folder, their writer and their source, from the data option and a number of samples.
 
-Real rows are read in order, from the start again where there are fewer than a run reads.
+Real rows are read in order, and from the start again if they are fewer than a run reads.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from mfubench.workload.hub import check_hub_id, fetch, read_snapshot
 from mfubench.workload.jsonl import read_jsonl
 from mfubench.workload.samples import Rows, synthetic_samples, write_samples
 
-SOURCE_FILE = "source.json"  # beside the samples: what they were made of
+SOURCE_FILE = "source.json"  # beside the samples: their source
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a run, made or not."""
+    """The samples of a run, written or not."""
 
     folder: Path
-    write: Callable[[Path], None] | None  # None: they lie there already, or their source hasn't been fetched
+    write: Callable[[Path], None] | None  # None: written already, or not fetched yet
     source: str | None = None  # None: synthetic
     num_rows: int | None = None  # rows in the source; None: synthetic, or not known before it is fetched
     as_alpaca: bool = True
@@ -37,10 +37,10 @@ class Samples:
 def find_samples(
     data: config.Data, *, sequence_length: int, num_samples: int, seed: int, folder: Path, may_fetch: bool
 ) -> Samples:
-    """The samples of `data`, all rows of a real source found good; written by whoever calls `write`.
+    """Find the samples of `data` and check all rows of a real source; the caller writes them with `write`.
 
-    Raises ConfigError for rows that aren't good, NoData where the hub's can't be had. Unless it `may_fetch`, the hub
-    isn't asked, and what is known of the hub's data is what the settings say.
+    Without `may_fetch` the hub isn't asked, and only the settings are known of its data. Raises ConfigError for bad rows,
+    NoData if the hub's data can't be had.
     """
     if data.hub_id is not None:
         check_hub_id(data.hub_id)
@@ -58,9 +58,9 @@ def find_samples(
 
 @cache
 def check_data(data: config.Data) -> None:
-    """Raise ConfigError for a file that isn't good; the hub isn't asked.
+    """Raise ConfigError for a bad file; the hub isn't asked.
 
-    A file is read once in this process, however often it is asked about.
+    A file is read once in this process, however often it is checked.
     """
     if data.path is not None:
         read_jsonl(data.path, 1)
@@ -73,7 +73,7 @@ def _of_hub(name: str, hub_id: str, snapshot: Path, num_samples: int, folder: Pa
 
 
 def _unfetched(name: str, hub_id: str, revision: str | None, num_samples: int, folder: Path) -> Samples:
-    """Without the commit there is no digest: the folder is named by the revision then, and nothing is written there."""
+    """Samples without a commit, so without a digest: the folder is named by the revision, and nothing is written there."""
     source = f"{hub_id}@{revision or 'main'}"
     if revision is not None and _COMMIT.fullmatch(revision):
         at = _samples_folder(name, source, num_samples, folder)

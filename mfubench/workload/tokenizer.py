@@ -1,11 +1,11 @@
-"""The synthetic tokenizer. In: nothing. Out: the files that transformers' AutoTokenizer reads, and the words it knows.
+"""Write the synthetic tokenizer, as files for transformers' AutoTokenizer; and list the words it knows.
 
 A byte-level BPE in which every word of two syllables is one token when a space stands before it, so that synthetic text
 costs about one token a word. It is constructed, not trained: the same bytes on every machine, made in milliseconds.
 Any other text still round-trips, byte by byte.
 
-The special tokens and the chat template are those of Llama 3, because frameworks that bring templates of their own
-bring that one: each of its tokens is in the vocabulary already, so no framework adds one and resizes the embedding.
+The special tokens and the chat template are Llama 3's, because frameworks with templates of their own bring that one:
+each of its tokens is in the vocabulary already, so no framework adds one and resizes the embedding.
 """
 
 from __future__ import annotations
