@@ -1,1 +1,1 @@
-"""The framework's processes: a Plan in, an Outcome out. `start` is the door; the guard is small, so nothing is imported here."""
+"""Run the framework's processes: from a Plan to an Outcome, through `start`. Imports nothing, to keep the guard small."""

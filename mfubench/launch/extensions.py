@@ -19,17 +19,19 @@ COMPILED_WITHIN_S = 900.0
 
 
 def build_environment(program: str) -> dict[str, str]:
-    """The variables that make a run of `program` compile into our folder; none if the user has named a folder.
+    """Environment variables that make a run of `program` compile into our folder; none if the user has named a folder.
 
-    Programs of different environments have different libraries, and would compile over each other in one folder.
+    Programs of different environments have different libraries, and would overwrite each other's builds in one folder.
     """
     beside = hashlib.sha256(str(Path(program).parent).encode()).hexdigest()[:12]
     return {} if FOLDER_VARIABLE in os.environ else {FOLDER_VARIABLE: str(_folder() / beside)}
 
 
 def release(since_s: float | None = None) -> None:
-    """Remove locks that were made after `since_s` (time of day, s): by a run that has ended. Without it, those that are too
-    old to be held by anyone. One that a living process has open is another run's, and stays."""
+    """Remove the locks made after `since_s` (time of day, s) by a run that has ended; without it, those too old to be held.
+
+    A lock that a living process has open belongs to another run and stays.
+    """
     if FOLDER_VARIABLE in os.environ:
         return
     for lock in _folder().rglob(LOCK_NAME):

@@ -1,11 +1,9 @@
-"""A program beside mfubench that outlives it: ends what mfubench leaves behind when it is killed.
+"""`python -m mfubench.launch.guard TAG SECONDS`: outlive mfubench, and clean up after it if it is killed.
 
-python -m mfubench.launch.guard TAG SECONDS
-
-In: on its standard input a pipe that only mfubench can write to: of each run its log and the folder of its records, each with
-a zero byte behind it. The pipe's end means that mfubench is gone, by whatever death; until then this sleeps. Then every
-process that carries the tag is killed, locks that these held on compilations since SECONDS (time of day) are removed, and
-what the last run wrote is cleaned of secrets.
+Standard input is a pipe that only mfubench can write to: for each run its log and the folder of its records, each followed
+by a zero byte. The guard sleeps until the pipe ends: mfubench is gone, however it died. It then kills every process that
+carries the tag, removes their locks on compilations made since SECONDS (time of day), and removes secrets from the last
+run's output.
 """
 
 from __future__ import annotations

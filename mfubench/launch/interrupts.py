@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal. In: signals. Out: one KeyboardInterrupt, and how many came after it."""
+"""Turn Ctrl-C, SIGTERM and a closed terminal into one KeyboardInterrupt, and count the signals after it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ENDING = 0  # among the signals: the run is being ended
-_signals: list[int] = []  # that came since the outermost `interrupted_once` began
-_inside = False  # one of them
+ENDING = 0  # marks, among the signals, that the run is being ended
+_signals: list[int] = []  # received since the outermost `interrupted_once` began
+_inside = False  # an `interrupted_once`
 
 
 @contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the run, once: from then on, and while the run is being ended, they are only counted,
-    so that what it recorded is still written. One that nobody has acted on by the end is raised then."""
+    """End the run once at Ctrl-C, SIGTERM or SIGHUP; from then on, and while the run is being ended, only count them.
+
+    So the result is still written. A signal that nobody has acted on by the end is raised then.
+    """
     global _inside
     if threading.current_thread() is not threading.main_thread() or _inside:
-        yield  # signals come to the main thread only; or this is inside another one
+        yield  # only the main thread gets signals; or this is nested
         return
     _signals.clear()
     heard = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
-    _inside, before = True, {s: signal.signal(s, _interrupt) for s in heard}  # what nohup has silenced stays so
+    _inside, before = True, {s: signal.signal(s, _interrupt) for s in heard}  # signals that nohup ignores stay ignored
     try:
         yield
     finally:
@@ -36,7 +38,7 @@ def interrupted_once() -> Iterator[None]:
 
 
 def only_counted() -> int:
-    """From here on signals end nothing: the run is being ended. How many there are so far."""
+    """From here on signals end nothing: the run is being ended. Returns their number so far."""
     _signals.append(ENDING)
     return len(_signals)
 
@@ -55,7 +57,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def _leave_the_terminal() -> None:
-    """A terminal that is gone can't be written to, and the error would come before the result is written."""
+    """Stop writing to a terminal that is gone: the error would come before the result is written."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for output in (1, 2):
         if stat.S_ISCHR(os.fstat(output).st_mode):

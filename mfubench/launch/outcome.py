@@ -1,4 +1,4 @@
-"""The end of a framework's processes and its cause. Every field of an Outcome stands in the result. Pure."""
+"""The end of a framework's processes and its cause. Every field of an Outcome is in the result. Pure."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ OUT_OF_MEMORY = {
         r"|ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory"
     ),
 }
-# A Python exception that says something; a launcher's own about its ranks says nothing of why.
+# A Python exception with a message; a launcher's exception about its ranks doesn't tell the cause.
 EXCEPTION_LINE = re.compile(
     r"^(\[rank(?P<rank>\d+)\]:\s*)?(?!subprocess\.CalledProcessError)"
     r"([A-Za-z_][\w.]*(Error|Exception): \S|Fatal Python error: \S)"
 )
-# What a rank says that has lost another one: it says nothing of why either.
+# Messages of a rank that has lost another one: they don't tell the cause either.
 LOST_A_PEER = re.compile(
     r"[Cc]onnection (closed|reset|refused|was likely closed)|Broken pipe|ncclRemoteError|NCCL communicator was aborted"
 )
-# torchrun's report on a rank, and other launchers' words for one that was killed.
+# torchrun's report on a rank, and other launchers' messages about a killed one.
 REPORT = re.compile(
     r"^\s*rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\n\s*exitcode\s*:\s*(?P<code>-?\d+)", re.MULTILINE
 )
@@ -45,7 +45,7 @@ SHELL_SIGNAL = 128  # a shell's exit status is this and the signal that ended it
 
 @dataclass(frozen=True)
 class Ending:
-    """The kind of a run's end, and the reason if mfubench ended it for something that it did."""
+    """The kind of a run's end, and the reason if mfubench ended it."""
 
     how: How
     why: str | None = None
@@ -56,7 +56,7 @@ class Memory:
     """The host's memory, sampled once a second: the worst of the samples."""
 
     host_available_bytes_min: int
-    resident_bytes_max: int  # of all processes of the run; what they share counts for each
+    resident_bytes_max: int  # of all processes of the run; shared memory counts for each
 
 
 @dataclass(frozen=True)
@@ -67,22 +67,24 @@ class Outcome:
     returncode: int | None
     wall_s: float
     log_tail: tuple[str, ...]
-    why: str | None = None  # it was ended; None where the user's settings or the records say so
+    why: str | None = None  # the reason why it was ended; None if that follows from the user's settings or the records
     out_of_memory: Literal["device", "host"] | None = None
     killed_for_memory: bool = False  # by the kernel, which leaves no line in the log
-    last_words: str | None = None  # the line of the log that says why: of memory, else an exception, else the last one
-    failed_rank: int | None = None  # the one that began it, where a launcher's report or its own words tell
-    signal: str | None = None  # that ended that rank, or the leader
+    last_words: str | None = None  # the log's line with the cause: about memory, else an exception, else the last line
+    failed_rank: int | None = None  # the first to fail, if a launcher's report or the rank's own message tells
+    signal: str | None = None  # the signal that ended that rank, or the leader
     memory: Memory | None = None  # None: it ended before the first sample
-    peak_memory_bytes: Mapping[int, int | None] = field(default_factory=dict)  # by rank, as its last step recorded it
+    peak_memory_bytes: Mapping[int, int | None] = field(default_factory=dict)  # by rank, at its last recorded step
     log_bytes_left_out: int = 0
-    cleanup_s: float = 0.0  # from its end, or the decision to end it, until no process was left; in wall_s
-    pids_left: tuple[int, ...] = ()  # that couldn't be ended
+    cleanup_s: float = 0.0  # from the end, or the decision to end it, until no process was left; part of wall_s
+    pids_left: tuple[int, ...] = ()  # processes that couldn't be ended
 
 
 def with_cause(outcome: Outcome, oom_kills: int = 0) -> Outcome:
-    """Add the cause that the log and the exit status tell to the outcome. `oom_kills`: processes, of the whole machine, that the
-    kernel killed for want of memory meanwhile."""
+    """Add the cause, from the log and the exit status, to the outcome.
+
+    `oom_kills`: processes of the whole machine that the kernel killed for want of memory meanwhile.
+    """
     lines = outcome.log_tail
     full, evidence = _full_memory(lines)
     words = evidence or _cause_line(lines)
@@ -102,7 +104,7 @@ def with_cause(outcome: Outcome, oom_kills: int = 0) -> Outcome:
 
 
 def _full_memory(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None, str | None]:
-    """The memory that was full, of the device or the host, and the last line that says so."""
+    """The memory that was full, device or host, and the last line about it."""
     for where in ("device", "host"):
         if said := [line for line in lines if OUT_OF_MEMORY[where].search(line)]:
             return where, said[-1]
@@ -119,7 +121,7 @@ def _cause_line(lines: Sequence[str]) -> str | None:
 
 
 def _reported_failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(rank, exit status) as torchrun reports them, the one that it holds for the first before the others."""
+    """(rank, exit status) as torchrun reports them, its presumed first failure before the others."""
     others, _, root = "\n".join(lines).partition(ROOT_CAUSE)
     for part in (root, others):
         yield from ((int(report["rank"]), int(report["code"])) for report in REPORT.finditer(part))
@@ -128,9 +130,12 @@ def _reported_failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
 def _first_failure(
     failures: Sequence[tuple[int, int]], words: str | None, is_why: bool
 ) -> tuple[int | None, str | None]:
-    """The rank that began it, and its signal. Of ranks that fail within a second torchrun takes any for the first: one that
-    died of a signal comes before those that lost it; SIGTERM is what torchrun itself ends the rest with. `is_why`: the words
-    leave no doubt, and whose they are began it."""
+    """The rank that failed first, and its signal.
+
+    Of ranks that fail within a second torchrun reports any as the first: one that died of a signal comes before those that
+    lost it; SIGTERM is torchrun's own way to end the rest. `is_why`: the words are the cause beyond doubt, so the rank that
+    wrote them failed first.
+    """
     said = EXCEPTION_LINE.search(words or "")
     speaker = int(said["rank"]) if said and said["rank"] else None
     signalled = [(rank, name) for rank, code in failures if (name := _signal_of(code)) not in (None, "SIGTERM")]

@@ -1,7 +1,7 @@
-"""The processes of a run: who they are, what memory they hold, and their end. In: this process, or the run's tag.
+"""The processes of a run, found as descendants of this process or by the run's tag: their memory and their end.
 
-While mfubench lives, all that a run starts is below it: the kernel hands it the orphans, whatever they have done to their
-session or their environment. When mfubench is gone they are known by the tag in their environment only.
+While mfubench lives, every process that a run starts is below it: the kernel hands it the orphans, even those that changed
+their session or environment. Once mfubench is gone, only the tag in their environment identifies them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import psutil
 
 RUN_TAG = "MFUBENCH_RUN"  # in the environment of every process of a run
 PR_SET_CHILD_SUBREAPER = 36
-KILLED_WITHIN_S = 15.0  # more than a driver or a file server takes to let go of a process
+KILLED_WITHIN_S = 15.0  # longer than a driver or a file server takes to release a process
 KILL_POLL_EVERY_S = 0.1
 
 Members = Callable[[], Collection[psutil.Process]]
 
 
 def adopt_orphans() -> None:
-    """From now on, whoever below this process loses its parent becomes this process's child."""
+    """From now on, make every orphaned descendant a child of this process."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -34,7 +34,7 @@ def children() -> frozenset[psutil.Process]:
 
 
 def descendants(unrelated: Collection[psutil.Process]) -> list[psutil.Process]:
-    """Living descendants of this process without the `unrelated` ones: children that it had before, with theirs."""
+    """Living descendants of this process without the `unrelated` ones: its earlier children, with theirs."""
     return _alive(_with_descendants(children().difference(unrelated)))
 
 
@@ -49,7 +49,7 @@ def tagged_processes(tag: str) -> list[psutil.Process]:
 
 
 def have_open(path: Path) -> bool:
-    """True if any process has the file open, as far as we may see."""
+    """True if any process has the file open, as far as our permissions show."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it is gone, or another user's
             if any(file.path == str(path) for file in process.open_files()):
@@ -58,7 +58,7 @@ def have_open(path: Path) -> bool:
 
 
 def resident_bytes(members: Iterable[psutil.Process]) -> int:
-    """Memory that they hold; what several of them share counts for each."""
+    """Resident memory of the processes; shared memory counts for each."""
     total = 0
     for process in members:
         with suppress(psutil.Error):
@@ -67,10 +67,10 @@ def resident_bytes(members: Iterable[psutil.Process]) -> int:
 
 
 def end(leader: int | None, members: Members, grace_s: float, hurried: Callable[[], bool]) -> tuple[int, ...]:
-    """SIGTERM to the leader, or to all where it is gone; SIGKILL to those left after the grace, or once it is `hurried()`.
+    """SIGTERM to the leader, or to all if it is gone; SIGKILL to the rest after `grace_s`, or once `hurried()`.
 
     Launchers put their ranks into sessions of their own, so a signal to the leader's group would miss them, and a leader
-    ends its ranks best itself. The pids that couldn't be ended: those that the kernel is stuck with.
+    ends its ranks best itself. Returns the pids that couldn't be ended, because they are stuck in the kernel.
     """
     waiting, deadline = list(members()), time.monotonic() + grace_s
     for process in [each for each in waiting if each.pid == leader] or waiting:
@@ -83,8 +83,10 @@ def end(leader: int | None, members: Members, grace_s: float, hurried: Callable[
 
 
 def kill(members: Members) -> tuple[int, ...]:
-    """SIGKILL to all members until two polls in a row find none: one that dies may have started another meanwhile. The
-    pids that couldn't be ended."""
+    """SIGKILL to all members until two polls in a row find none: a dying one may have started another meanwhile.
+
+    Returns the pids that couldn't be ended.
+    """
     deadline, empty_polls = time.monotonic() + KILLED_WITHIN_S, 0
     while True:
         processes = members()
@@ -98,7 +100,7 @@ def kill(members: Members) -> tuple[int, ...]:
 
 
 def reap(unrelated: Collection[psutil.Process]) -> None:
-    """Take note of the adopted children that have died, so that no dead one stays listed and their time is counted."""
+    """Wait for dead adopted children, so that they leave the process table and their CPU time is counted."""
     for child in children().difference(unrelated):
         with suppress(ChildProcessError):  # somebody else has waited for it
             os.waitpid(child.pid, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""Run short helper programs, and the guard of every process that this one starts."""
+"""Run short helper programs, and the guard over every process that this one starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESPOND_WITHIN_S = 60.0  # a command line that imports torch takes some ten seco
 
 @functools.cache
 def responds(command: tuple[str, ...]) -> bool:
-    """Return True if the program ends with 0 within a minute; run once in this process."""
+    """True if the program exits with 0 within a minute; run once in this process."""
     try:
         done = subprocess.run(
             command,
@@ -31,13 +31,13 @@ def responds(command: tuple[str, ...]) -> bool:
             timeout=RESPOND_WITHIN_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):  # not there, or no program
+    except (OSError, subprocess.TimeoutExpired):  # missing, or not executable
         return False
     return done.returncode == 0
 
 
 def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
-    """Run short helper programs at the same time and return what each printed; RuntimeError if one fails or is too slow."""
+    """Run short helper programs at the same time and return each one's output; RuntimeError if one fails or is too slow."""
     children = [
         subprocess.Popen(
             command,
@@ -58,7 +58,7 @@ def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, st
                 raise RuntimeError(f"{child.args!r} ended with {child.returncode}: {errors.strip()[-2000:]}")
             outputs.append(output)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{error.cmd!r} was not done after {timeout_s:g} s") from error
+        raise RuntimeError(f"{error.cmd!r} did not finish within {timeout_s:g} s") from error
     finally:
         for child in children:
             if child.poll() is None:
@@ -69,7 +69,7 @@ def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, st
 
 def commit_of(root: Path) -> str | None:
     """Return the commit of a checkout, with -dirty if it has changes; None without a checkout or without git."""
-    if not (root / ".git").exists():  # git would describe whatever repository lies around an installed package
+    if not (root / ".git").exists():  # else git would describe any repository around an installed package
         return None
     try:
         return run_together([["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]], {}, 10)[
@@ -97,7 +97,7 @@ def guarded_tag() -> tuple[str, subprocess.Popen[bytes]]:
 
 
 def in_front_of(*places: str | None) -> str:
-    """Join the places that are not empty to a search path."""
+    """Join the non-empty places into a search path."""
     return os.pathsep.join(filter(None, places))
 
 

@@ -25,15 +25,17 @@ from mfubench.launch.programs import guarded_tag, in_front_of
 from mfubench.plan.native import Plan, write_files
 
 GRACE_S = 10.0
-NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # it is not there, or can't be executed
-# A child would attach to our W&B service, and its settings are not the run's; a framework must not track beside us.
+NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # missing, or not executable
+# A child would attach to our W&B service, whose settings aren't the run's; and frameworks must not track the run too.
 NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
 
 
 def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
-    """Write the plan's files, start its command and wait for its end, or end it: when `poll()`, called once a second, says
-    so; at the timeout; before the disk is full; at Ctrl-C (a second Ctrl-C skips the grace, and only that: see
-    interrupts.interrupted_once). Raises OSError where the disk is too full to start."""
+    """Write the plan's files, start its command, and wait for its end or end it.
+
+    It is ended if `poll()`, called once a second, says so; at the timeout; before the disk is full; at Ctrl-C (a second one
+    skips only the grace: see interrupts.interrupted_once). Raises OSError if the disk is too full to start.
+    """
     supervision.check_room(plan.folder)
     plan.records.mkdir(parents=True, exist_ok=True)
     plan.scratch.mkdir(parents=True)
@@ -75,9 +77,9 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
 
 
 def _tell(guard: subprocess.Popen[bytes], plan: Plan) -> None:
-    """What it is to clean of secrets should mfubench be killed in this run."""
+    """Tell the guard which files to clean of secrets if mfubench is killed in this run."""
     assert guard.stdin is not None
-    with suppress(BrokenPipeError):  # it has been killed itself
+    with suppress(BrokenPipeError):  # the guard has been killed
         os.write(guard.stdin.fileno(), b"".join(os.fsencode(path) + b"\0" for path in (plan.log, plan.records)))
 
 
@@ -94,8 +96,7 @@ def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Pope
 
 
 def _end_all(process: subprocess.Popen[bytes] | None, unrelated: Collection[psutil.Process]) -> tuple[int, ...]:
-    """No process of this run is left when this returns, but for the pids returned, which nothing can end; a Ctrl-C
-    meanwhile skips what is left of the grace."""
+    """End every process of this run; another Ctrl-C skips the rest of the grace. Returns the pids that nothing can end."""
     so_far = interrupts.only_counted()
     left = processes.end(
         None if process is None else process.pid,
@@ -110,10 +111,10 @@ def _end_all(process: subprocess.Popen[bytes] | None, unrelated: Collection[psut
 
 
 def _killed_for_memory() -> int:
-    """How many processes the kernel has killed for want of memory since it started; 0 where it doesn't tell."""
+    """Number of processes that the kernel has killed for want of memory since it started; 0 if it doesn't tell."""
     try:
         counted = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
-    except OSError:  # not shown here
+    except OSError:  # not readable here
         return 0
     return int(counted[1]) if counted else 0
 

@@ -1,6 +1,6 @@
-"""Supervise a run once a second: its output, its memory, its disk, and what a poll of its records says.
+"""Supervise a run once a second: its output, its memory, its disk, and the answer of a poll of its records.
 
-Between two polls this sleeps.
+Sleeps between two polls.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mfubench.plan.native import Plan
 POLL_EVERY_S = 1.0
 MIB = 2**20
 FREE_TO_START_BYTES = 256 * MIB
-NEARLY_FULL_BYTES = 64 * MIB  # the records and the result of the longest run fit in it
+NEARLY_FULL_BYTES = 64 * MIB  # room for the records and the result of the longest run
 
 Poll = Callable[[], Ending | None]
 
 
 def check_room(folder: Path) -> None:
-    """Raise OSError where the disk is too full to start a run on."""
+    """Raise OSError if the disk is too full to start a run."""
     if shutil.disk_usage(folder).free < FREE_TO_START_BYTES:
         needed = f"no run is started with less than {FREE_TO_START_BYTES // MIB} MiB free on the disk"
         raise OSError(errno.ENOSPC, needed, str(folder))
@@ -36,12 +36,12 @@ def check_room(folder: Path) -> None:
 
 @dataclass
 class Supervision:
-    """Polls a run once a second. `unrelated`: this process's children that are no part of it."""
+    """Poll a run once a second. `unrelated`: this process's children that are no part of it."""
 
     plan: Plan
     unrelated: Collection[psutil.Process]
     memory: Memory | None = None
-    left_out: int = 0  # bytes of output
+    left_out: int = 0  # bytes of the log
 
     def until_the_end(self, wait: Callable[[], object], poll: Poll, deadline: float) -> Ending:
         """Wait until the leader ends or is to be ended. A thread blocks in wait(): with a timeout it would poll."""
@@ -81,7 +81,7 @@ class Stall:
     _since_s: float = 0.0
 
     def poll(self, ranks: Mapping[str, Sequence[float]], now_s: float) -> str | None:
-        """Name the step at which each rank stands if none has ended one for too long. `ranks`: the step times in s of each."""
+        """The last step of each rank, in words, if none has ended one for too long. `ranks`: each one's step times in s."""
         steps = sum(map(len, ranks.values()))
         if steps != self._steps:
             self._steps, self._since_s = steps, now_s
@@ -97,16 +97,16 @@ class Stall:
 
 
 MAX_LOG_BYTES = 64 * 2**20
-KEPT_LOG_BYTES = 4 * 2**20  # of the beginning and of the end each, where it became longer
+KEPT_LOG_BYTES = 4 * 2**20  # of the beginning and of the end each, if the log is longer
 LEFT_OUT_NOTE = b"\n[mfubench: %d bytes of output are left out here]\n"
-TAIL_LINES = 200  # behind a rank's last words a launcher prints its own report, some eight lines a rank
+TAIL_LINES = 200  # after a rank's last words a launcher prints its own report, some eight lines a rank
 TAIL_BYTES = 64 * 1024
 
 
 def keep_short(log: Path) -> int:
-    """Leave out the middle of a file that has become too long; the bytes left out now.
+    """Cut out the middle of a log that has become too long. Returns the number of bytes removed.
 
-    The framework goes on writing to it meanwhile: always at the end, since the file was opened for appending.
+    The framework goes on writing meanwhile: always at the end, since the file was opened for appending.
     """
     size = log.stat().st_size
     if size <= MAX_LOG_BYTES:
