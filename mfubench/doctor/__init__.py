@@ -1,2 +1,5 @@
-"""The doctor: the frameworks' support of an Experiment's settings on this machine, the environments, the devices, and the
-command to try next. Nothing is measured or downloaded."""
+"""The doctor: what works on this machine, and the command to try next.
+
+Shows the environments, the devices and each framework's support of an Experiment's settings. It measures and downloads
+nothing.
+"""

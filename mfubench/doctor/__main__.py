@@ -1,7 +1,7 @@
 """`python -m mfubench.doctor [group=option] [key=value]`: what is ready on this machine, and what to run next.
 
-In: the command line of a run, and flags of its own. Out: a page, or JSON.
-Exit status: 0 everything is ready; 3 something is not, which the page names; 2 the command line is wrong.
+Takes the command line of a run and flags of its own; prints tables or JSON.
+Exit status: 0 everything is ready; 3 something isn't, and the output names it; 2 the command line is wrong.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ DOCTOR_COMMAND = "python -m mfubench.doctor"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what is found; the exit status."""
+    """Print the findings. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog=DOCTOR_COMMAND,
         description="What each framework can do on this machine, what is installed, and what to run next.",
         epilog=f"{DOCTOR_COMMAND} hardware=cpu model=llama-3.1-8b",
     )
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="as of a run: group=option and key=value")
-    parser.add_argument("--json", action="store_true", help="everything, for machines")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="group=option and key=value, as for a run")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = parser.parse_intermixed_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The overrides of a run in; Findings out: all that the doctor says, for its page and for machines."""
+"""Gather the doctor's Findings from the overrides of a run, for the tables and for JSON."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Findings:
     tracking: str  # online | offline | disabled
     hub_token: bool
     cache: Cache
-    problems: list[str]  # what a run would stumble over, each with its way out
-    commands: list[str]  # what to type next
+    problems: list[str]  # obstacles to a run, each with its way out
+    commands: list[str]  # to type next
 
 
 def examine(overrides: Sequence[str]) -> Findings:
-    """Everything about this machine and the frameworks, for runs with these overrides. ConfigError for wrong ones."""
+    """Examine this machine and the frameworks for runs with these overrides. Raises ConfigError for wrong overrides."""
     base = compose_one(overrides)
     options = every_option()
     named = any(key_of(override) == "framework" for override in overrides)
@@ -69,7 +69,7 @@ def examine(overrides: Sequence[str]) -> Findings:
 
 
 def findings_as_json(found: Findings) -> dict[str, Any]:
-    """The findings for machines; of a framework's YAML only the engine, which is what was found."""
+    """The findings as JSON; a framework's YAML is left out but for its engine, which was found here."""
     tree = asdict(found)
     for each in tree["environments"].values():
         each["engine"] = each.pop("framework")["engine"]
@@ -81,7 +81,7 @@ def _problems(found: Devices, environments: dict[str, Environment], kept: Cache)
     if found.problem is not None:
         yield found.problem
     if not kept.writable:
-        yield f"{kept.folder} can't be written to; MFUBENCH_CACHE=FOLDER names another"
+        yield f"{kept.folder} can't be written to; choose another folder with MFUBENCH_CACHE=FOLDER"
     for state in (STATE_MISSING, STATE_CHANGED):
         if names := [name for name, each in environments.items() if each.state == state]:
             yield f"{state}: {', '.join(names)}"
@@ -94,7 +94,7 @@ def _commands(
     environments: dict[str, Environment],
     rows: Sequence[MatrixRow],
 ) -> Iterator[str]:
-    """A run that works here, over as much as is ready; and what would make more ready."""
+    """Commands to type next: a run of everything that is ready here, and installers for the rest."""
     on_cpu = ["hardware=cpu"] if found.problem else []
     kept = [o for o in overrides if key_of(o) not in ("framework", "mode", *(["hardware"] if on_cpu else []))]
     in_modes = {

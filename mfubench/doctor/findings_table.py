@@ -1,4 +1,4 @@
-"""Findings → the page that a person reads: what is missing first, then the matrix, its reasons, and what to type next."""
+"""Print the Findings: missing parts first, then the matrix, its reasons, and commands to type next."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mfubench.plan.engines import label
 
 WIDEST = 1000  # columns
 MATRIX_LEGEND = (
-    "✓ runs here   full, lora: here in these modes only   {other}: runs on one   –: doesn't run   1: why not, below"
+    "✓ runs here   full, lora: here in these modes only   {other}: runs on one   –: doesn't run   1: reason, below"
 )
-SHOWN_ALREADY = ("does not support ", "has no way to set ")  # by the matrix: needs no words below it
+SHOWN_ALREADY = ("does not support ", "has no way to set ")  # by the matrix itself: needs no reason below it
 
 
 def show_findings(findings: Findings, console: Console) -> None:
-    """Print the page."""
+    """Print the findings."""
     for name, text in _about(findings).items():
         console.print(Text(f"{name:<11}", style="bold").append(text, style="not bold"), highlight=False)
     console.print()
@@ -56,9 +56,7 @@ def _about(findings: Findings) -> dict[str, str]:
         "device": f"{device}, {machine.cores} cores{memory}{driver}",
         "peak": ": ".join(filter(None, (peaks, findings.devices.source))) or "not known",
         "W&B": f"runs are logged {findings.tracking}" if findings.tracking != "disabled" else "off",
-        "hub": "a token is here"
-        if findings.hub_token
-        else "no token: what is public can be fetched, gated models can't",
+        "hub": "token found" if findings.hub_token else "no token: public models can be fetched, gated ones can't",
         "cache": f"{cache.folder}, {cache.free_bytes / 2**30:.0f} GiB free",
     }
 
@@ -102,19 +100,19 @@ def _cell_in_words(cell: MatrixCell, other: str, reasons: dict[str, int]) -> Tex
 
 
 def _numbered_reasons(rows: Sequence[MatrixRow]) -> dict[str, int]:
-    """Every reason once, in the order in which the matrix comes to them."""
+    """Every reason once, in the order of the matrix."""
     said = (_note(reason) for row in rows for cell in row.cells.values() for reason in cell.reasons.values())
     notes = (note for note in dict.fromkeys(said) if not note.startswith(SHOWN_ALREADY))
     return {note: number for number, note in enumerate(notes, 1)}
 
 
 def _note(reason: str) -> str:
-    """A reason without what it is the reason of, which its place in the matrix says."""
+    """A reason without its subject, which its place in the matrix shows."""
     return reason.partition(": ")[2] if reason.startswith("with ") else reason
 
 
 def _wide(table: Table, console: Console) -> None:
-    """Folded rows are harder to read than long ones."""
+    """Print a table without folding its rows: long rows are easier to read than folded ones."""
     width = console.width
     console.width = max(width, console.measure(table, options=console.options.update(width=WIDEST)).maximum)
     console.print(table)

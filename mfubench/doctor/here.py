@@ -1,5 +1,7 @@
-"""Read this machine: a framework's environment with its versions, read off its files so that nothing is imported; the
-devices and their peaks; the cache folder."""
+"""Read this machine: a framework's environment and versions, the devices and their peaks, the cache folder.
+
+Versions are read from the environment's files, so nothing is imported.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ SHOWN = tuple(dict.fromkeys((*packages("flops"), *packages("shown"))))
 class Environment:
     """The environment of a framework."""
 
-    framework: Framework  # as the engine that is here starts it, which `framework.engine` names
+    framework: Framework  # with the engine that is installed here, `framework.engine`
     state: str  # STATE_READY | STATE_MISSING | STATE_CHANGED
-    because: str | None  # what a run would say where it is missing
+    because: str | None  # a run's message if it is missing
     versions: dict[str, str]
 
 
@@ -39,9 +41,9 @@ class Devices:
     """The devices of the machine."""
 
     machine: Machine
-    peaks: dict[str, float]  # dtype → dense FLOP/s of one device; empty where it is measured before each run
+    peaks: dict[str, float]  # dtype → dense FLOP/s of one device; empty if it is measured before each run
     source: str
-    problem: str | None  # why nothing can be measured as asked
+    problem: str | None  # the reason why these settings can't be measured
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,21 @@ def devices(settings: Hardware) -> Devices:
 
 
 def cache() -> Cache:
-    """The cache folder, which may not be there yet."""
+    """The cache folder, which may not exist yet."""
     folder = cache_folder()
     there = next(each for each in (folder, *folder.parents) if each.is_dir())
     return Cache(folder, shutil.disk_usage(there).free, os.access(there, os.W_OK | os.X_OK))
 
 
 def _as_required(framework: Framework) -> bool:
-    """True if an environment made by mfubench's installer is what its requirements say now."""
+    """True if an environment made by mfubench's installer matches its requirements."""
     if framework.python is None or Path(framework.python).is_absolute():
         return True
     return responds((sys.executable, str(LAUNCHERS / "install"), "--check", framework.name))
 
 
 def _package_versions(framework: Framework) -> dict[str, str]:
-    """Package → version: of the framework itself, where it has an environment, and of what its speed depends on."""
+    """Package → version: of the framework itself, if it has an environment, and of the packages that determine its speed."""
     path, wanted = sys.path, list(SHOWN)
     if framework.python is not None:
         environment = (ROOT / framework.python).parent.parent
@@ -110,7 +112,7 @@ def _package_versions(framework: Framework) -> dict[str, str]:
 
 
 def _first_requirement(framework: str) -> list[str]:
-    """The package that is the framework itself: what its requirements begin with."""
+    """The package that is the framework itself: the first of its requirements."""
     requirements = LAUNCHERS / framework / "requirements.txt"
     lines = requirements.read_text() if requirements.is_file() else ""
     return re.findall(r"^[A-Za-z0-9._-]+", lines, re.MULTILINE)[:1]

@@ -1,7 +1,7 @@
-"""The support matrix: for every value of every setting, the modes in which each framework runs it here, those in which it
-runs on other devices only, and why not in the rest. Pure but for reading conf/.
+"""The support matrix: for every value of every setting, the modes in which each framework runs it. Pure but for reading conf/.
 
-A value is tried alone, over the defaults: combinations of several are answered by `dry_run=true`.
+A cell also has the modes that run on other devices only, and the reasons for the rest. A value is tried alone, over the
+defaults: for combinations there is `dry_run=true`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from mfubench.plan import support
 VARIED_GROUPS = ("framework", *FRAMEWORK_GROUPS)
 ANY_FILE = "data.path=FILE"  # data=jsonl doesn't compose without one
 
-Options = Mapping[str, Mapping[str, Any]]  # group → option → what it consists of
+Options = Mapping[str, Mapping[str, Any]]  # group → option → its settings
 Variation = Callable[[Experiment], Experiment]
 
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """One framework and one value: the modes in which it runs here, if need be with a precision other than `auto`'s;
-    those in which it would on another device; and the reasons why it doesn't run as asked."""
+    """One framework and one value: the modes in which it runs here, if need be with a precision other than `auto`'s.
+
+    Also the modes in which it would run on another device, and the reasons why it doesn't run as asked.
+    """
 
     here: Sequence[str]
     elsewhere: Sequence[str]
-    reasons: Mapping[str, str]  # mode → why not; of a mode that is in `here`, why not with precision=auto
+    reasons: Mapping[str, str]  # mode → why not; for a mode in `here`, why not with precision=auto
 
     @property
     def everywhere(self) -> bool:
@@ -47,7 +49,7 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """One value of one setting, as it is written on the command line."""
+    """One value of one setting, as written on the command line."""
 
     setting: str
     value: str
@@ -55,7 +57,7 @@ class MatrixRow:
 
 
 def every_option() -> Options:
-    """All options of the groups in which frameworks differ. Composing takes its time, so one of each group goes into each."""
+    """All options of the groups in which frameworks differ. Composing is slow, so each composition takes one of each group."""
     names = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in VARIED_GROUPS}
     found: dict[str, dict[str, Any]] = {group: {} for group in VARIED_GROUPS}
     for turn in zip_longest(*names.values()):
@@ -99,7 +101,7 @@ def _framework_cell(experiment: Experiment, by_mode: Mapping[str, Variation], ma
         elif None in why[other.device]:
             elsewhere.append(mode)
         else:
-            # A CPU lacks more. And what is said at most precisions isn't about the precision; `auto`, the first, is one of them.
+            # A CPU lacks more. A reason given at most precisions isn't about the precision; `auto`, the first, is one of them.
             reason = Counter(reversed(why["cuda"])).most_common(1)[0][0]
         if reason is not None:
             reasons[mode] = reason.removeprefix(f"{experiment.framework.name} ")
@@ -118,7 +120,7 @@ def _has(mode: MatrixCell) -> bool:
 
 
 def why_not(experiment: Experiment, machine: Machine) -> str | None:
-    """Say why the experiment can't run on the machine, as a run would; None if it can."""
+    """The reason why the experiment can't run on the machine, in a run's words; None if it can."""
     try:
         validate(experiment)
         precision = hardware.resolve_precision(experiment.precision, machine)
@@ -133,7 +135,7 @@ def why_not(experiment: Experiment, machine: Machine) -> str | None:
 
 
 def _variations(options: Options, base: Mapping[str, Experiment]) -> Iterator[tuple[str, str, Variation]]:
-    """(setting, value, how to set it) for everything in which the frameworks differ, except the mode."""
+    """(setting, value, variation) for every setting in which the frameworks differ, except the mode."""
     for group in (each for each in FRAMEWORK_GROUPS if each != "mode"):
         for name, option in options[group].items():
             yield group, name, _set(**{group: option})
@@ -167,7 +169,7 @@ def _both(first: Variation, second: Variation) -> Variation:
 
 
 def _flipped(switch: str) -> Variation:
-    """Liger's kernels, but for one; of the two losses one excludes the other."""
+    """Flip one of Liger's kernels; turn off the other loss, since the two exclude each other."""
 
     def vary(experiment: Experiment) -> Experiment:
         liger = replace(experiment.liger, **{switch: not getattr(experiment.liger, switch)})
