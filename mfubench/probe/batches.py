@@ -1,7 +1,6 @@
-"""Token counts of micro-batches, and waits for them. In: what DataLoaders hand out. Out: counts, matched to forwards by shape,
-in order.
+"""Count the tokens of micro-batches, and the waits for them; counts are matched to forwards by shape, in order.
 
-Counted where batches leave the loader and still are on the CPU: reading a CUDA tensor would synchronise the device.
+Counted when batches leave the DataLoader and are still on the CPU: reading a CUDA tensor would synchronise the device.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import torch.utils.data.dataloader
 
 INPUT_NAMES = ("input_ids", "tokens", "input", "inputs")
 IGNORED_LABEL = -100  # cross-entropy's ignore_index
-CHECKED_TOKENS = 4096  # more would cost time, and hardly tell more
+CHECKED_TOKENS = 4096  # more would cost time and add little
 
 Shape = Tuple[int, int]
-# Real tokens (attended), trained tokens, a checksum of the token ids; None: cannot be told.
+# Real tokens (attended), trained tokens, a checksum of the token ids; None: not known.
 Counts = Tuple[Optional[int], Optional[int], Optional[int]]
 
 
@@ -32,13 +31,13 @@ def token_shape(value: Any) -> Shape | None:
 
 
 class BatchQueue:
-    """Batches that were loaded and have not been seen in a forward yet; loaders run ahead of the model."""
+    """Batches loaded but not yet seen in a forward; loaders run ahead of the model."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Shape, Counts]] = deque(maxlen=1024)
 
     def put(self, batch: Any) -> None:
-        """Counts a batch, if it is a mapping that has token ids."""
+        """Count a batch, if it is a mapping with token ids."""
         if not isinstance(batch, Mapping):
             return
         ids = next((batch[name] for name in INPUT_NAMES if name in batch), None)
@@ -50,7 +49,7 @@ class BatchQueue:
         self._waiting.append((shape, (real, trained, _checksum(ids))))
 
     def take(self, shape: Shape) -> Counts:
-        """The counts of the oldest waiting batch of this shape; it waits no longer."""
+        """Remove the oldest waiting batch of this shape and return its counts."""
         for index, (waiting, counts) in enumerate(self._waiting):
             if waiting == shape:
                 del self._waiting[index]
@@ -65,17 +64,19 @@ def _count_tokens(tensor: Any, chosen: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def _checksum(ids: Any) -> int | None:
-    """Tells batches apart by their first tokens and the order of these."""
+    """A checksum of a batch's first tokens and their order, to tell batches apart."""
     if ids.device.type != "cpu":
         return None
     first = ids.flatten()[:CHECKED_TOKENS].long()
-    return int((first * torch.arange(1, len(first) + 1)).sum())  # no product of matrices: a counted step would count it
+    return int(
+        (first * torch.arange(1, len(first) + 1)).sum()
+    )  # not a matrix product, which a counted step would count
 
 
 def watch_loaders(waited: Callable[[int], None], loaded: Callable[[Any], None]) -> None:
-    """Calls `waited(ns)` for the time that any DataLoader of this process is asked for a batch, and `loaded(batch)`.
+    """Call `waited(ns)` with the time of each request to a DataLoader of this process, and `loaded(batch)` with its batch.
 
-    A loader inside another one is a part of that.
+    A loader inside another one is part of it.
     """
     iterator = torch.utils.data.dataloader._BaseDataLoaderIter
     original = iterator.__next__

@@ -1,7 +1,7 @@
-"""The FLOPs of one optimizer step, counted while it runs. In: every operator that torch dispatches. Out: `flops` events.
+"""Count the FLOPs of one optimizer step while it runs, from the operators that torch dispatches; `flops` events.
 
-Counting costs more host time than the step itself, so it is one warm-up step that is counted: the one after the step that
-`first_step` looked at. What the optimizer multiplies is no part of it, nor is what a compiled function hides from dispatch.
+Counting costs more host time than the step itself, so only one warm-up step is counted: the one after the step described
+by `first_step`. The optimizer's own products are left out, and a compiled function hides its operators from dispatch.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .formulas import described, flops_of, may_multiply_matrices, name_of
 
 
 class StepCount:
-    """Counts from its making, in a step's first training forward, to `ended`.
+    """Counts from its construction, in a step's first training forward, to `ended`.
 
     Operators are seen below autograd and autocast, in backward passes and recomputation too: autograd hands the mode on to
     the threads in which it runs a CUDA model's backward pass. Not yet run on CUDA.
     """
 
     def __init__(self, root: nn.Module) -> None:
-        self.paused = False  # while an optimizer steps, in a step or, where it does so, in the backward pass
+        self.paused = False  # while an optimizer steps, at the end of a step or in the backward pass
         self._compiled = _compiled_anything(root)
         self._mode = _Mode(self)
         self._by_operator: Counter[str] = Counter()
@@ -35,9 +35,9 @@ class StepCount:
             self._mode.__enter__()
 
     def ended(self) -> dict[str, Any]:
-        """Stops counting. Out: the event's fields; FLOPs are null where they could not be counted.
+        """Stop counting and return the event's fields; FLOPs are null if they could not be counted.
 
-        Errors: what went wrong in counting.
+        Raises any error that occurred while counting.
         """
         if self._compiled:
             return {"compiled": True, "flops": None, "by_operator": {}, "uncounted": {}}
@@ -48,7 +48,7 @@ class StepCount:
         return {"compiled": False, "flops": sum(self._by_operator.values()), **counted}
 
     def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """An operator has run."""
+        """Count an operator that has run."""
         if self.paused or self._error is not None:
             return
         try:
@@ -57,11 +57,11 @@ class StepCount:
                 self._by_operator[name_of(func)] += flops
             elif may_multiply_matrices(func, args, kwargs):
                 self._uncounted[described(func, args, kwargs)] += 1
-        except Exception as error:  # the host's own operator has succeeded
+        except Exception as error:  # the host's own operator has succeeded: don't raise into it
             self._error = error
 
     def _leave(self) -> None:
-        """Modes are a stack: one that the host has entered since and not left yet would be taken off in its place."""
+        """Leave the dispatch mode. Modes are a stack: one that the host entered since and still needs would be popped instead."""
         if _get_current_dispatch_mode() is not self._mode:
             raise RuntimeError("the step ended inside a dispatch mode of the framework's own")
         self._mode.__exit__(None, None, None)
@@ -81,9 +81,9 @@ class _Mode(TorchDispatchMode):
 
 
 def _compiled_anything(root: nn.Module) -> bool:
-    """True if torch.compile has had any of this process's code in hand; what it made cannot be seen into.
+    """True if torch.compile has compiled any code of this process, whose operators can't be seen.
 
-    It also would leave uncompiled, for good, whatever it first meets inside a dispatch mode.
+    Besides, torch.compile would leave uncompiled, for good, any code that it first meets inside a dispatch mode.
     """
     dynamo = sys.modules.get("torch._dynamo.utils")
     frames = dynamo.counters["frames"]["total"] if dynamo is not None else 0

@@ -1,8 +1,8 @@
-"""The optimizer step that is under way. In: what happens in it. Out: fields for the line that opens the next one.
+"""Figures of the current optimizer step: fields for the line that opens the next one.
 
-The part to the optimizer is that up to the start of the first optimizer event: forward and backward passes, reduction and
-clipping of gradients. What follows, up to the next training forward, is the optimizer's: gathering what it has updated,
-zeroing gradients, logging. An optimizer that steps in the backward pass starts with the first gradient that is complete.
+`optimizer_t` splits a step at the start of its first optimizer event. Before it: forward and backward passes, reduction
+and clipping of gradients. After it, up to the next training forward: the update, gathering updated weights, zeroing
+gradients, logging. An optimizer that steps in the backward pass starts with the first complete gradient.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class CurrentStep:
 
     def __init__(self) -> None:
         self.index = -1
-        self.ended = True  # by the optimizer; the next training forward opens another
+        self.ended = True  # by the optimizer; the next training forward opens a new one
         self.clock: DeviceClock | None = None  # CUDA only
-        self.recomputed_calls = 0  # outermost calls in the backward passes
-        self.own_ns = 0  # what the observer took of the host's time
-        self.unclocked_ns = 0  # what it takes in every step beside that
-        self._gradients = 0  # tensors with a gradient, as the optimizers found them
+        self.recomputed_calls = 0  # outermost module calls in the backward passes
+        self.own_ns = 0  # the observer's own time on the host
+        self.unclocked_ns = 0  # its unmeasured time in every step, estimated
+        self._gradients = 0  # tensors with a gradient when the optimizers started
         self._optimizer_at: int | None = None
-        self._loading_ns: dict[int, int] = {}  # by thread: only what the training thread waits for delays it
+        self._loading_ns: dict[int, int] = {}  # by thread: only the training thread's waits delay training
 
     def waited(self, ns: int) -> None:
-        """This thread has waited for a DataLoader."""
+        """Add a wait of this thread for a DataLoader."""
         thread = threading.get_ident()
         self._loading_ns[thread] = self._loading_ns.get(thread, 0) + ns
 
     def optimizer_starts(self, optimizer: Optimizer) -> None:
-        """An optimizer is about to step, maybe not the first in this step."""
+        """Note that an optimizer is about to step, perhaps not the first in this step."""
         if self._optimizer_at is None:
             self._optimizer_at = time.perf_counter_ns()
             if self.clock is not None:
@@ -46,16 +46,16 @@ class CurrentStep:
         self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
     def ends(self) -> dict[str, Any]:
-        """The optimizer has stepped for the first time in it. Out: what a `step` line says of that, but for the moment."""
+        """Note the step's first optimizer step. Returns the fields of the `step` line without the time."""
         self.ended = True
         if self.clock is not None:
             peak, kind = torch.cuda.max_memory_allocated(), "cuda_max_allocated"
-        else:  # Linux counts in KiB
+        else:  # Linux counts KiB
             peak, kind = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process_peak_rss"
         return {"step": self.index, "peak_memory_bytes": peak, "memory_kind": kind, **self.on_device()}
 
     def opens_next(self) -> dict[str, Any]:
-        """A training forward opens the next step, in the thread that trains. Out: what this one was, see `events`."""
+        """Open the next step, at a training forward in the training thread. Returns the past step's figures, see `events`."""
         thread = threading.get_ident()
         was = {
             "gradients": self._gradients,
@@ -75,5 +75,5 @@ class CurrentStep:
         return was
 
     def on_device(self) -> dict[str, Any]:
-        """The field `device` of a line; no field where there is none."""
+        """The field `device` of a line; no field without a device clock."""
         return {} if self.clock is None else {"device": self.clock.resolved()}

@@ -13,9 +13,9 @@ from torch import nn
 from .first_step import FirstStep, four_bit_state, is_compiled, size
 from .liger import find_liger_kernels
 
-# How wrappers name what they wrap: data parallelism, torch.compile, sharding, adapters.
+# The attributes of wrappers that hold the wrapped module: data parallelism, torch.compile, sharding, adapters.
 WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model")
-# Where the classes live that make a model train on several devices.
+# Packages of the classes that make a model train on several devices.
 PARALLEL_PACKAGES = ("torch.nn.parallel", "torch.distributed", "deepspeed", "megatron")
 
 
@@ -57,12 +57,12 @@ def describe_work(root: nn.Module, first: FirstStep) -> dict[str, Any]:
 
 
 def chain(root: nn.Module) -> list[nn.Module]:
-    """The root and what it wraps, from the outside in; the last one is the model itself."""
+    """The root and the modules it wraps, from the outside in; the last one is the model itself."""
     links = [root]
     while True:
         children = links[-1]._modules
         inner = next((children[name] for name in WRAPPED if children.get(name) is not None), None)
-        if inner is None and list(children) == ["model"]:  # an adapter's; a bare model has its head beside it
+        if inner is None and list(children) == ["model"]:  # a PEFT tuner; a bare model also has its head
             inner = children["model"]
         if inner is None:
             return links
@@ -70,13 +70,13 @@ def chain(root: nn.Module) -> list[nn.Module]:
 
 
 def _class_name(module: nn.Module) -> str:
-    """The name of the class as written, if sharding has derived one of its own from it."""
+    """The class name as written, even if sharding has derived a class of its own."""
     written = (base for base in type(module).__mro__ if not base.__module__.startswith(PARALLEL_PACKAGES))
     return next(written).__name__
 
 
 def _tf32() -> bool | None:
-    """True if fp32 products may use TF32 on CUDA; torch refuses to say when both its old and its new switch were used."""
+    """True if fp32 products may use TF32 on CUDA; None if torch refuses to tell, as its old and new switch were both used."""
     matmul = torch.backends.cuda.matmul
     try:
         return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
@@ -116,7 +116,7 @@ def _step_copies(trainable: list[nn.Parameter], first: FirstStep) -> bool:
 def _with_gradient(trainable: list[nn.Parameter], first: FirstStep) -> int | None:
     """Elements of the trainable parameters that had a gradient when the optimizer started.
 
-    None where the optimizer steps copies and the gradients were not heard on their way into them.
+    None if the optimizer steps copies and the gradients were not observed on their way to them.
     """
     if _step_copies(trainable, first) and not first.hears_gradients:
         return None
@@ -151,7 +151,7 @@ def _optimizers(first: FirstStep) -> list[dict[str, Any]]:
 
 
 def _attention_fields(config: Any, first: FirstStep) -> dict[str, Any]:
-    """The implementation the config names, and the fused attention calls of the first step's training forwards."""
+    """The implementation named in the config, and the fused attention calls of the first step's training forwards."""
     calls = first.attention_calls
     return {
         "implementation": getattr(config, "_attn_implementation", None),
@@ -162,7 +162,7 @@ def _attention_fields(config: Any, first: FirstStep) -> dict[str, Any]:
 
 
 def _recomputation(root: nn.Module, first: FirstStep) -> dict[str, Any]:
-    """Its kind, and how many modules of which class were recomputed. A compiled model may hide both."""
+    """The kind of recomputation, and the number of recomputed modules by class. A compiled model may hide both."""
     kinds = set()
     if first.recomputed_reentrant:
         kinds.add("reentrant")

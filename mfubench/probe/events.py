@@ -1,4 +1,4 @@
-"""The writer of a process's records. In: events. Out: one JSON object a line, in `rank<N>.jsonl`.
+"""Write a process's records: one JSON object a line, in `rank<N>.jsonl`.
 
 | event | when | fields |
 |---|---|---|
@@ -7,27 +7,27 @@
 | forward | every training forward | t, w, root, step, shape [batch, sequence], real, trained, ids (or null), device, before |
 | step | every optimizer step | t, w, step, peak_memory_bytes, memory_kind, device |
 | device | at exit, CUDA only | t, w, device |
-| work | once per root, after its first optimizer step | what `describe` finds |
-| flops | once per root, after its second optimizer step, where asked | root, step, compiled, flops, by_operator, uncounted |
+| work | once per root, after its first optimizer step | the fields of `describe` |
+| flops | once per root, after its second optimizer step, if asked | root, step, compiled, flops, by_operator, uncounted |
 | probe_error | the probe turned itself off | error, pid |
 
 `t` is the monotonic clock and `w` the time of day, both in ns. `step` counts optimizer steps from 0; a forward's is the
 step it belongs to. `real` and `trained` count tokens, `ids` is a checksum of token ids. Root -1 is a call of the wrapped
-model past its wrapper. `flops` are null where torch.compile had a hand in the step; `uncounted` are operators that may
+model past its wrapper. `flops` are null if torch.compile compiled part of the step; `uncounted` are operators that may
 multiply matrices and have no formula, with their shapes -> calls. `device` (CUDA only) lists [step, s, s]: device time
-between the first forwards of step - 1 and it, and how much of that was to the start of the optimizer (or null).
+between the first forwards of step - 1 and step, and the part of it up to the start of the optimizer (or null).
 
-`before`, in a step's first forward, is of the step before, since its own first forward:
+`before`, in a step's first forward, describes the previous step from its own first forward on:
 | field | |
 |---|---|
-| gradients | tensors with a gradient, as its optimizers found them |
-| recomputed_calls | outermost calls in its backward passes |
+| gradients | tensors with a gradient when its optimizers started |
+| recomputed_calls | outermost module calls in its backward passes |
 | optimizer_t | the host's monotonic clock when its first optimizer started, or null |
-| loading_ns | how long the training thread was in DataLoaders; null if it never asked one for a batch |
-| probe_ns | what the probe took of the host's time: its hooks by the clock, calls inside the root by number and a cost |
+| loading_ns | the training thread's time in DataLoaders; null if it never asked one for a batch |
+| probe_ns | the probe's time on the host: its hooks by the clock, calls inside the root by number and a cost |
 
 The file is opened at the first training forward, so a launcher that only imports torch writes nothing. Lines are
-written whole and at once: workers are killed, not left to finish.
+written whole and at once, since workers are killed, not left to finish.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from typing import Any, TextIO
 
 
 class Writer:
-    """Appends events to this process's file, which it opens with the first one."""
+    """Append events to this process's file, opened at the first one."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._file: TextIO | None = None
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
-        """Writes one line. Errors: OSError, and TypeError for what JSON cannot hold."""
+        """Write one line. Raises OSError, and TypeError for fields that JSON cannot hold."""
         if self._file is None:
             self._file = _open_exclusively(self._folder)
             self.write("start", _start_fields())
         self._file.write(json.dumps({"event": event, **fields}) + "\n")
 
     def write_error(self, error: Exception) -> None:
-        """Records a mistake of the probe; before the first training forward in a file of its own."""
+        """Record an error of the probe; before the first training forward in a file of its own."""
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__)[-3:])
         line = json.dumps({"event": "probe_error", "error": text, "pid": os.getpid()}) + "\n"
         try:
@@ -65,11 +65,11 @@ class Writer:
                 with open(os.path.join(self._folder, f"errors.{os.getpid()}.jsonl"), "a", encoding="utf-8") as file:
                     file.write(line)
         except OSError:
-            pass  # nowhere left to say it; the reader finds no records
+            pass  # nowhere left to report it; the reader finds no records
 
 
 def _open_exclusively(folder: str) -> TextIO:
-    """The file of this rank. A second process of the same rank gets a name that tells the reader so."""
+    """The file of this rank. A second process of the same rank gets a name that shows the reader so."""
     rank = os.environ.get("RANK") or "0"
     path = os.path.join(folder, f"rank{int(rank)}.jsonl")
     try:
@@ -79,7 +79,7 @@ def _open_exclusively(folder: str) -> TextIO:
 
 
 def _start_fields() -> dict[str, Any]:
-    import importlib.metadata  # here: every Python process of the run loads this module, few get this far
+    import importlib.metadata  # here: every Python process of the run loads this module, few train
 
     installed = [distribution.metadata for distribution in importlib.metadata.distributions()]
     return {

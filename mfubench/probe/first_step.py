@@ -1,6 +1,6 @@
-"""Facts about the root module's first optimizer step, for `describe`.
+"""Gather facts about the root module's first optimizer step, for `describe`.
 
-Looked at closely once, because it costs more per module call than the steps that are timed should carry.
+Observed closely only once, since this costs more per module call than a timed step should carry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-# The package whose optimizers take each parameter's gradient away before they start.
+# This package's optimizers take each parameter's gradient away before they start.
 TAKES_GRADIENTS = "deepspeed"
 
 
@@ -25,11 +25,11 @@ class FirstStep:
     def __init__(self, root: nn.Module) -> None:
         self.in_training_forward = False
         self.autocast: str | None = None
-        # Weight elements by the dtype they are multiplied in. No Counter: torch.compile would compile its __missing__.
+        # Weight elements by their products' dtype. No Counter: torch.compile would compile its __missing__.
         self.linear_dtypes: dict[str, int] = {}
-        self.attention_calls: Counter[str] | None = None  # None: compiled, so calls cannot be seen
+        self.attention_calls: Counter[str] | None = None  # None: compiled, so calls can't be seen
         self.with_gradient: set[int] = set()  # ids of trainable parameters
-        self.hears_gradients = False  # as they arrive, besides looking for them when an optimizer starts
+        self.hears_gradients = False  # True: also observes gradients as they arrive, not only when an optimizer starts
         self.optimizers: dict[int, OptimizerFacts] = {}
         self.recomputed: set[nn.Module] = set()
         self.recomputed_reentrant: set[nn.Module] = set()
@@ -47,7 +47,7 @@ class FirstStep:
             self._hear_gradients()
 
     def inner_call(self, module: nn.Module) -> None:
-        """A module was called inside the root."""
+        """Note a module call inside the root."""
         if not self.in_training_forward:
             return
         if not torch.is_grad_enabled():
@@ -57,39 +57,39 @@ class FirstStep:
             self.autocast = str(torch.get_autocast_dtype(self._device_type)).replace("torch.", "")
         if isinstance(module, nn.Linear):
             weight_dtype, elements = size(module.weight)
-            if four_bit_state(module.weight) is not None:  # brought back to what its layer computes in
+            if four_bit_state(module.weight) is not None:  # unpacked to its layer's compute dtype
                 weight_dtype = str(getattr(module, "compute_dtype", None) or weight_dtype).replace("torch.", "")
             cast = torch.is_autocast_enabled(self._device_type)
             dtype = self.autocast if cast and self.autocast else weight_dtype
             self.linear_dtypes[dtype] = self.linear_dtypes.get(dtype, 0) + elements
 
     def recomputed_call(self, module: nn.Module) -> None:
-        """A module was called during the backward pass, outside any other."""
+        """Note a module call during the backward pass, outside any other."""
         if module in self._modules:
             self.recomputed.add(module)
             if module in self._forward_without_gradients:
                 self.recomputed_reentrant.add(module)
 
     def optimizer_starts(self, optimizer: Optimizer) -> None:
-        """Gradients are looked for now: afterwards they may have been zeroed."""
+        """Note the gradients now: afterwards they may have been zeroed."""
         if len(self.with_gradient) < len(self._trainable):
             self.with_gradient.update(id(p) for p in self._trainable if p.grad is not None)
         self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer))
 
     def optimizer_ended(self, optimizer: Optimizer) -> None:
-        """States exist now. An optimizer that is stepped one group at a time shows another group in each event."""
+        """Note the states, which exist now. An optimizer stepped one group at a time shows another group in each event."""
         self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer)).update(optimizer)
         self.stop()
 
     def stop(self) -> None:
-        """Takes the hooks away, and the attention counter, unless someone has replaced it since."""
+        """Remove the hooks, and the attention counter unless someone has replaced it since."""
         while self._hooks:
             self._hooks.pop().remove()
         if F.scaled_dot_product_attention is self._counter:
             F.scaled_dot_product_attention = self._attention
 
     def _hear_gradients(self) -> None:
-        """Notes, until `stop`, which trainable parameters a gradient arrives at."""
+        """Note, until `stop`, each trainable parameter at which a gradient arrives."""
         self.hears_gradients = True
 
         def hear(parameter: nn.Parameter) -> None:
@@ -105,7 +105,7 @@ class FirstStep:
             hear(parameter)
 
     def _count_attention_calls(self, calls: Counter[str]) -> None:
-        """Counts, until `stop`, the calls inside training forwards: all, the causal ones, those with a mask."""
+        """Count, until `stop`, the calls inside training forwards: all, the causal ones, those with a mask."""
         self.attention_calls = calls
         original = self._attention
 
@@ -130,28 +130,28 @@ class OptimizerFacts:
         self.state: dict[tuple[int, str], tuple[str, int]] = {}
 
     def update(self, optimizer: Optimizer) -> None:
-        """Adds the parameter groups the optimizer has now."""
+        """Add the optimizer's present parameter groups."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if not parameter.requires_grad:
                     continue
                 self.stepped[id(parameter)] = size(parameter)
                 for name, value in optimizer.state.get(parameter, {}).items():
-                    if isinstance(value, torch.Tensor) and value.dim() > 0:  # a step count is no state to speak of
+                    if isinstance(value, torch.Tensor) and value.dim() > 0:  # a step count is negligible
                         self.state[(id(parameter), name)] = size(value)
 
 
 def size(tensor: torch.Tensor) -> tuple[str, int]:
-    """(dtype, number of elements), the whole tensor's where it is sharded, the weights' where they are packed into bytes."""
+    """(dtype, number of elements): of the whole tensor if it is sharded, of the weights if they are packed into bytes."""
     packed = four_bit_state(tensor)
     if packed is not None:
         return str(packed.quant_type), math.prod(packed.shape)
-    elements = getattr(tensor, "ds_numel", None)  # of a parameter that ZeRO 3 has left empty until it is needed
+    elements = getattr(tensor, "ds_numel", None)  # of a parameter that ZeRO 3 keeps empty until it is needed
     return str(tensor.dtype).replace("torch.", ""), tensor.numel() if elements is None else elements
 
 
 def four_bit_state(tensor: torch.Tensor) -> Any:
-    """The quantization state of a weight that bitsandbytes holds in 4 bits, two in a byte; None if it is no such weight."""
+    """The quantization state of a weight that bitsandbytes holds in 4 bits, two in a byte; None for any other weight."""
     return getattr(tensor, "quant_state", None)
 
 

@@ -1,16 +1,16 @@
-"""FLOPs of one operator call. In: what a TorchDispatchMode sees of it. Out: its FLOPs, or what it may hide.
+"""FLOPs of one operator call, from the arguments of a TorchDispatchMode.
 
     flops_of(func, args, kwargs, out)          FLOPs of the call; None: there is no formula
-    may_multiply_matrices(func, args, kwargs)  whether a call without a formula is one to list
-    described(func, args, kwargs)              how it is listed: "aten::foo [2, 256, 64] x [64, 64]"
+    may_multiply_matrices(func, args, kwargs)  True if a call without a formula must be listed
+    described(func, args, kwargs)              its entry in the list: "aten::foo [2, 256, 64] x [64, 64]"
     name_of(func)                              "aten::foo"
 
 A multiplication and an addition are 2 FLOPs. Attention is counted over the full square of each sequence, masked or not,
-with 2 products in the forward pass of a fused kernel and 5 in its backward pass, which makes the scores again: 2.5 times
-as many FLOPs, as PyTorch's own counter has it. Packed sequences count one by one.
+with 2 products in the forward pass of a fused kernel and 5 in its backward pass, which recomputes the scores: 2.5 times
+as many FLOPs, as in PyTorch's own counter. Packed sequences count one by one.
 
-A mode sees neither a kernel that is called around PyTorch's dispatcher (one of Triton, one bound by pybind) nor what
-runs inside another operator. It needs `supports_higher_order_operators = True` to see flex attention.
+A mode sees neither a kernel called around PyTorch's dispatcher (Triton's, or one bound by pybind) nor the inside of
+another operator. It needs `supports_higher_order_operators = True` to see flex attention.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 import torch.utils.flop_counter
 from torch.utils._pytree import tree_flatten
 
-# Products, by the place of their first factor among the arguments: its last dimension is the one that is summed over.
+# Products, by the place of their first factor among the arguments: its last dimension is summed over.
 FIRST_FACTOR = {
     0: re.compile(
         r"aten::(mm|bmm|mv|dot|vdot|matmul|linear|_int_mm|_(scaled|grouped|scaled_grouped)_mm(_v2)?"
@@ -36,19 +36,19 @@ FIRST_FACTOR = {
 }
 # Fused attention over [batch, heads, sequence, channels].
 HEADS_FIRST = re.compile(r"aten::_?scaled_dot_product_\w+|higher_order::flex_attention(_backward)?")
-# Over [batch, sequence, heads, channels], or [positions, heads, channels] packed; FlashAttention's operators under all
-# names that its versions, their builds for the hub and xformers have given them.
+# Over [batch, sequence, heads, channels], or [positions, heads, channels] packed; FlashAttention's operators under the
+# names of all its versions, their builds on the hub and xformers.
 SEQUENCE_FIRST = re.compile(
     r"aten::_(flash|efficient)_attention_(forward|backward)"
     r"|torch_attn::_varlen_attn(_backward)?"
     r"|(\w*flash_?attn\w*|xformers_flash3?)::(mha_|flash_|_flash_attn_)?(varlen_)?(fwd|bwd|forward|backward)"
 )
 BACKWARD_NAMES = re.compile(r"backward|bwd")
-# Where the sequences packed into one begin, and the last one ends; queries' and keys'.
+# Begins of the packed sequences and the end of the last one; for queries and for keys.
 PACKED = (("cu_seqlens_q", "cum_seq_q", "cu_seq_q"), ("cu_seqlens_k", "cum_seq_k", "cu_seq_k"))
 TWO_IN_A_BYTE = getattr(torch, "float4_e2m1fn_x2", None)
 
-# What moves, compares, normalises or updates several tensors and multiplies no matrices; what devices send each other.
+# Operators on several tensors that multiply no matrices: they move, compare, normalise, update or communicate.
 HARMLESS_OPERATORS = re.compile(
     r"aten::(cat|_chunk_cat|stack|block_diag|copy_?|set_|equal|split_with_sizes_copy|embedding_renorm_"
     r"|(_unsafe_|_)?index_(put|put_impl|add|copy)_?|(masked_)?scatter(_add|_reduce)?_?|\w+_scatter"
@@ -66,11 +66,11 @@ def name_of(func: Any) -> str:
 
 
 def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
-    """FLOPs of a call that has returned `out`; None where no formula tells.
+    """FLOPs of a call that has returned `out`; None without a formula.
 
-    `args` are as the dispatcher gives them: in the schema's order, without trailing ones left at their defaults. Packed
-    sequences whose lengths can't be read, as on the meta device, have no formula; reading them waits for their device.
-    Operators that aren't known here are looked up among PyTorch's formulas: convolutions, and what others registered.
+    `args` are the dispatcher's: in the schema's order, without trailing ones left at their defaults. Packed sequences whose
+    lengths can't be read, as on the meta device, have no formula; reading them waits for their device. Operators unknown
+    here are looked up among PyTorch's formulas: convolutions, and those registered by others.
     """
     name = name_of(func)
     first_factor = _first_factor(name)
@@ -83,7 +83,7 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
 
 
 def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
-    """True if an operator without a formula could hide a product: the rule that decides what is listed.
+    """True if an operator without a formula could hide a product, so that it must be listed.
 
     A product needs two factors, one of them a matrix, of numbers: floating point or 8 bits (integers of more bits are
     indices, booleans are masks). PyTorch's own operators qualify with two such tensors, unless they are tagged as
@@ -99,7 +99,7 @@ def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def described(func: Any, args: Any, kwargs: Any) -> str:
-    """The operator with the shapes of what it may multiply, the first four of them."""
+    """The operator with the shapes of its possible factors, the first four of them."""
     shapes = [str(list(tensor.shape)) for tensor in _possible_factors(args, kwargs)]
     return f"{name_of(func)} {' x '.join(shapes[:4])}{' x ...' if len(shapes) > 4 else ''}"
 
@@ -135,16 +135,16 @@ def _is_harmless(name: str) -> bool:
 def _product_flops(name: str, args: Any, factor: torch.Tensor, out: Any) -> int | None:
     """2 x elements of the result x elements summed over for each of them."""
     result = out[0] if isinstance(out, (tuple, list)) and out else out
-    if not isinstance(result, torch.Tensor):  # written into an argument
+    if not isinstance(result, torch.Tensor):  # the result is written into an argument
         return None
     elements, summed = result.numel(), factor.shape[-1]
     if factor.dtype == TWO_IN_A_BYTE:
         summed *= 2
-    if "grouped_mm" in name and result.dim() > factor.dim():  # the groups share the dimension that is summed over
+    if "grouped_mm" in name and result.dim() > factor.dim():  # the groups share the summed dimension
         elements //= max(result.shape[0], 1)
-    if name == "bitsandbytes::int8_mixed_scaled_mm":  # columns with outliers are multiplied once more, in more bits
+    if name == "bitsandbytes::int8_mixed_scaled_mm":  # columns with outliers are multiplied again, in more bits
         summed += sum(columns.numel() for columns in args[5:6] if columns is not None)
-    if name == "transformers::grouped_mm_fallback_backward":  # as much for the other gradient
+    if name == "transformers::grouped_mm_fallback_backward":  # the same again for the other gradient
         summed *= 2
     return 2 * elements * summed
 
@@ -164,7 +164,7 @@ def _attention_flops(name: str, named: dict[str, Any]) -> int | None:
 
 
 def _pairs(name: str, named: dict[str, Any], query: torch.Tensor, key: torch.Tensor) -> int | None:
-    """Pairs of a query and a key of the same sequence, in all query heads; None where the sequences can't be told."""
+    """Pairs of a query and a key of the same sequence, in all query heads; None if the sequences aren't known."""
     queries = query.numel() // query.shape[-1]
     if HEADS_FIRST.fullmatch(name):
         return queries * key.shape[-2]

@@ -1,4 +1,4 @@
-"""Calls a function once a module has been imported. In: the module's name. Out: the call, right after its code ran."""
+"""Call a function once a module has been imported, right after its code ran."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 
 def after_import(name: str, then: Callable[[ModuleType], None], failed: Callable[[Exception], None]) -> None:
-    """Calls `then(module)` after the first import of `name`; exceptions of `then` go to `failed`, not to the host."""
+    """Call `then(module)` after the first import of `name`; exceptions of `then` go to `failed`, not to the host."""
     sys.meta_path.insert(0, _Finder(name, then, failed))
 
 

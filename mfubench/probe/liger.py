@@ -1,7 +1,7 @@
-"""Liger's kernels in a model. In: the root module. Out: names of what runs instead of the model's own code.
+"""Find Liger's kernels in a model: the names of everything that runs instead of the model's own code.
 
 Liger replaces forwards, of classes and of single modules, and functions: those that a modeling module calls by a global
-name, and torch's own cross entropy. What it left behind in modules that this model is not made of does not count.
+name, and torch's own cross entropy. Replacements in modules outside this model don't count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 
 def find_liger_kernels(root: nn.Module) -> list[str]:
-    """Names like `liger_kernel.transformers.rms_norm.LigerRMSNorm`, sorted; of a forward, the class it comes from."""
+    """Names like `liger_kernel.transformers.rms_norm.LigerRMSNorm`, sorted; for a forward, the class it comes from."""
     if "liger_kernel" not in sys.modules:
         return []
     modules = list(root.modules())
@@ -27,7 +27,7 @@ def find_liger_kernels(root: nn.Module) -> list[str]:
 
 
 def _undecorated(function: Any) -> Any:
-    """Mixed precision wraps the forward of the whole model, whatever Liger has made of it."""
+    """The function inside mixed precision's wrapper, which covers the whole model's forward, Liger's or not."""
     return inspect.unwrap(getattr(function, "__func__", function), stop=_is_liger)
 
 

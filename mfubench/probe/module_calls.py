@@ -15,41 +15,41 @@ from torch import nn
 
 from .import_hook import after_import
 
-PROBE_PACKAGE = __name__.rpartition(".")[0]  # the name that the probe was loaded under
+PROBE_PACKAGE = __name__.rpartition(".")[0]  # the name under which the probe was loaded
 PROBE_FOLDER = os.path.join(os.path.dirname(__file__), "")
-ROUNDS, CALLS = 10, 200  # of measuring what a watched call costs: some milliseconds in all
+ROUNDS, CALLS = 10, 200  # to measure the cost of a watched call: some milliseconds in all
 
 
 class _CallState(threading.local):
-    """Per thread, because the backward pass of a CUDA model recomputes modules in threads of its own."""
+    """State per thread, because the backward pass of a CUDA model recomputes modules in threads of its own."""
 
     in_a_call = False
 
 
 class CallListener(Protocol):
-    """The observer, as far as module calls need it."""
+    """The observer's interface for module calls."""
 
     @property
     def details(self) -> object:
         """None if inner calls are not of interest."""
 
     def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-        """A module was called outside any other in this thread. If true, `root_returned` must follow."""
+        """Report a module call outside any other in this thread. If it returns true, `root_returned` must follow."""
 
     def inner_call(self, module: nn.Module) -> object:
-        """A module was called inside another one, while details are wanted."""
+        """Report a module call inside another one, while details are wanted."""
 
     def root_returned(self) -> object:
-        """The call that `outermost_call` answered with true is over."""
+        """Report the end of a call for which `outermost_call` returned true."""
 
     def switch_off(self, error: Exception) -> None:
-        """The probe made a mistake."""
+        """Report an error of the probe."""
 
 
 def watch_module_calls(observer: CallListener) -> None:
-    """Replaces nn.Module.__call__, the one way in that sees keyword inputs and that torch.compile follows unbroken.
+    """Replace nn.Module.__call__, the only entry that sees keyword inputs and that torch.compile follows without a break.
 
-    It stays for good: torch.compile takes the function it finds when it is loaded for the unpatched one.
+    It stays for good: torch.compile takes the function that it finds when loaded for the original one.
     """
     call = _watched(nn.Module.__call__, observer, _CallState())
     nn.Module.__call__ = call  # type: ignore[method-assign]
@@ -63,9 +63,9 @@ def watch_module_calls(observer: CallListener) -> None:
 
 
 def _codes_of_the_probe() -> Iterator[CodeType]:
-    """The code of every function and method in the loaded modules of the probe, and of what is defined inside them.
+    """The code of every function and method in the loaded modules of the probe, and of functions defined inside them.
 
-    By module, so that no list of classes has to be kept; decorated functions with what they wrap.
+    Found by module, so that no list of classes has to be kept; decorated functions include the function they wrap.
     """
     modules = [module for name, module in list(sys.modules.items()) if _is_of_the_probe(name)]
     values = [value for module in modules for value in vars(module).values()]
@@ -74,7 +74,7 @@ def _codes_of_the_probe() -> Iterator[CodeType]:
             for member in list(vars(value).values()) if isinstance(value, type) else [value]:
                 function: Any = member.fget if isinstance(member, property) else member
                 for layer in (function, inspect.unwrap(function)):
-                    # Code of the standard library's decorators is everybody's; what dataclass writes is in "<string>".
+                    # Code of the standard library's decorators is everybody's; dataclass's generated code is in "<string>".
                     if isinstance(layer, FunctionType) and layer.__code__.co_filename.startswith(
                         (PROBE_FOLDER, "<string>")
                     ):
@@ -95,7 +95,7 @@ def _with_inner_codes(code: CodeType) -> Iterator[CodeType]:
 def cost_of_an_inner_call_ns(observer: CallListener) -> float:
     """Nanoseconds that the probe adds to a module call inside another one, once details are no longer wanted.
 
-    Measured, at its best, on a call of nothing: to clock each call would cost more than it does.
+    Measured, at its best, on an empty call: timing each call would cost more than the call.
     """
 
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -132,7 +132,7 @@ def _watched(original: Callable[..., Any], observer: CallListener, here: _CallSt
         opened = observer.outermost_call(self, args, kwargs)
         try:
             return original(self, *args, **kwargs)
-        finally:  # non-reentrant recomputation leaves calls by an exception as soon as it has what it needs
+        finally:  # non-reentrant recomputation leaves calls by an exception, once it has all it needs
             here.in_a_call = False
             if opened:
                 observer.root_returned()

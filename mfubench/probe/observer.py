@@ -2,8 +2,9 @@
 
 A training forward is an outermost call of the root module, outside a backward pass, with gradients enabled and an
 integer [batch, sequence] input. The root is the module called that way; one that contains the old root (a wrapper put
-around it later) takes its place. Everything optimizers do between two training forwards is one step, because sharding
-libraries and per-parameter optimizers step several times; what they do before the first one (warm up states) is none.
+around it later) takes its place. Everything that optimizers do between two training forwards is one step, because
+sharding libraries and per-parameter optimizers step several times; optimizer events before the first training forward
+(to warm up states) are no step.
 
 A model called only inside a function that is compiled as a whole is not seen.
 """
@@ -35,9 +36,9 @@ Answer = TypeVar("Answer")
 
 
 def install(writer: Writer, profile_flops: bool) -> None:
-    """Observes every module call, optimizer step and loaded batch of this process from now on.
+    """Observe every module call, optimizer step and loaded batch of this process from now on.
 
-    `profile_flops`: counts the FLOPs of the root's second step as well.
+    With `profile_flops`, also count the FLOPs of the root's second step.
     """
     observer = Observer(writer, profile_flops)
     watch_module_calls(observer)
@@ -47,7 +48,7 @@ def install(writer: Writer, profile_flops: bool) -> None:
 
 
 def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]:
-    """Decorate what the host calls: it never raises, does nothing if the observer is off, and its time is the probe's."""
+    """Decorate a method that the host calls: it never raises, does nothing if the observer is off, and its time is billed."""
 
     @functools.wraps(method)
     def call(self: Observer, *args: Any) -> Answer | None:
@@ -66,23 +67,23 @@ def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]
 
 
 class Observer:
-    """Follows one process."""
+    """The observer of one process."""
 
     def __init__(self, writer: Writer, profile_flops: bool) -> None:
-        self.details: FirstStep | None = None  # what the first step of the root does; None once that is known
+        self.details: FirstStep | None = None  # of the root's first step; None once that is described
         self._writer = writer
         self._profile_flops = profile_flops
         self._count: StepCount | None = None  # while the root's second step is counted
         self._batches = BatchQueue()
         self._step = CurrentStep()
-        self._inner_calls = 0  # of modules, in the root's first step
+        self._inner_calls = 0  # module calls in the root's first step
         self._off = False
         self._root_modules = RootModules()
         self._root_runs = False
 
     @_for_the_host
     def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """A module was called outside any other in this thread. True: it is the root, `root_returned` must follow."""
+        """Take a module call outside any other in this thread. True: it is the root, `root_returned` must follow."""
         # While the root runs, other threads' outermost calls are parts of it (nn.DataParallel's replicas).
         if self._root_runs:
             return False
@@ -100,14 +101,14 @@ class Observer:
 
     @_for_the_host
     def inner_call(self, module: nn.Module) -> None:
-        """A module was called inside another one, while details are wanted."""
+        """Take a module call inside another one, while details are wanted."""
         self._inner_calls += 1
         if self._root_runs and self.details is not None:
             self.details.inner_call(module)
 
     @_for_the_host
     def root_returned(self) -> None:
-        """The root call that `outermost_call` reported is over."""
+        """Take the end of the root call that `outermost_call` reported."""
         self._root_runs = False
         if self.details is not None:
             self.details.in_training_forward = False
@@ -116,7 +117,7 @@ class Observer:
 
     @_for_the_host
     def optimizer_starts(self, optimizer: Optimizer) -> None:
-        """An optimizer is about to step: the gradients it is going to use are there."""
+        """Note that an optimizer is about to step: its gradients are there."""
         if capturing():
             return
         self._step.optimizer_starts(optimizer)
@@ -127,7 +128,7 @@ class Observer:
 
     @_for_the_host
     def optimizer_ended(self, optimizer: Optimizer) -> None:
-        """An optimizer has stepped."""
+        """Note that an optimizer has stepped."""
         if capturing():
             return
         if self.details is not None:
@@ -139,16 +140,16 @@ class Observer:
 
     @_for_the_host
     def waited(self, ns: int) -> None:
-        """A DataLoader has taken so long to hand out a batch, or to say that there is none."""
+        """Note the time that a DataLoader took to return a batch, or to end."""
         self._step.waited(ns)
 
     @_for_the_host
     def loaded(self, batch: Any) -> None:
-        """A DataLoader has handed out a batch."""
+        """Note a batch from a DataLoader."""
         self._batches.put(batch)
 
     def switch_off(self, error: Exception) -> None:
-        """The probe made a mistake: it observes nothing any more."""
+        """Observe nothing from now on: the probe had an error."""
         self._off = True
         if self.details is not None:
             self.details.stop()
@@ -159,7 +160,7 @@ class Observer:
         self._writer.write_error(error)
 
     def _evaluation_forward(self, module: nn.Module, shape: Shape) -> bool:
-        """Evaluation uses up batches."""
+        """Take the batch of an evaluation forward from the queue."""
         if not self._root_modules.may_be_evaluated(module):
             return False
         self._batches.take(shape)
@@ -169,7 +170,7 @@ class Observer:
         return True
 
     def _training_forward(self, module: nn.Module, shape: Shape) -> bool:
-        second = False  # whether this opens the root's second step
+        second = False  # True: this opens the root's second step
         if module is not self._root_modules.root:
             if self._root_modules.is_wrapped(module):
                 self._past_the_wrapper(module, shape)
@@ -192,7 +193,7 @@ class Observer:
         if self.details is not None:
             self.details.in_training_forward = True
         if second and self._profile_flops:
-            from .counted_step import StepCount  # here: it needs more of torch than most runs do
+            from .counted_step import StepCount  # here: it imports parts of torch that most runs don't need
 
             self._count = StepCount(module)
         return True
@@ -213,15 +214,15 @@ class Observer:
         )
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
-        """The model is trained without what is around it: another root to the reader, who refuses two."""
+        """Note that the model is trained without its wrapper: to the reader another root, and it refuses two."""
         moment = {**_moment(), "root": self._root_modules.number(module), "step": self._step.index}
         self._writer.write("forward", {**moment, "shape": shape, "real": None, "trained": None})
 
     def _adopt(self, module: nn.Module) -> None:
-        """`module` is the root from here on, and begins a step."""
+        """Make `module` the root from here on; it begins a step."""
         if self.details is not None:
             self.details.stop()
-        if self._count is not None:  # of what turns out to be a part of the root
+        if self._count is not None:  # the counted module turned out to be a part of the root
             self._count.ended()
             self._count = None
         self.details = None
@@ -238,7 +239,7 @@ class Observer:
 
     @_for_the_host
     def _last_periods(self) -> None:
-        """The framework is done, so waiting for the device disturbs nothing: the periods it was behind with."""
+        """Record the last periods. The framework is done, so waiting for the device disturbs nothing."""
         assert self._step.clock is not None
         periods = self._step.clock.awaited()
         if periods:

@@ -9,11 +9,11 @@ from torch import nn
 
 from . import describe
 
-PAST_WRAPPER = -1  # the number of a model that is trained without what is around it
+PAST_WRAPPER = -1  # the number of a model trained without its wrapper
 
 
 class RootModules:
-    """The present root module, and the numbers of all that have been root."""
+    """The present root module, and the numbers of all root modules so far."""
 
     def __init__(self) -> None:
         self._root: weakref.ref[nn.Module] | None = None
@@ -22,7 +22,7 @@ class RootModules:
 
     @property
     def root(self) -> nn.Module | None:
-        """None before the first, and when it is gone."""
+        """The present root; None before the first, and when it is gone."""
         return self._root() if self._root is not None else None
 
     def number(self, module: nn.Module) -> int:
@@ -39,12 +39,12 @@ class RootModules:
         return bool(module._modules) if self.root is None else module is self.root or self.is_wrapped(module)
 
     def may_replace(self, module: nn.Module) -> bool:
-        """True if it could be the root from here on: parts may be called alone, and an embedding before the root is known."""
+        """True if it could become the root: parts may be called alone, and an embedding before the root is known."""
         root = self.root
         return bool(module._modules) and (root is None or not any(part is module for part in root.modules()))
 
     def replace(self, module: nn.Module) -> bool:
-        """`module` is the root from here on. Out: whether it is so for the first time."""
+        """Make `module` the root from here on. Returns True if it is so for the first time."""
         self._root = weakref.ref(module)
         if module in self._ids:
             return False

@@ -1,4 +1,4 @@
-"""Python runs this at its start if the folder is on PYTHONPATH: the sitecustomize that it hides, then the probe.
+"""Run at Python's start if this folder is on PYTHONPATH: first the sitecustomize that it hides, then the probe.
 
 Does nothing of its own unless $MFUBENCH_RECORDS names a folder. Must not fail, whatever the host looks like.
 """
@@ -15,7 +15,7 @@ SITE_FOLDER = os.path.dirname(os.path.realpath(__file__))
 
 
 def run_the_hidden_sitecustomize() -> None:
-    """Python imports one sitecustomize only; the host's own still has to run, and to be the one found by name."""
+    """Run the host's own sitecustomize: Python imports only one, and the host's must be the one found by name."""
     elsewhere = [folder for folder in sys.path if os.path.realpath(folder) != SITE_FOLDER]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", elsewhere)
     if spec is None or spec.loader is None:
@@ -26,7 +26,7 @@ def run_the_hidden_sitecustomize() -> None:
 
 
 def switch_on_the_probe(folder: str) -> None:
-    """Loads the probe under a private name: the host may have no mfubench, or another one."""
+    """Load the probe under a private name: the host may have no mfubench, or another one."""
     name, probe = "_mfubench_probe", os.path.dirname(SITE_FOLDER)
     try:
         spec = importlib.util.spec_from_file_location(
@@ -42,7 +42,7 @@ def switch_on_the_probe(folder: str) -> None:
 
 
 def say_so(folder: str, error: str) -> None:
-    """The probe itself could not be loaded, so neither could its writer."""
+    """Record that the probe itself could not be loaded, and so neither could its writer."""
     try:
         with open(os.path.join(folder, "errors.%d.jsonl" % os.getpid()), "a") as file:
             file.write(json.dumps({"event": "probe_error", "error": error, "pid": os.getpid()}) + "\n")
