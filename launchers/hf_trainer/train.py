@@ -1,11 +1,10 @@
-"""Fine-tune a causal language model with transformers' Trainer: all of its weights, or LoRA matrices through PEFT, over
-weights that bitsandbytes may hold in 4 bits.
+"""Fine-tune a causal language model with transformers' Trainer: all weights, or LoRA with PEFT, perhaps over 4-bit weights.
 
     python train.py CONFIG.yaml
     python -m torch.distributed.run --standalone --nproc_per_node=2 train.py CONFIG.yaml
 
 CONFIG.yaml is flat. Its keys are the fields of the four classes below and of transformers' TrainingArguments; any other
-key is an error. Nothing is evaluated and nothing is saved.
+key is an error. 4-bit weights are bitsandbytes'. Nothing is evaluated and nothing is saved.
 """
 
 from __future__ import annotations
@@ -40,24 +39,24 @@ class ModelArguments:
     """The model."""
 
     model_name_or_path: str = field(metadata={"help": "A folder, or an id on the hub."})
-    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Where the tokenizer is, if elsewhere."})
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "The tokenizer's, if not the same."})
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
     random_weights: bool = field(
-        default=False, metadata={"help": "Draw the weights on the device, instead of loading."}
+        default=False, metadata={"help": "Draw random weights on the device instead of loading any."}
     )
-    model_dtype: str = field(default="float32", metadata={"help": "What the weights are held in: float32 or bfloat16."})
+    model_dtype: str = field(default="float32", metadata={"help": "The weights' dtype: float32 or bfloat16."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flash_attention_2."})
 
 
 @dataclass
 class QuantizationArguments:
-    """Weights in 4 bits, as transformers' BitsAndBytesConfig has them: all linear layers but lm_head."""
+    """4-bit weights, as in transformers' BitsAndBytesConfig: all linear layers but lm_head."""
 
     load_in_4bit: bool = field(default=False, metadata={"help": "Hold the weights in 4 bits; they can't be trained."})
     bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "The type of the weights: nf4, fp4."})
     bnb_4bit_use_double_quant: bool = field(default=False, metadata={"help": "Hold the blocks' scales in 8 bits."})
     bnb_4bit_compute_dtype: str = field(
-        default="bfloat16", metadata={"help": "What the weights are multiplied in: float32 or bfloat16."}
+        default="bfloat16", metadata={"help": "The dtype of the products: float32 or bfloat16."}
     )
 
 
@@ -81,7 +80,7 @@ class DataArguments:
     padding: str = field(
         default="max_length",
         metadata={
-            "help": "How far shorter ones are padded: max_length, or longest, of the samples in their micro-batch."
+            "help": "Padding of shorter samples: to max_length, or to the longest of their micro-batch (longest)."
         },
     )
 
@@ -91,7 +90,7 @@ class DataArguments:
 
 
 def main(config_file: str) -> None:
-    """Train as the file says."""
+    """Train as the configuration file says."""
     classes: Any = (ModelArguments, QuantizationArguments, LoraArguments, DataArguments, TrainingArguments)
     model_arguments, quantization, lora, data, training = HfArgumentParser(classes).parse_yaml_file(config_file)
     set_seed(training.seed)
@@ -112,9 +111,9 @@ def main(config_file: str) -> None:
 
 
 def tokenized(tokenizer: PreTrainedTokenizerBase, data: DataArguments, cache: Path) -> Dataset:
-    """The samples as input_ids, attention_mask and labels, padded to `max_length` or not at all; labels of padding are -100.
+    """Tokenize the samples into input_ids, attention_mask and labels, padded to `max_length` or not at all.
 
-    Raises ValueError with the line of a sample that the tokenizer's chat template can't render.
+    Labels of padding are -100. Raises ValueError, with the line, for a sample that the chat template can't render.
     """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -129,7 +128,7 @@ def tokenized(tokenizer: PreTrainedTokenizerBase, data: DataArguments, cache: Pa
                 padding="max_length" if data.padding == "max_length" else False,
                 max_length=data.max_length,
             )
-        except Exception as error:  # whatever a template raises
+        except Exception as error:  # a template may raise anything
             raise ValueError(
                 f"{data.train_file}, line {index + 1}: the tokenizer's chat template can't render it: {error}"
             ) from error
@@ -145,7 +144,7 @@ def tokenized(tokenizer: PreTrainedTokenizerBase, data: DataArguments, cache: Pa
 def load_model(
     arguments: ModelArguments, quantization: QuantizationArguments, training: TrainingArguments
 ) -> PreTrainedModel:
-    """The model, with weights from its folder or the hub, or random ones that were never on a disk or in host memory."""
+    """Load the model's weights from its folder or the hub, or draw random ones that never were on a disk or in host memory."""
     options: dict[str, Any] = {"dtype": arguments.model_dtype, "attn_implementation": arguments.attn_implementation}
     if quantization.load_in_4bit:
         options["quantization_config"] = BitsAndBytesConfig(**vars(quantization))
@@ -162,8 +161,10 @@ def load_model(
 
 
 def random_4bit_model(config: PreTrainedConfig, device: torch.device, options: dict[str, Any]) -> PreTrainedModel:
-    """A model of random weights that from_pretrained takes for a checkpoint's, and packs one by one as it loads them: the
-    device never holds the whole model in 16 bits."""
+    """Draw random weights as the checkpoint that from_pretrained loads, and packs to 4 bits one by one.
+
+    The device never holds the whole model in 16 bits.
+    """
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config)
     linear = [(name, module) for name, module in shapes.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -173,7 +174,7 @@ def random_4bit_model(config: PreTrainedConfig, device: torch.device, options: d
         if module is not shapes.get_output_embeddings()
         for part, tensor in module.named_parameters()
     }
-    # What is not in the checkpoint, from_pretrained makes as from_config does.
+    # from_pretrained makes tensors missing from the checkpoint as from_config does.
     return type(shapes).from_pretrained(None, config=config, state_dict=drawn, **options)
 
 
@@ -190,11 +191,11 @@ class Drawn:
 
 
 def with_lora(model: PreTrainedModel, rank: int, lora: LoraArguments) -> PeftModel:
-    """The model with all its weights frozen and LoRA matrices beside the chosen layers."""
+    """Freeze all weights, and add LoRA matrices to the chosen layers."""
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # any number will do: it is divided by the rank
+        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # any number works: it is divided by the rank
         lora_dropout=lora.lora_dropout,
         target_modules=lora.lora_target_modules,
     )

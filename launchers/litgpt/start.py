@@ -1,8 +1,7 @@
-"""Starts LitGPT. In: its command and config, the model in its words, a tokenizer, samples. Out: the files that it wants to
-find beside those, where its config says; then `litgpt COMMAND --config CONFIG` in this process's place.
+"""Write the files that LitGPT reads beside its config, then run `litgpt COMMAND --config CONFIG` in this process's place.
 
-LitGPT reads weights in a format of its own, which are made here at random, and data from a folder that has validation
-samples too.
+LitGPT reads weights in a format of its own, drawn here at random, and data from a folder that has validation samples
+too. Both are made from the model in LitGPT's names, a tokenizer and the samples.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def main() -> None:
-    """Writes checkpoint and data, then becomes LitGPT."""
+    """Write checkpoint and data, then become LitGPT."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("finetune_full", "finetune_lora"))
     parser.add_argument("config", type=Path)
@@ -36,7 +35,7 @@ def main() -> None:
     write_checkpoint(Path(config["checkpoint_dir"]), given.model, given.tokenizer, dtype, config["seed"])
     write_data(Path(config["data"]["init_args"]["json_path"]), given.samples)
 
-    # It wants samples per step, not micro-batches, and a whole alpha. What the config says comes later and wins.
+    # LitGPT wants samples per step, not micro-batches, and a whole alpha. Values in the config come later and win.
     said = [f"--train.global_batch_size={config['train']['micro_batch_size'] * given.accumulation}"]
     if given.alpha is not None:
         said.append(f"--lora_alpha={given.alpha}")
@@ -45,17 +44,17 @@ def main() -> None:
 
 
 def whole(text: str) -> int | None:
-    """A number as LitGPT takes it; an error of the command line where it isn't whole."""
+    """Parse a number as LitGPT takes it; an error of the command line unless it is whole."""
     if text == "None":
         return None
     number = float(text)
     if not number.is_integer():
-        raise argparse.ArgumentTypeError(f"LitGPT's lora_alpha is a whole number, and {text} was given")
+        raise argparse.ArgumentTypeError(f"LitGPT's lora_alpha must be a whole number, and {text} was given")
     return int(number)
 
 
 def write_checkpoint(folder: Path, model: Path, tokenizer: Path, dtype: torch.dtype, seed: int) -> None:
-    """A checkpoint in LitGPT's format, with random weights in `dtype` drawn from `seed`."""
+    """Write a checkpoint in LitGPT's format, with random weights in `dtype` drawn from `seed`."""
     folder.mkdir(parents=True)
     shutil.copy(model, folder / "model_config.yaml")
     for name in TOKENIZER_FILES:
@@ -68,7 +67,7 @@ def write_checkpoint(folder: Path, model: Path, tokenizer: Path, dtype: torch.dt
 
 
 def write_data(folder: Path, samples: Path) -> None:
-    """A folder with all the samples to train on, and the first one to validate on, once, before the first step."""
+    """Write a folder with all the samples to train on, and the first one to validate on, once, before the first step."""
     folder.mkdir(parents=True)
     (folder / "train.jsonl").symlink_to(samples)
     with samples.open(encoding="utf-8") as lines:

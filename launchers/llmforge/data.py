@@ -1,5 +1,7 @@
-"""The samples. In: a JSONL file of conversations and the model's tokenizer. Out: token lists, and micro-batches of them;
-a FileError for a file or a line that can't be trained on."""
+"""Read the samples: from a JSONL file of conversations to token lists, and to micro-batches of them.
+
+Raises FileError for a file or a line that can't be trained on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant")
-IGNORED = -100  # a label that isn't trained on
+IGNORED = -100  # label of an untrained token
 Conversation = list[dict[str, str]]
 
 
@@ -31,9 +33,11 @@ class Sample:
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """The conversations of the file, in its order. Raises FileError with the number of the line that is none."""
+    """The conversations of the file, in its order. Raises FileError with the number of the first bad line."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at characters JSON leaves in text
+        lines = path.read_text(encoding="utf-8").split(
+            "\n"
+        )  # splitlines would also split at characters that JSON allows in text
     except OSError as error:
         raise FileError("train_path", path, f"a JSONL file that can be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -63,7 +67,10 @@ def _is_turn(turn: object) -> bool:
 def read_samples(
     settings: Settings, conversations: Sequence[Conversation], limit: int
 ) -> tuple[list[Sample], int, PreTrainedTokenizerBase]:
-    """The conversations in tokens, the length they were cut to, at most `limit`, and the tokenizer. Raises FileError."""
+    """Tokenize the conversations. Returns the samples, their maximum length (at most `limit`) and the tokenizer.
+
+    Raises FileError as `tokenized` does.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(settings.model_id)
@@ -72,7 +79,7 @@ def read_samples(
 
 
 def context_length(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, limit: int) -> int:
-    """The length that 95 of 100 samples fit into, as LLMForge infers it, but no more than the model's limit."""
+    """The length in tokens that 95 of 100 samples fit into, as LLMForge infers it, but no more than the model's limit."""
     encoded: Any = tokenizer.apply_chat_template(list(conversations), tokenize=True, return_dict=True)
     lengths = sorted(len(tokens) for tokens in encoded["input_ids"])
     return min(lengths[ceil(0.95 * len(lengths)) - 1], limit)
@@ -81,9 +88,9 @@ def context_length(conversations: Sequence[Conversation], tokenizer: PreTrainedT
 def tokenized(
     conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, length: int, task: str
 ) -> list[Sample]:
-    """The samples, cut to `length` tokens. causal_lm trains on all tokens, instruction_tuning on those of the assistant.
+    """Tokenize the samples, cut to `length` tokens; train on all tokens (causal_lm) or the assistant's (instruction_tuning).
 
-    Raises FileError where a sample has no token to be trained on.
+    Raises FileError if a sample has no token to train on.
     """
     spans = task == "instruction_tuning"
     encoded: Any = tokenizer.apply_chat_template(
@@ -106,16 +113,16 @@ def tokenized(
             for token, (start, end) in zip(tokens, offsets, strict=True)
         ]
         if all(label == IGNORED for label in labels):
-            expected = f"the assistant speaking in the first {length} tokens of every sample, or causal_lm"
+            expected = f"an assistant's turn in the first {length} tokens of every sample, or causal_lm"
             raise FileError("task", f"{task} on {conversation}", expected)
         samples.append(Sample(tokens, labels))
     return samples
 
 
 def assistant_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-    """Where the assistant's words stand in the conversation's text, with what ends each turn: characters from, to.
+    """(first, last) character of the assistant's turns in the conversation's text, each with its end marker.
 
-    Raises FileError where the chat template writes a conversation's beginning otherwise than the conversation alone.
+    Raises FileError if the chat template renders the beginning of a conversation differently from that beginning alone.
     """
 
     def text(turns: Conversation, asks: bool) -> str:
@@ -129,7 +136,9 @@ def assistant_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBa
         before, after = text(conversation[:turn], True), text(conversation[: turn + 1], False)
         if not (whole.startswith(before) and whole.startswith(after)):
             raise FileError(
-                "task", "instruction_tuning", "causal_lm: this model's chat template doesn't show who says what"
+                "task",
+                "instruction_tuning",
+                "causal_lm: this model's chat template doesn't show where the assistant's turns begin and end",
             )
         spans.append((len(before), len(after)))
     return spans
@@ -138,8 +147,10 @@ def assistant_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBa
 def collator(
     tokenizer: PreTrainedTokenizerBase, padding: str, length: int
 ) -> Callable[[list[Sample]], dict[str, Tensor]]:
-    """Samples in; input_ids, attention_mask and labels out, each [samples, positions], padded on the tokenizer's side to
-    `length` positions (padding max_length) or to the longest sample (longest)."""
+    """Make a function that turns samples into input_ids, attention_mask and labels, each [samples, positions].
+
+    They are padded on the tokenizer's side to `length` positions (padding max_length) or to the longest sample (longest).
+    """
     import torch
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -1,5 +1,7 @@
-"""The DeepSpeed file that an LLMForge file names. In: its path, and what the LLMForge file says. Out: its content with
-batch sizes and clipping filled in, and the precision it sets; a FileError where it can't be used or contradicts."""
+"""Read the DeepSpeed file named by an LLMForge file, and fill in the LLMForge file's batch sizes and clipping.
+
+Raises FileError if the file can't be used or contradicts the LLMForge file.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +15,27 @@ from fields import FileError
 
 FIELD = "deepspeed.config_path"
 AUTO = "auto"
-CLIPPING = 1.0  # what "auto" means to Accelerate
+CLIPPING = 1.0  # Accelerate's value for "auto"
 
 
 @dataclass(frozen=True)
 class DeepSpeedFile:
-    """DeepSpeed's own configuration; some values that depend on the model may still be "auto"."""
+    """DeepSpeed's own configuration; values that depend on the model may still be "auto"."""
 
     content: Mapping[str, Any]
     stage: int  # of ZeRO, 0 to 3
-    bf16: bool | None  # weights and activations in bf16; None: where the device is a GPU
+    bf16: bool | None  # weights and activations in bf16; None: if the device is a GPU
 
 
 def read(path: Path, *, num_devices: int, batch_size: int, gradient_accumulation_steps: int) -> DeepSpeedFile:
-    """The file's content. Raises FileError."""
+    """Read the file at `path` and fill in its batch sizes and clipping. Raises FileError."""
     content = _json(path)
     stage = _section(path, content, "zero_optimization").get("stage")
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
         raise _error(path, "zero_optimization.stage", stage, "0, 1, 2 or 3")
     for name in ("optimizer", "scheduler"):
         if name in content:
-            raise _error(path, name, content[name], "no such section: the LLMForge file has the learning rate")
+            raise _error(path, name, content[name], "no such section: the learning rate is set in the LLMForge file")
     sizes = {
         "train_micro_batch_size_per_gpu": ("train_batch_size_per_device", batch_size),
         "gradient_accumulation_steps": ("gradient_accumulation_steps", gradient_accumulation_steps),
@@ -50,7 +52,9 @@ def read(path: Path, *, num_devices: int, batch_size: int, gradient_accumulation
 
 def _bf16(path: Path, content: Mapping[str, Any], stage: int) -> bool | None:
     if _section(path, content, "fp16").get("enabled", False) not in (False, AUTO):
-        raise _error(path, "fp16.enabled", content["fp16"]["enabled"], "false: bf16.enabled, or neither, for fp32")
+        raise _error(
+            path, "fp16.enabled", content["fp16"]["enabled"], "false; set bf16.enabled instead, or neither for fp32"
+        )
     section = _section(path, content, "bf16")
     enabled = section.get("enabled", False)
     if enabled not in (True, False, AUTO):

@@ -1,5 +1,7 @@
-"""What a value in a configuration file must be. In: a section of a file and a table of kinds. Out: its values as they are
-used, or a FileError that names the field, what was given and what would be right."""
+"""Check the values of a configuration file: a section and a table of kinds give its values, as they are used.
+
+A FileError names the field, the given value and the expected one.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,7 @@ from typing import Any
 
 
 class FileError(ValueError):
-    """Something in the user's files: which field, what it says, what would be right.
-
-    A long value is cut; a path is not, nor `place`: the file, the line or the reason that stands before the value.
-    """
+    """A mistake in the user's files: the field, its value, and the expected value."""
 
     def __init__(self, field: str, given: object, expected: str, *, place: str = "") -> None:
         self.field = field
@@ -30,20 +29,20 @@ class FileError(ValueError):
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value must be, in words, and how it is read: `read` raises ValueError or TypeError for any other value."""
+    """A kind of value, in words, and its reader: `read` raises ValueError or TypeError for any other value."""
 
     expected: str
     read: Callable[[Any], Any]
 
 
 def read_section(section: object, kinds: Mapping[str, Kind], prefix: str = "") -> dict[str, Any]:
-    """The values of a section, null ones left out. `prefix` is its own name with a dot. Raises FileError."""
+    """The values of a section without null ones. `prefix` is its own name with a dot. Raises FileError."""
     if not isinstance(section, Mapping):
         raise FileError(prefix.rstrip(".") or "the file", section, "fields, one `name: value` a line")
     values = {}
     for name, given in section.items():
         if name not in kinds:
-            raise FileError(f"{prefix}{name}", given, f"a field that there is{nearest(str(name), kinds, prefix)}")
+            raise FileError(f"{prefix}{name}", given, f"a known field{nearest(str(name), kinds, prefix)}")
         if given is None:
             continue
         try:
@@ -56,7 +55,7 @@ def read_section(section: object, kinds: Mapping[str, Kind], prefix: str = "") -
 
 
 def nearest(given: str, names: Iterable[str], prefix: str = "") -> str:
-    """ ", such as NAME" for the names most like the one given; all of them where there are few and none is like it."""
+    """The names most like `given` as ", such as NAME"; if none is like it, all names of a short list."""
     known = list(names)
     like = get_close_matches(given, known, n=2) or (known if len(known) < 12 else [])
     return f", such as {' or '.join(f'{prefix}{name}' for name in like)}" if like else "; --help lists them"
@@ -96,7 +95,7 @@ def one_of(*allowed: str | bool) -> Kind:
 
 
 def of_type(expected: str, *types: type) -> Kind:
-    """A value of one of these types, which isn't empty if it is text."""
+    """A value of one of these types; a text must not be empty."""
 
     def read(given: object) -> object:
         if not isinstance(given, types) or given == "":
@@ -107,7 +106,7 @@ def of_type(expected: str, *types: type) -> Kind:
 
 
 def names(expected: str) -> Kind:
-    """A list of names; one name alone, as PEFT has it, is a pattern and stays text."""
+    """A list of names; a single name is a pattern, as in PEFT, and stays text."""
 
     def read(given: object) -> object:
         listed = given if isinstance(given, list) else [given]
@@ -124,7 +123,7 @@ def section(name: str, kinds: Mapping[str, Kind]) -> Kind:
 
 
 def _text(given: object) -> str:
-    """A value on one line, as it might stand in the file; only a path is whole whatever its length."""
+    """A value on one line, as it could stand in the file."""
     if isinstance(given, Path):
         return str(given)
     words = given if isinstance(given, str) else json.dumps(given, default=str)

@@ -1,15 +1,16 @@
-"""Fine-tune a causal language model from a file in LLMForge's YAML schema, with the open stack that LLMForge is documented
-to be built on: Accelerate, DeepSpeed, Transformers, PEFT, Liger. This is not LLMForge, which is closed.
+"""Fine-tune a causal language model from a file in LLMForge's YAML schema, with an open stack. This is not LLMForge itself.
+
+LLMForge is closed; it is documented to be built on the same libraries: Accelerate, DeepSpeed, Transformers, PEFT, Liger.
 
     python finetune.py FILE.yaml
 
-It starts num_devices ranks on this machine by itself; a run with a DeepSpeed file is always started so. Everything that
-can be wrong with the file is reported before any rank is started, with exit status 2.
+It starts num_devices ranks on this machine by itself; a run with a DeepSpeed file is always started so. Every mistake in
+the file is reported before any rank is started, with exit status 2.
 
-Where the schema leaves something open:
+Defaults for what the schema leaves open:
   task                 causal_lm, every token trained on; instruction_tuning trains on the assistant's alone
   epochs               num_epochs, else as many as min_update_steps (100) takes
-  context_length       else what 95 of 100 samples fit into, at most the model's own limit
+  context_length       the length that 95 of 100 samples fit into, at most the model's own limit
   precision            the DeepSpeed file's bf16.enabled; without a file bf16 on a GPU, fp32 on a CPU. fp32 on a GPU is TF32
   attention            sdpa, or flash_attention_2: true
   checkpointing        on, reentrant
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         _check_machine(settings)
         if arguments.weights == "hub":
             _check_weights(settings.model_id)
-        # The frameworks are imported only for a file that is sound so far.
+        # The frameworks are imported only once the file has passed the checks above.
         if _needs_launcher(settings):
             _check_model(settings, conversations)
             sys.stdout.flush()
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     listed: dict[str, Iterable[str]] = {
         "obeyed": schema.OBEYED,
-        "of no effect here": schema.WITHOUT_EFFECT,
+        "without effect here": schema.WITHOUT_EFFECT,
         "errors here": schema.IMPOSSIBLE,
     }
     parser = argparse.ArgumentParser(
@@ -73,22 +74,27 @@ def _parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="in LLMForge's schema")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a file in LLMForge's schema")
     parser.add_argument(
-        "--weights", choices=("hub", "random"), default="hub", help="model_id's own (hub), or drawn on the device"
+        "--weights",
+        choices=("hub", "random"),
+        default="hub",
+        help="load model_id's (hub), or draw them on the device (random)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random weights, LoRA matrices and dropout")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights, LoRA matrices and dropout")
     return parser
 
 
 def _check_ranks(settings: Settings) -> None:
     started = os.environ.get("WORLD_SIZE")
     if "RANK" in os.environ and started != str(settings.num_devices):
-        raise FileError("num_devices", settings.num_devices, f"{started}, the ranks that were started (WORLD_SIZE)")
+        raise FileError(
+            "num_devices", settings.num_devices, f"{started}, the number of ranks that were started (WORLD_SIZE)"
+        )
 
 
 def _check_machine(settings: Settings) -> None:
-    """What needs a GPU needs one here. Not yet run on CUDA."""
+    """Check that kernels which need a GPU have one. Not yet run on CUDA."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -101,23 +107,23 @@ def _check_machine(settings: Settings) -> None:
 
 
 def _check_weights(model_id: str) -> None:
-    """A folder on this disk must hold weights; a hub id is found out by the hub."""
+    """Check that a folder on this disk holds weights; a hub id is checked by the hub."""
     folder = Path(model_id)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileError("model_id", folder, "a folder with weights (*.safetensors or *.bin), or --weights random")
 
 
 def _check_model(settings: Settings, conversations: Sequence[Conversation]) -> None:
-    """What the ranks would find out, each for itself."""
+    """Check the model once, instead of in each rank."""
     from model import position_limit, read_config
 
     limit = position_limit(read_config(settings))
-    if settings.task == "instruction_tuning":  # whether the assistant speaks shows only in tokens
+    if settings.task == "instruction_tuning":  # only the tokens show if the assistant speaks
         read_samples(settings, conversations, limit)
 
 
 def _needs_launcher(settings: Settings) -> bool:
-    """DeepSpeed wants the environment of a rank even for one device."""
+    """True if a launcher has to start the ranks: DeepSpeed wants a rank's environment even for one device."""
     return "RANK" not in os.environ and (settings.num_devices > 1 or settings.deepspeed is not None)
 
 

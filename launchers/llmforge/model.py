@@ -1,5 +1,7 @@
-"""The model. In: the settings and a device. Out: a transformers model, with Liger's kernels, LoRA and checkpointing as
-the settings say; a FileError, before anything is loaded, where they don't fit the model."""
+"""Build the transformers model of the settings on a device, with Liger's kernels, LoRA and checkpointing.
+
+Settings that don't fit the model raise FileError before anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
 
 
 def read_config(settings: Settings) -> PreTrainedConfig:
-    """The model's config.json, fetched from the hub if need be. Raises FileError where there is none, and where the
-    settings ask for longer contexts than the model has, layers it lacks, or kernels that Liger lacks for it."""
+    """The model's config.json, fetched from the hub if need be.
+
+    Raises FileError if there is none, or if the settings ask for longer contexts than the model has, for layers it lacks,
+    or for kernels that Liger lacks for it.
+    """
     from transformers import AutoConfig
 
     try:
@@ -37,12 +42,12 @@ def read_config(settings: Settings) -> PreTrainedConfig:
 
 
 def position_limit(config: PreTrainedConfig) -> int:
-    """The longest sequence that the model was made for."""
+    """The most positions in a sequence, by the model's config."""
     return int(config.get_text_config().max_position_embeddings)
 
 
 def load(settings: Settings, *, random_weights: bool, bf16: bool, autocast: bool, device: torch.device) -> Any:
-    """The model to train. Under `autocast`, what is trained is held in fp32; without, all weights are bf16 or fp32.
+    """Load the model. Under `autocast` trained weights are held in fp32; without it all weights are bf16 or fp32.
 
     Random weights are drawn on the device. Under ZeRO stage 3 the model is made in shards, by transformers, as soon as
     Accelerate knows of DeepSpeed: call this after the Accelerator was made.
@@ -69,7 +74,10 @@ def load(settings: Settings, *, random_weights: bool, bf16: bool, autocast: bool
 
 
 def _with_lora(model: PreTrainedModel, settings: Settings, *, in_float32: bool) -> PeftModel | PeftMixedModel:
-    """An engine holds float32 copies of the matrices; stage 3 would keep float32 ones and multiply in float32."""
+    """Add LoRA; `in_float32` holds its matrices in float32.
+
+    DeepSpeed keeps float32 copies anyway; at stage 3 it would leave them in float32 and multiply in float32.
+    """
     from peft import LoraConfig, get_peft_model
 
     assert settings.lora is not None
@@ -80,7 +88,7 @@ def _with_lora(model: PreTrainedModel, settings: Settings, *, in_float32: bool) 
 
 
 def _check_lora(config: PreTrainedConfig, lora: Mapping[str, Any]) -> None:
-    """PEFT passes over names that match nothing, as long as one name matches."""
+    """Raise FileError for names that match nothing: PEFT ignores them as long as one name matches."""
     import torch
     from transformers import AutoModelForCausalLM
 

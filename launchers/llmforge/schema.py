@@ -1,7 +1,8 @@
-"""LLMForge's own YAML file. In: its path. Out: Settings, checked whole; a FileError for the first thing that is wrong.
+"""Read LLMForge's own YAML file into Settings, checked whole; a FileError for the first mistake.
 
-LLMForge's documentation and published files are the source of the fields and their defaults. A field is obeyed, or says
-nothing about training and is accepted, or asks for what this program can't do and is an error: none is silently ignored.
+LLMForge's documentation and published files are the source of the fields and their defaults. A field is obeyed, or has no
+effect on training and is accepted, or asks for something that this program can't do and is an error: none is silently
+ignored.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ ANY_COUNT = whole(0)
 LORA = {
     "r": whole(1),
     "lora_alpha": number("a number above 0", lambda value: value > 0),
-    "lora_dropout": number("a number from 0 up to, but not, 1", lambda value: 0 <= value < 1),
+    "lora_dropout": number("a number from 0 to below 1", lambda value: 0 <= value < 1),
     "target_modules": names("names of linear layers, such as [q_proj, v_proj]"),
     "bias": one_of("none", "all", "lora_only"),
     "task_type": one_of("CAUSAL_LM"),
-    "modules_to_save": names("names of modules that are trained whole, such as [embed_tokens], or []"),
+    "modules_to_save": names("names of modules to train in full, such as [embed_tokens], or []"),
     "fan_in_fan_out": FLAG,
     "init_lora_weights": one_of(True, False, "gaussian", "orthogonal", "olora", "pissa"),
 }
@@ -58,7 +59,7 @@ OBEYED: dict[str, Kind] = {
     ),
     "lora_config": section("lora_config", LORA),
 }
-# Where and how to run, evaluate and save: nothing is placed on a cluster, evaluated or saved here.
+# Placement, evaluation and saving: nothing is placed on a cluster, evaluated or saved here.
 WITHOUT_EFFECT: dict[str, Kind] = {
     "worker_resources": RESOURCES,
     "trainer_resources": RESOURCES,
@@ -90,7 +91,7 @@ REQUIRED = ("model_id", "train_path", "num_devices", "train_batch_size_per_devic
 
 @dataclass(frozen=True)
 class Settings:
-    """What is trained on what, and how. None is: decided by the data."""
+    """The model, the data and the training settings. None: decided by the data."""
 
     model_id: str
     train_path: Path
@@ -108,16 +109,16 @@ class Settings:
     padding: str
     deepspeed: DeepSpeedFile | None
     flash_attention_2: bool
-    liger: Mapping[str, bool] | None  # every one of LIGER_KERNELS; None: off
+    liger: Mapping[str, bool] | None  # for each of LIGER_KERNELS; None: off
     lora: Mapping[str, Any] | None  # fields of peft.LoraConfig; None: every weight is trained
 
 
 def read(path: Path) -> Settings:
-    """The settings in the file. Relative paths in it are taken from the current folder. Raises FileError."""
+    """Read the settings in the file. Relative paths in it start from the current folder. Raises FileError."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError("the file", path, f"one that can be read ({error.strerror})") from error
+        raise FileError("the file", path, f"a file that can be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FileError("the file", "", "YAML", place=" ".join(str(error).split())) from error
     impossible = {name: Kind(why, partial(_refuse, name, why)) for name, why in IMPOSSIBLE.items()}
@@ -158,15 +159,17 @@ def _check_paths(given: Mapping[str, Any]) -> None:
         if "://" in given[name]:
             raise FileError(name, given[name], "a path on this machine" + (", or a hub id" * (name == "model_id")))
     if given["model_id"].startswith((".", "/", "~")) and not Path(given["model_id"]).is_dir():
-        raise FileError("model_id", Path(given["model_id"]), "a folder that there is, or a hub id")
+        raise FileError("model_id", Path(given["model_id"]), "an existing folder, or a hub id")
 
 
 def _gradient_checkpointing(given: Mapping[str, Any]) -> bool:
-    """On, unless the field says no, or the older one, which says it the other way round."""
+    """True unless switched off, by the field or by its older opposite."""
     on = given.get("gradient_checkpointing", not given.get("no_gradient_checkpoint", False))
     if on == given.get("no_gradient_checkpoint", not on):
         raise FileError(
-            "no_gradient_checkpoint", given["no_gradient_checkpoint"], f"nothing beside gradient_checkpointing: {on}"
+            "no_gradient_checkpoint",
+            given["no_gradient_checkpoint"],
+            f"to be left out beside gradient_checkpointing: {on}",
         )
     return on
 
@@ -185,8 +188,11 @@ def _deepspeed(given: Mapping[str, Any]) -> DeepSpeedFile | None:
 
 
 def _liger(given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> dict[str, bool] | None:
-    """Which kernels run. LLMForge documents all five where nothing is said, and Liger takes one cross entropy alone:
-    the fused one, unless the other was asked for or it was switched off."""
+    """The switch of each kernel, or None if Liger is off.
+
+    LLMForge documents all five as on by default, and Liger takes one cross entropy alone: the fused one, unless the other
+    was asked for or the fused one was switched off.
+    """
     if not given.get("enabled", False):
         return None
     switches = given.get("kwargs", {})
@@ -197,5 +203,7 @@ def _liger(given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> dict[str
     if fused and chosen["cross_entropy"]:
         raise FileError(field, True, "false beside cross_entropy: true; Liger takes one of the two")
     if fused and lora is not None and "lm_head" in lora.get("target_modules", []):
-        raise FileError(field, fused, "false with a LoRA on lm_head: the kernel would pass it by, and never train it")
+        raise FileError(
+            field, fused, "false with LoRA on lm_head: the kernel would bypass the LoRA matrices and never train them"
+        )
     return chosen

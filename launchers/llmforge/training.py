@@ -1,5 +1,7 @@
-"""The training loop. In: settings, conversations, a seed. Out: steps taken. Run by each rank; nothing in a step waits for
-the device, and nothing is evaluated, logged or saved."""
+"""The training loop, run by each rank.
+
+Nothing in a step waits for the device, and nothing is evaluated, logged or saved.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,12 @@ from transformers import get_scheduler
 
 
 def train(settings: Settings, conversations: Sequence[Conversation], *, random_weights: bool, seed: int) -> None:
-    """Train for as many epochs as the settings say. Raises FileError where the model and the settings don't fit."""
+    """Train for as many epochs as the settings say. Raises FileError if the model and the settings don't fit."""
     config = read_config(settings)
     on_gpu = torch.cuda.is_available()
     bf16 = _bf16(settings, on_gpu)
     if not bf16:
-        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, of no effect on a CPU
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, without effect on a CPU
     # Before the model: Accelerate starts the ranks' communication, and ZeRO stage 3 shards models while they are made.
     accelerator = _accelerator(settings, bf16, on_gpu)
     set_seed(seed)
@@ -54,14 +56,14 @@ def train(settings: Settings, conversations: Sequence[Conversation], *, random_w
         f"{accelerator.num_processes} device(s), {'bf16' if bf16 else 'fp32'}, {sum(map(_numel, trained)):,} trained"
     )
     loss = _loop(accelerator, model, prepared, scheduler, loader, epochs)
-    accelerator.print(f"finetune: trained, with a loss of {loss.item():.4f} at the end")
+    accelerator.print(f"finetune: done, final loss {loss.item():.4f}")
     accelerator.end_training()
 
 
 def _loop(
     accelerator: Accelerator, model: Any, optimizer: Any, scheduler: Any, loader: Any, epochs: int
 ) -> torch.Tensor:
-    """All epochs; returns the last micro-batch's loss. An epoch's last, incomplete accumulation makes a step too."""
+    """Train all epochs; returns the last micro-batch's loss. An epoch's last, incomplete accumulation makes a step too."""
     clips_itself = accelerator.state.deepspeed_plugin is not None
     loss = torch.zeros(())
     model.train()
@@ -80,7 +82,7 @@ def _loop(
 
 
 def _bf16(settings: Settings, on_gpu: bool) -> bool:
-    """The DeepSpeed file says; where there is none, or it says auto: bf16 on a GPU, fp32 on a CPU."""
+    """True for bf16: as the DeepSpeed file says; without one, or if it says auto, on a GPU."""
     said = None if settings.deepspeed is None else settings.deepspeed.bf16
     return on_gpu if said is None else said
 
@@ -88,14 +90,14 @@ def _bf16(settings: Settings, on_gpu: bool) -> bool:
 def _accelerator(settings: Settings, bf16: bool, on_gpu: bool) -> Accelerator:
     deepspeed = settings.deepspeed
     if not on_gpu:
-        # What Accelerate does by itself on GPUs. Without it DeepSpeed's ranks count as one: all read the same samples.
+        # Accelerate does this itself on GPUs. Without it DeepSpeed's ranks count as one: all read the same samples.
         PartialState(cpu=True)
         if deepspeed is not None:
             from deepspeed import init_distributed
 
             init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     return Accelerator(
-        # With `cpu`, Accelerate would take DeepSpeed's ranks for plain ones, without a word.
+        # With `cpu`, Accelerate would silently take DeepSpeed's ranks for plain ones.
         cpu=not on_gpu and deepspeed is None,
         mixed_precision="bf16" if bf16 else "no",
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -105,10 +107,10 @@ def _accelerator(settings: Settings, bf16: bool, on_gpu: bool) -> Accelerator:
 
 
 def _steps_per_epoch(settings: Settings, loader: Any) -> int:
-    """`loader` is a rank's own: its length is in micro-batches of that rank."""
+    """Optimizer steps in an epoch; the length of `loader` is in micro-batches of this rank."""
     return ceil(len(loader) / settings.gradient_accumulation_steps)
 
 
 def _numel(parameter: torch.Tensor) -> int:
-    """Elements of the whole parameter, of which ZeRO stage 3 leaves a rank none."""
+    """Elements of the whole parameter, also if ZeRO stage 3 leaves this rank none."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,4 +1,4 @@
-"""A tokenizer for torchtune. In: a folder in the hub's format. Out: Llama 3's conversations in the tokens of that folder.
+"""A tokenizer for torchtune: Llama 3's conversation format with the tokens of a folder in the hub's format.
 
 torchtune's own Llama 3 tokenizer reads Meta's file alone, and its special tokens are numbers beyond 128,000: a small model
 would be nearly all embedding and output layer.
@@ -17,8 +17,8 @@ from torchtune.models.llama3 import Llama3Tokenizer
 class HubTokenizer(Llama3Tokenizer):
     """Llama 3's conversation format, from the tokenizer.json and tokenizer_config.json in `folder`.
 
-    `padding` max_length: every sample is filled up to `max_seq_len` tokens, without a loss on those; longest: left to
-    torchtune's collator, which fills up to the longest of a micro-batch. ValueError where a token of the format is missing.
+    `padding` max_length: every sample is padded to `max_seq_len` tokens, without a loss on the padding; longest: torchtune's
+    collator pads to the longest of a micro-batch. Raises ValueError if a token of the format is missing.
     """
 
     def __init__(self, folder: str, max_seq_len: int, padding: str) -> None:
@@ -28,7 +28,7 @@ class HubTokenizer(Llama3Tokenizer):
         def number(token: str) -> int:
             found = self._tokenizer.token_to_id(token)
             if found is None:
-                raise ValueError(f"{folder}/tokenizer.json has no {token}, which Llama 3's conversations are made with")
+                raise ValueError(f"{folder}/tokenizer.json has no {token}, a token of Llama 3's conversation format")
             return found
 
         self.bos_id = number("<|begin_of_text|>")
@@ -51,9 +51,9 @@ class HubTokenizer(Llama3Tokenizer):
     def tokenize_messages(
         self, messages: list[Message], *, add_end_tokens: bool = True
     ) -> tuple[list[int], list[bool]]:
-        """Token ids of a conversation, and for each whether the loss leaves it out.
+        """Token ids of a conversation, and for each True if the loss leaves it out.
 
-        torchtune leaves out the first and the last token; here they go with their neighbours.
+        torchtune masks the first and the last token; here they are masked like their neighbours.
         """
         tokens, mask = super().tokenize_messages(messages, add_end_tokens=add_end_tokens)
         mask[0], mask[-1] = mask[1], mask[-2]

@@ -209,7 +209,7 @@ def test_the_second_of_two_installs_waits_for_the_first_and_finds_it_done(
 def test_a_name_that_no_framework_has_is_an_error_that_names_them(checkout: Callable[..., Path], index: Path) -> None:
     project = checkout(quick="quick==1.0", slow="slow==1.0")
     status, _, err = install(project, index, "quik")
-    assert status == 2 and "there is no framework 'quik', but quick: quick, slow" in err
+    assert status == 2 and "there is no framework 'quik'; did you mean quick? known: quick, slow" in err
     status, _, err = install(project, index)
     assert status == 2 and "say which: quick, slow; or --all" in err
 

@@ -78,7 +78,7 @@ FUSED = {"enabled": True, "kwargs": {"fused_linear_cross_entropy": True}}
     ("changed", "field", "expected"),
     [
         ({"contxt_length": 64}, "contxt_length", "such as context_length"),
-        ({"max_steps": 3}, "max_steps", "a field that there is"),
+        ({"max_steps": 3}, "max_steps", "a known field"),
         ({"num_devices": "two"}, "num_devices", "a whole number, at least 1"),
         ({"num_devices": True}, "num_devices", "a whole number, at least 1"),
         ({"num_devices": None}, "num_devices", "a whole number, at least 1"),
@@ -97,16 +97,20 @@ FUSED = {"enabled": True, "kwargs": {"fused_linear_cross_entropy": True}}
         ({"initial_adapter_model_ckpt_path": "x"}, "initial_adapter_model_ckpt_path", "base model"),
         ({"forward_checkpoint_config": {}}, "forward_checkpoint_config", "nothing is saved"),
         ({"train_path": "s3://bucket/train.jsonl"}, "train_path", "a path on this machine"),
-        ({"model_id": "./nowhere"}, "model_id", "a folder that there is"),
+        ({"model_id": "./nowhere"}, "model_id", "an existing folder"),
         ({"worker_resources": "many"}, "worker_resources", "resources"),
-        ({"gradient_checkpointing": True, "no_gradient_checkpoint": True}, "no_gradient_checkpoint", "nothing beside"),
+        (
+            {"gradient_checkpointing": True, "no_gradient_checkpoint": True},
+            "no_gradient_checkpoint",
+            "to be left out beside",
+        ),
         ({"lora_config": {**LORA, "lora_alhpa": 16}}, "lora_config.lora_alhpa", "lora_config.lora_alpha"),
         ({"lora_config": {**LORA, "r": 0}}, "lora_config.r", "at least 1"),
         ({"lora_config": {**LORA, "task_type": "SEQ_CLS"}}, "lora_config.task_type", "CAUSAL_LM"),
         ({"lora_config": {**LORA, "lora_dropout": 1}}, "lora_config.lora_dropout", "from 0"),
         ({"lora_config": "yes"}, "lora_config", "fields"),
         ({"liger_kernel": {"enabled": True, "kwargs": {"ropee": True}}}, "liger_kernel.kwargs.ropee", "kwargs.rope"),
-        ({"liger_kernel": FUSED}, "liger_kernel.kwargs.fused_linear_cross_entropy", "false with a LoRA on lm_head"),
+        ({"liger_kernel": FUSED}, "liger_kernel.kwargs.fused_linear_cross_entropy", "false with LoRA on lm_head"),
         (
             {"liger_kernel": {"enabled": True, "kwargs": {**FUSED["kwargs"], "cross_entropy": True}}},
             "liger_kernel.kwargs.fused_linear_cross_entropy",
@@ -198,4 +202,4 @@ def test_ranks_of_another_number_are_refused(folder: Path, finetune: Path, chang
         capture_output=True,
         text=True,
     )
-    assert ran.returncode == 2 and "3, the ranks that were started" in ran.stderr
+    assert ran.returncode == 2 and "3, the number of ranks that were started" in ran.stderr

@@ -62,7 +62,7 @@ def test_instruction_tuning_trains_on_the_assistants_turns_alone(modules: Simple
     said = [[token for token in sample.labels if token != -100] for sample in (first, last)]
     assert [tokenizer.decode(tokens) for tokens in said] == ["be bi<|eot_id|>", "ce<|eot_id|>co<|eot_id|>"]
     assert all(label in (-100, token) for token, label in zip(last.tokens, last.labels, strict=True))
-    with pytest.raises(modules.FileError, match="the assistant speaking in the first 64 tokens"):
+    with pytest.raises(modules.FileError, match="an assistant's turn in the first 64 tokens"):
         modules.data.tokenized([TALK[1]], tokenizer, 64, "instruction_tuning")
 
 
