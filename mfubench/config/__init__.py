@@ -1,4 +1,4 @@
-"""What is asked: the command line and conf/ in, validated Experiments out."""
+"""Compose and validate Experiments from the command line and conf/."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Command line and conf/ in, Experiments out: stores the schema with Hydra, composes each job ahead of any start.
+"""Compose Experiments from the command line and conf/: give Hydra the schema, and compose each job before any starts.
 
-What Hydra would report as its own exception becomes a ConfigError that names the nearest valid setting or option.
+Hydra's own exceptions become a ConfigError with the nearest valid setting or option.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ONE_AT_A_TIME = "BasicLauncher"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as the command line asks for it."""
+    """A sweep, as given on the command line."""
 
     folder: Path
-    named: bool  # whether the command line says which folder
-    pattern: str  # of the folders that sweeps have where it doesn't
-    overrides: tuple[str, ...]  # of settings
+    named: bool  # True if the command line names the folder
+    pattern: str  # of sweeps' default folders
+    overrides: tuple[str, ...]  # of settings, without Hydra's own
     resume: bool
 
 
@@ -56,8 +56,10 @@ def store_schema() -> None:
 
 
 def to_experiment(composed: DictConfig) -> schema.Experiment:
-    """The composed configuration as an Experiment; ConfigError for keys added to it and for values that are missing.
-    The framework's part stays unresolved: its ${...} name things that only the plan knows."""
+    """The composed configuration as an Experiment. Raises ConfigError for unknown keys and missing values.
+
+    The framework's part stays unresolved: the names in its ${...} are known to the plan only.
+    """
     try:
         content: dict[Any, Any] = {name: composed[name] for name in composed if name != "hydra"}
         no_additions("", content, schema.Experiment)
@@ -73,22 +75,22 @@ def to_experiment(composed: DictConfig) -> schema.Experiment:
 
 
 def in_files(composed: DictConfig) -> dict[str, str]:
-    """What a job was composed of, as Hydra keeps it in .hydra/: file name → text."""
+    """The job's composition, as Hydra keeps it in .hydra/: file name → text."""
     overrides = HydraConfig.get().overrides.task
     trees = {"config.yaml": composed, "hydra.yaml": HydraConfig.instance().cfg, "overrides.yaml": overrides}
     return {name: OmegaConf.to_yaml(tree) for name, tree in trees.items()}
 
 
 def flags_first(argv: Sequence[str]) -> list[str]:
-    """`argv` with -m in front: Hydra's parser takes no overrides before a flag and after it."""
+    """`argv` with -m in front: Hydra's parser takes no overrides both before and after a flag."""
     return sorted(argv, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment], None] = validate) -> Sweep | None:
-    """Compose and `check` every job that `argv` asks for, so that what is wrong on any machine stops all of them; the sweep
-    that they make up, if they do.
+    """Compose and `check` every job of `argv`, so that a setting wrong on any machine stops all of them.
 
-    A combination that is wrong inside a sweep is left to its own job. ConfigError: the one screen for the user.
+    A wrong combination inside a sweep is left to its own job. Returns the sweep, if there is one. Raises ConfigError, the
+    user's error screen.
     """
     arguments = get_args_parser().parse_args(list(argv))
     asked_for_text = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info
@@ -108,14 +110,14 @@ def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment],
 
 
 def compose_one(overrides: Sequence[str]) -> schema.Experiment:
-    """The one Experiment that `overrides` of the defaults make up, validated. ConfigError: the one screen for the user."""
+    """Compose and validate the one Experiment of `overrides`. Raises ConfigError, the user's error screen."""
     store_schema()
     parsed = parse(overrides)
     for override in parsed:
         if override.is_sweep_override():
             key, discrete = override.get_key_element(), override.is_discrete_sweep()
             raise ConfigError(
-                f"{key} has several values, and this is about one workload",
+                f"{key} has several values, and this command takes one workload",
                 given=str(override.input_line),
                 expected="one value",
                 instead=f"{key}={next(iter(override.sweep_string_iterator()))}" if discrete else None,
@@ -127,7 +129,7 @@ def compose_one(overrides: Sequence[str]) -> schema.Experiment:
 
 
 def _base(overrides: Sequence[Override]) -> DictConfig:
-    """What all jobs have in common."""
+    """The configuration that all jobs share."""
     base = _compose([override.input_line or "" for override in overrides if not override.is_sweep_override()])
     no_secret_in(OmegaConf.to_yaml(OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])), "conf/")
     return base
@@ -139,7 +141,7 @@ def _jobs(base: DictConfig, overrides: Sequence[Override], sweeping: bool) -> It
     if not sweeping:
         if swept:
             raise ConfigError(
-                f"{swept[0].get_key_element()} has several values, and this is one run",
+                f"{swept[0].get_key_element()} has several values, and a run takes one",
                 given=str(swept[0].input_line),
                 expected="one value, or -m for a sweep over all of them",
                 instead=f"-m {swept[0].input_line}",
@@ -147,24 +149,26 @@ def _jobs(base: DictConfig, overrides: Sequence[Override], sweeping: bool) -> It
         yield base
         return
     if not str(base.hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
-        return  # another sweeper chooses the values as it goes: each job is validated when it comes
+        return  # another sweeper chooses the values as it goes: each job is validated when it starts
     parameters = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items()]
     lines = [override.input_line or "" for override in overrides]
     try:
         (jobs,) = BasicSweeper.split_arguments(read([*parameters, *lines]), max_batch_size=None)
-    except (HydraException, OmegaConfBaseException) as error:  # an interval; a list that it can't shuffle
+    except (HydraException, OmegaConfBaseException) as error:  # an interval; a list that can't be shuffled
         given = " ".join(str(override.input_line) for override in swept)
         raise ConfigError(
             f"these values can't be swept: {str(error).splitlines()[0]}",
             given=given,
-            expected="values with commas between them, range(...) or glob(...)",
+            expected="values separated by commas, range(...) or glob(...)",
         ) from error
     yield from map(_compose, jobs)
 
 
 def _sweep(base: DictConfig, overrides: Sequence[Override]) -> Sweep:
-    """ConfigError for a launcher that would run jobs side by side, whose timings would be each other's, or in processes whose
-    results never come back to this one."""
+    """The sweep. Raises ConfigError unless Hydra's launcher is `basic`.
+
+    Parallel jobs would disturb each other's timings, and remote ones don't return their results.
+    """
     launcher = str(base.hydra.launcher._target_).rpartition(".")[2]
     if launcher != ONE_AT_A_TIME:
         raise ConfigError(
@@ -190,5 +194,5 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         raise no_such_option(error) from error
     except YAMLError as error:
         raise not_yaml(error) from error
-    except Exception as error:  # there are many ways in which Hydra and OmegaConf die of an odd value
+    except Exception as error:  # Hydra and OmegaConf fail on odd values in many ways
         raise rejected(error, overrides) from error

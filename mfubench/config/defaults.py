@@ -13,11 +13,10 @@ from mfubench.files.paths import CONF
 
 
 def defaults(mode: str) -> dict[str, Any]:
-    """Setting → its default: groups by their option's name, the top-level settings, and those of the mode (None: the
-    mode doesn't have it)."""
+    """Setting → its default: groups by their option's name, top-level settings, and the mode's (None: the mode lacks it)."""
     top = yaml.safe_load((CONF / "config.yaml").read_text())
     file = CONF / "mode" / f"{mode}.yaml"
-    own = yaml.safe_load(file.read_text()) if file.is_file() else {}  # a mode of the user's own
+    own = yaml.safe_load(file.read_text()) if file.is_file() else {}  # a user's own mode has no file
     options = {
         group: option for entry in top.pop("defaults") if isinstance(entry, dict) for group, option in entry.items()
     }

@@ -1,4 +1,4 @@
-"""What a user gets for what is wrong on any machine: one screen, before anything is started."""
+"""Errors in settings that are wrong on any machine: one screen for the user, before anything is started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMMAND = "python -m mfubench"
 
 
 class ConfigError(ValueError):
-    """A setting that is wrong on any machine: what was given, what was expected, and the override that would be right."""
+    """A setting that is wrong on any machine: the given value, the expected one, and the right override."""
 
     def __init__(self, problem: str, *, given: str, expected: str, instead: str | None = None) -> None:
         super().__init__(f"{problem} (given {given}; expected {expected})")
@@ -20,7 +20,7 @@ class ConfigError(ValueError):
         self.instead = instead
 
     def screen(self, argv: Sequence[str], command: str = COMMAND) -> str:
-        """The error for a terminal, with the command line `argv` of `command` put right."""
+        """The error for a terminal, with a corrected command line of `command` made from `argv`."""
         of_this_key = [a for a in argv if "=" in a and key_of(a) == key_of(self.given)]
         typed = of_this_key[-1] if of_this_key else self.given  # the last one wins
         lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
@@ -28,7 +28,7 @@ class ConfigError(ValueError):
             right = self.instead
             if _value_text(right) == _value_text(
                 self.given
-            ):  # another name for the same values, of which a sweep has several
+            ):  # only the name was wrong: keep the values, several in a sweep
                 right = f"{right.partition('=')[0]}={_value_text(typed)}"
             elif _value_text(self.given) in (several := _value_text(typed).split(",")) and key_of(right) == key_of(
                 typed
@@ -42,11 +42,11 @@ class ConfigError(ValueError):
 
 
 class WrongCombination(ConfigError):
-    """Settings that are each right and don't go together; inside a sweep this is a row, not the end."""
+    """Settings that are valid alone and exclude each other; inside a sweep this is a row, not the end."""
 
 
 def nearest(given: str, valid: Iterable[str]) -> list[str]:
-    """The valid names most like the one given, best first; empty when none is like it."""
+    """The valid names most like the given one, best first; empty if none is like it."""
     names = list(valid)
     longer = sorted(name for name in names if given and name.startswith(given))
     return list(dict.fromkeys([*longer, *get_close_matches(given, names, n=3, cutoff=0.5)]))[:3]

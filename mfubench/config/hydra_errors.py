@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf would not compose → the ConfigError that names the nearest valid setting or option."""
+"""Turn an error of Hydra or OmegaConf into a ConfigError with the nearest valid setting or option."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ FREE_FORM = (
 
 
 def no_additions(prefix: str, values: Mapping[Any, Any], kind: type) -> None:
-    """Hydra's + adds any key to a group; what no dataclass has would be ignored, so it is refused."""
+    """Refuse keys that `kind` doesn't have: Hydra's + adds any key to a group, and it would be ignored."""
     added = sorted(map(str, values.keys() - {f.name for f in fields(kind)}))
     if added:
         raise no_such_setting(f"+{prefix}{added[0]}={values.get(added[0])}")
 
 
 def not_yaml(error: YAMLError) -> ConfigError:
-    """ConfigError for a file in conf/ that can't be read."""
+    """The ConfigError for a file in conf/ that can't be read."""
     where = getattr(error, "problem_mark", None)
     place = f"{where.name}, line {where.line + 1}" if where else "a file in conf/"
     given = getattr(error, "problem", None) or str(error)
-    return ConfigError(f"{place} is not YAML", given=given, expected="key: value")
+    return ConfigError(f"{place} is not valid YAML", given=given, expected="key: value")
 
 
 def no_such_option(error: MissingConfigException) -> ConfigError:
-    """ConfigError for an option that has no file in conf/."""
+    """The ConfigError for an option that has no file in conf/."""
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if group.startswith("local/"):
@@ -70,7 +70,7 @@ def _wrong_local_defaults(given: str) -> ConfigError:
 
 
 def rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
-    """ConfigError for what Hydra or OmegaConf would not merge: an unknown key, or a value of the wrong type."""
+    """The ConfigError for an override that Hydra or OmegaConf can't merge: an unknown key, or a value of the wrong type."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if "In 'local/default'" in str(error):
         return _wrong_local_defaults(str(error).partition("\n")[2].partition("\n")[0])
@@ -89,13 +89,13 @@ def rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
 
 
 def no_such_setting(given: str) -> ConfigError:
-    """ConfigError for a key that no dataclass and no YAML has."""
+    """The ConfigError for a key that no dataclass and no YAML has."""
     key, value = key_of(given), given.partition("=")[2]
     if key.startswith(FREE_FORM):
         return ConfigError(
             f"{key!r} is not in its YAML",
             given=given,
-            expected="+ in front of a key that is new",
+            expected="+ in front of a new key",
             instead=f"+{given}",
         )
     valid = known_settings()

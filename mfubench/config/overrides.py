@@ -1,4 +1,4 @@
-"""The words of a command line → Hydra's overrides; ConfigError for what is none, for what can't be set, and for secrets."""
+"""Parse a command line into Hydra's overrides; ConfigError for a malformed or impossible override, and for secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mfubench.files import secrets
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """The overrides, each naming something that can be set. ConfigError."""
+    """Parse the overrides, each of which must name a setting. Raises ConfigError."""
     parsed = read(overrides)
     for override in parsed:
         _names_a_setting(override)
@@ -25,7 +25,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def read(overrides: Sequence[str]) -> list[Override]:
-    """The overrides as Hydra reads them. ConfigError."""
+    """Read the overrides with Hydra's grammar. Raises ConfigError."""
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -36,17 +36,20 @@ def read(overrides: Sequence[str]) -> list[Override]:
 
 
 def no_secret_in(text: str, what: str) -> None:
-    """ConfigError where a text that a run's files would show has the value of a secret environment variable."""
+    """Raise ConfigError if a text that would appear in a run's files contains the value of a secret environment variable."""
     if (name := secrets.found_in(text)) is not None:
         raise ConfigError(
             f"{what} has the value of ${name}, and the run's files would show it",
             given=secrets.MASK,
-            expected=f"no secret: what a run starts finds ${name} in its environment",
+            expected=f"no secret: a run's processes find ${name} in their environment",
         )
 
 
 def _names_a_setting(override: Override) -> None:
-    """Hydra takes a list of a group's options, lays them over each other, and dies of other values and of removed keys."""
+    """Raise ConfigError unless the override sets one setting or chooses one option of a group.
+
+    Hydra itself would overlay a list of a group's options, and fails on other values and on removed keys.
+    """
     key, given = override.key_or_group, str(override.input_line)
     if override.is_delete() and not key.startswith(("hydra", *FREE_FORM)):
         raise ConfigError("a setting can't be removed", given=given, expected=f"{key}=value")
@@ -55,7 +58,7 @@ def _names_a_setting(override: Override) -> None:
     if key in WITHOUT_OPTIONS:
         switches = [f"{key}.{switch.name}" for switch in fields(GROUPS[key])]
         raise ConfigError(
-            f"{key} is several settings",
+            f"{key} is a group of settings",
             given=given,
             expected=f"one of {', '.join(switches)}",
             instead=f"{switches[0]}={given.partition('=')[2] or 'true'}",
@@ -78,5 +81,5 @@ def _tells_no_secret(override: Override) -> None:
         raise ConfigError(
             f"{override.key_or_group} looks like a secret, and the run's files would show it",
             given=f"{override.key_or_group}={secrets.MASK}",
-            expected="a secret in an environment variable, which what a run starts inherits",
+            expected="a secret in an environment variable, which a run's processes inherit",
         )

@@ -1,4 +1,4 @@
-"""Experiment in; ConfigError out for what is wrong on any machine. Pure."""
+"""Validate an Experiment: ConfigError for settings that are wrong on any machine. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS_TO_PROFILE = 3  # of warm-up
 
 
 def validate(experiment: Experiment) -> None:
-    """Raise ConfigError for a setting that can be right on no machine, WrongCombination for settings that exclude each other."""
+    """Raise ConfigError for a setting that is wrong on any machine, WrongCombination for settings that exclude each other."""
     for setting, value, least in (
         ("batch_size", experiment.batch_size, 1),
         ("sequence_length", experiment.sequence_length, 2),
@@ -71,7 +71,7 @@ def validate(experiment: Experiment) -> None:
 
 
 def _validate_left_open(experiment: Experiment) -> None:
-    """Nothing is asked of what the framework decides."""
+    """With comparison=defaults, no setting that is left to the framework may be set."""
     known = defaults(experiment.mode.name)
     asked = {name: getattr(experiment, name) for name in LEFT_OPEN}
     asked["gradient_checkpointing"] = experiment.gradient_checkpointing.name
@@ -122,7 +122,7 @@ def _validate_model(experiment: Experiment) -> None:
         raise WrongCombination(
             f"the model {model.name} is not on the hub",
             given="model.weights=hub",
-            expected="a model with a hub_id, or weights made at random",
+            expected="a model with a hub_id, or model.weights=random",
             instead="model.weights=random",
         )
     if model.weights == "random" and model.revision is not None:
@@ -212,7 +212,7 @@ def _reject(setting: str, value: object, expected: str, example: object) -> None
 
 
 def validate_framework(framework: Framework) -> None:
-    """Raise ConfigError for the first part that isn't what conf/framework/ has."""
+    """Raise ConfigError for the first part that doesn't have the structure of conf/framework/'s files."""
     for part, value, expected in _wrong(framework):
         raise ConfigError(f"framework.{part} can't be {value}", given=f"framework.{part}={value}", expected=expected)
 

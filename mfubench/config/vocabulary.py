@@ -1,4 +1,4 @@
-"""The lists of settings, of their values and of packages, each written down once: every room reads them here."""
+"""The lists of settings, of their values and of packages, each written once and read by every room."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mfubench.config.schema import Experiment
 GROUPS: Mapping[str, Any] = {name: kind for name, kind in get_type_hints(Experiment).items() if is_dataclass(kind)}
 WITHOUT_OPTIONS = tuple(name for name, kind in GROUPS.items() if "name" not in {field.name for field in fields(kind)})
 GROUPS_WITH_OPTIONS = tuple(name for name in GROUPS if name not in WITHOUT_OPTIONS)  # files of conf/, to choose from
-# Groups that every framework must obey. The others are mfubench's own, or reach a framework as the workload's files (model).
+# Groups that every framework must obey. The others are mfubench's own, or reach a framework as files (model).
 FRAMEWORK_GROUPS = ("mode", "parallelism", "gradient_checkpointing", "data")
 
-# Settings that change nothing of what is measured.
+# Settings that don't change the measured work.
 UNMEASURED = ("tracking", "resume", "dry_run")
-# Settings that say nothing of the work: the same work may be done on any machine.
+# Settings of the machine, not of the work: the same work may be done on any machine.
 OUTSIDE_THE_WORK = (*UNMEASURED, "hardware")
-# Keys of a framework that the user chooses; the rest of the group is how mfubench runs it.
+# Keys of a framework for the user to choose; the others are mfubench's way to run it.
 CHOSEN_OF_FRAMEWORK = ("name", "native", "engine")
 
 
@@ -27,8 +27,8 @@ CHOSEN_OF_FRAMEWORK = ("name", "native", "engine")
 class LeftOpen:
     """A setting that `comparison=defaults` leaves to the framework, under its other names."""
 
-    expected: tuple[str, ...]  # fields of records.expected that are then not compared
-    reported: str  # in the tables
+    expected: tuple[str, ...]  # fields of records.expected, not compared then
+    reported: str  # its name in the tables
 
 
 LEFT_OPEN: Mapping[str, LeftOpen] = {
@@ -58,8 +58,8 @@ COMPARISONS = ("equal", "defaults")
 class Optimizer:
     """An optimizer as the probe must see it."""
 
-    kind: str  # its class
-    fused: bool | None  # steps in one fused kernel; None: it has no such kernel
+    kind: str  # class name
+    fused: bool | None  # True: steps in one fused kernel; None: it has no such kernel
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
@@ -72,9 +72,9 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 
 @dataclass(frozen=True)
 class Sharding:
-    """Data parallelism as it decides the memory of a device."""
+    """Data parallelism, as it determines the memory of a device."""
 
-    library: str | None  # that keeps the ranks together: ddp | deepspeed | fsdp; None: one device
+    library: str | None  # ddp | deepspeed | fsdp; None: one device
     shards: frozenset[str] = frozenset()  # of optimizer, gradients, weights: a device holds 1 / num_devices of each
 
 
@@ -88,7 +88,7 @@ PARALLELISMS: Mapping[str, Sharding] = {
     "fsdp2": Sharding("fsdp", frozenset({"optimizer", "gradients", "weights"})),
 }
 
-# Packages whose version matters, by the reason. flops: the FLOP count follows from it; figures: it works out other figures;
+# Packages whose version matters, with the reasons. flops: it determines the FLOP count; figures: it computes other figures;
 # step: it may change the time of a step; run: it belongs to the identity of a run; shown: the doctor lists it.
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "torch": ("flops", "figures", "step", "run", "shown"),

@@ -1,4 +1,4 @@
-"""Where things lie: conf/ and launchers/ (in a checkout beside the package, in a wheel inside it), and the cache."""
+"""Paths of conf/ and launchers/ (in a checkout beside the package, in a wheel inside it), and of the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROBE_SITE = PACKAGE / "probe" / "site"
 
 
 def cache_folder() -> Path:
-    """Models, datasets and FLOP counts that runs share: $MFUBENCH_CACHE, else mfubench/ in the user's cache folder."""
+    """The cache of models, datasets and FLOP counts: $MFUBENCH_CACHE, else mfubench/ in the user's cache folder."""
     chosen = os.environ.get("MFUBENCH_CACHE")
     if chosen:
         return Path(chosen).expanduser().resolve()

@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all: whoever reads one finds all of it, the one before, or none."""
+"""Write files and folders whole or not at all: a reader finds the new one, the old one, or none."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write the text (UTF-8) to the path, in a folder that exists: a temporary file beside it, fsync, rename, fsync of the
-    folder.
+    """Write the text (UTF-8) to the path: a temporary file beside it, fsync, rename, fsync of the folder.
 
-    Several processes may write the same path; the last one wins. Raises OSError; no temporary file stays then.
+    The folder must exist. Several processes may write the same path; the last one wins. Raises OSError; no temporary file
+    stays then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     try:
@@ -24,7 +24,7 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk once this is
+    folder = os.open(path.parent, os.O_RDONLY)  # once the folder is synced, the new name is on the disk
     try:
         os.fsync(folder)
     finally:
@@ -34,7 +34,7 @@ def write_whole(path: Path, text: str) -> None:
 def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
     """Let `make` fill the folder, unless it exists: beside its place first, then renamed. The first of several processes wins.
 
-    Raises OSError, and whatever `make` raises; nothing stays then.
+    Raises OSError, and anything that `make` raises; nothing stays then.
     """
     if folder.is_dir():
         return
