@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import yaml
 from hydra import compose
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
 
 from mfubench.config import schema
 from mfubench.config.errors import ConfigError, key_of, nearest
@@ -29,6 +29,8 @@ FREE_FORM = (
     "parallelism.deepspeed.",
     "parallelism.fsdp.",
 )
+# Usual names of settings that mfubench leaves to the framework: the nearest setting of ours is no way out.
+TRAINING_WORDS = ("lr", "learning_rate", "epochs", "num_epochs", "num_train_epochs", "weight_decay", "warmup_ratio")
 
 
 def no_additions(prefix: str, values: Mapping[Any, Any], kind: type) -> None:
@@ -38,7 +40,7 @@ def no_additions(prefix: str, values: Mapping[Any, Any], kind: type) -> None:
         raise no_such_setting(f"+{prefix}{added[0]}={values.get(added[0])}")
 
 
-def not_yaml(error: YAMLError) -> ConfigError:
+def not_yaml(error: yaml.YAMLError) -> ConfigError:
     """The ConfigError for a file in conf/ that can't be read."""
     where = getattr(error, "problem_mark", None)
     place = f"{where.name}, line {where.line + 1}" if where else "a file in conf/"
@@ -98,12 +100,18 @@ def no_such_setting(given: str) -> ConfigError:
             expected="+ in front of a new key",
             instead=f"+{given}",
         )
-    valid = known_settings()
-    best = [] if key.startswith("hydra") else nearest(key, valid) or nearest(key.rpartition(".")[2], valid)
+    valid, word, more = known_settings(), key.rpartition(".")[2], "--cfg job prints all"
+    best: list[str] = []
+    if word in TRAINING_WORDS:
+        more = "a framework's own goes in by its key there, as +framework.native.KEY=VALUE"
+    elif word in _architecture_keys():
+        best = [f"model.architecture.{word}"]
+    elif not key.startswith("hydra"):
+        best = nearest(key, valid) or nearest(word, valid)
     return ConfigError(
         f"there is no setting {key!r}",
         given=given,
-        expected="a setting of mfubench" + (f", such as {', '.join(best)}" if best else "; --cfg job prints all"),
+        expected="a setting of mfubench" + (f", such as {', '.join(best)}" if best else f"; {more}"),
         instead=f"{best[0]}={value}" if best else None,
     )
 
@@ -116,6 +124,12 @@ def known_settings() -> list[str]:
         if f.name in GROUPS:
             known += [f"{f.name}.{inner.name}" for inner in fields(GROUPS[f.name])]
     return [*known, "experiment"]
+
+
+def _architecture_keys() -> set[str]:
+    """The keys of all models in conf/."""
+    models = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in (CONF / "model").glob("*.yaml"))
+    return {str(key) for model in models for key in model.get("architecture") or {}}
 
 
 def _default_of(key: str) -> str | None:

@@ -81,12 +81,20 @@ def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Ex
         ("framework=hf", "framework=hf_trainer"),
         ("+gradient_accumulation=4", "gradient_accumulation_steps=4"),
         ("framework.native.optim=sgd", "+framework.native.optim=sgd"),
+        ("model.num_hidden_layers=2", "model.architecture.num_hidden_layers=2"),
+        ("hidden_size=256", "model.architecture.hidden_size=256"),
         ("batch_size=1,2", "-m batch_size=1,2"),
         ("mode=[full,lora]", "-m mode=full,lora"),
     ],
 )
 def test_what_is_misspelled_names_what_is_meant(argument: str, right: str) -> None:
     assert refusal(argument).screen([argument]).endswith(f"python -m mfubench {right}")
+
+
+@pytest.mark.parametrize("argument", ["lr=3e-4", "learning_rate=3e-4", "epochs=3"])
+def test_a_setting_that_is_left_to_the_framework_is_sent_there(argument: str) -> None:
+    screen = refusal(argument).screen([argument])
+    assert "+framework.native.KEY=VALUE" in screen and "  try  " not in screen
 
 
 def test_a_misspelled_key_in_a_sweep_keeps_all_its_values() -> None:
