@@ -108,5 +108,5 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def packages(reason: str) -> tuple[str, ...]:
-    """The packages whose version matters for the reason."""
+    """Packages that matter for `reason`."""
     return tuple(package for package, reasons in PACKAGES.items() if reason in reasons)
