@@ -1,202 +1,177 @@
-"""Settings with their repeats → the charts of a page: which figures go into which picture. Reading the numbers is done here,
-drawing them in `bars` and `lines`."""
+"""Draw the plots of a page from settings with their repeats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from mfubench.report.html import bars, lines
-from mfubench.report.html.bars import Bar, Group
-from mfubench.report.html.drawing import INK, QUIET, SERIES, THEME, style
-from mfubench.report.html.units import flops_per_second, gibibytes, percent, seconds, with_interval
+from mfubench.measure.metric_table import WORDS, seconds
+from mfubench.report.html.svg import BAD, INK, QUIET, SHADE, style, svg
 from mfubench.report.overview import Row, labels
-from mfubench.report.pooling import Pooled
+from mfubench.report.pooling import Figure, Pooled
+from mfubench.report.settings import one_line
 
-ONE, TWO, THREE = SERIES[0], SERIES[1], SERIES[2]
-MARKS = dict(zip(lines.MARKERS, "●■▲◆▼✚", strict=True))
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import Formatter
+
+WIDTH, HEIGHT = 330, 170  # points: of a chart, and of axes with lines
+EDGE = 34  # points right of the axes of bars, for half of the last tick's label
+TEXT, BAR, GAP = 17, 13, 9  # points: a line of text, a bar, the space between rows
+LETTER, LETTERS = 7, 46  # points that a letter of a value takes at most, and letters on a line
+LEAST_RANGE = 0.06  # of the mean step time: noise smaller than a hundredth looks as small as it is
+MARKERS = "os^DvP"  # so that a line is known without its colour; as many as colours
 
 
 @dataclass(frozen=True)
-class Key:
-    """An entry of a legend."""
-
-    sign: str
-    colour: str  # CSS
-    text: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A picture with what is needed to read it."""
+class Plot:
+    """A picture with the words around it."""
 
     title: str
-    about: str
     picture: Markup
-    keys: Sequence[Key] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
-class Panel:
-    """The step times of a row's runs."""
+class Bar:
+    """A bar, its entry in the legend, the text behind it, and how far its interval reaches below and above its end."""
 
-    name: str
-    picture: Markup
+    kind: str
+    length: float
+    text: str = ""
+    below: float = 0.0
+    above: float = 0.0
 
 
-def charts(rows: Sequence[Row]) -> list[Chart]:
-    """The charts that the rows have figures for, in the order in which they are shown."""
+def charts(rows: Sequence[Row]) -> list[Plot]:
+    """Draw what the rows have figures for, in the order in which it is shown."""
     with style():
-        drawn = (utilisation(rows), *over_batch_size(rows), ladder(rows), where_time_goes(rows), memory(rows))
+        drawn = (utilisation(rows), *throughput(rows), ladder(rows), where_time_goes(rows), memory(rows))
         return [chart for chart in drawn if chart]
 
 
-def utilisation(rows: Sequence[Row]) -> Chart | None:
+def utilisation(rows: Sequence[Row]) -> Plot | None:
     """MFU and HFU with their intervals."""
+    from matplotlib.ticker import PercentFormatter
 
-    def of(row: Pooled) -> list[Bar]:
-        return [_bar(row, name, colour) for name, colour in (("mfu", ONE), ("hfu", TWO)) if row.figure(name)]
+    kinds = {"mfu": "MFU: what training needs", "hfu": "HFU: what was executed, recomputation included"}
 
-    return _chart(
+    def of(row: Pooled) -> list[list[Bar]]:
+        known = {name: figure for name in kinds if (figure := row.figure(name))}
+        return [[Bar(kinds[name], of.mean, f"{name.upper()} {_share(of)}", *_errors(of))] for name, of in known.items()]
+
+    return _bars(
         "How much of the peak is used",
-        "Shares of the device's peak FLOP/s. The thin line over a bar's end is its 95 % interval; ± is in points.",
+        "Shares of the device's peak FLOP/s. The thin line over a bar's end is its 95% interval; ± is in points.",
         rows,
         of,
-        percent,
-        (_key(ONE, "MFU: what training needs"), _key(TWO, "HFU: what was executed, recomputation included")),
+        PercentFormatter(1),
     )
 
 
-def ladder(rows: Sequence[Row]) -> Chart | None:
-    """What was executed, beside what this device was seen to do at most and what its data sheet says."""
+def ladder(rows: Sequence[Row]) -> Plot | None:
+    """Executed FLOP/s beside the largest matmul rate seen on this device and the data sheet's peak."""
 
-    def of(row: Pooled) -> list[Bar]:
+    def of(row: Pooled) -> list[list[Bar]]:
         figure, peak = row.figure("hfu_causal"), _hardware(row, "peak_flops_per_second")
         if figure is None or peak is None:
             return []
-        return [Bar([(figure.mean * peak, THREE)], flops_per_second(figure.mean * peak))]
+        rate = figure.mean * peak / 1e12
+        return [[Bar("executed", rate, f"{rate:.4g}")]]
 
-    def marks(row: Pooled) -> list[tuple[float, str, str]]:
-        known = (
-            (_hardware(row, "peak_flops_per_second"), INK, "-"),
-            (_hardware(row, "ceiling_flops_per_second"), QUIET, ":"),
-        )
-        return [(where, colour, line) for where, colour, line in known if where]
+    def marks(row: Pooled) -> dict[str, float | None]:
+        return {
+            "peak": _hardware(row, "peak_flops_per_second", 1e12),
+            "largest matmul rate measured here": _hardware(row, "ceiling_flops_per_second", 1e12),
+        }
 
-    return _chart(
+    return _bars(
         "FLOP/s achieved, and the peak",
         "FLOP/s of one device, without attention's masked half where the kernel skips it. Arithmetic intensity can't be told "
         "from outside, so this is a roofline's height without its slope.",
         rows,
         of,
-        flops_per_second,
-        (_key(THREE, "executed"), _key(INK, "peak", "│"), _key(QUIET, "largest matmul rate measured here", "┆")),
+        "{x:g} TFLOP/s",
         marks,
     )
 
 
-def memory(rows: Sequence[Row]) -> Chart | None:
-    """The peak memory of the fullest device, beside what the device has."""
+def memory(rows: Sequence[Row]) -> Plot | None:
+    """Peak memory of the fullest device beside the device's own."""
 
-    def of(row: Pooled) -> list[Bar]:
+    def of(row: Pooled) -> list[list[Bar]]:
         peak = row.figure("peak_memory_bytes")
-        return [Bar([(peak.mean / 2**30, ONE)], gibibytes(peak.mean / 2**30))] if peak else []
+        return [[Bar("peak memory", peak.mean / 2**30, WORDS["bytes"](peak.mean))]] if peak else []
 
-    def marks(row: Pooled) -> list[tuple[float, str, str]]:
-        size = _hardware(row, "memory_bytes")
-        return [(size / 2**30, INK, "-")] if size else []
-
-    return _chart(
+    return _bars(
         "Peak memory",
         "Of the fullest device, the most of all runs: on a GPU what torch's allocator held, on a CPU the process's resident "
         "set.",
         rows,
         of,
-        gibibytes,
-        (_key(ONE, "peak memory"), _key(INK, "memory of the device", "│")),
-        marks,
+        "{x:g} GiB",
+        lambda row: {"memory of the device": _hardware(row, "memory_bytes", 2**30)},
     )
 
 
-def where_time_goes(rows: Sequence[Row]) -> Chart | None:
-    """The two parts of a step, and the wait for data, which lies within them."""
+def where_time_goes(rows: Sequence[Row]) -> Plot | None:
+    """The two parts of a step, and the wait for data within them."""
+    from matplotlib.ticker import EngFormatter
 
-    def of(row: Pooled) -> list[Bar]:
-        first, rest, wait = (
-            row.figure(name) for name in ("forward_to_optimizer_s", "optimizer_to_forward_s", "data_wait_s")
-        )
+    def of(row: Pooled) -> list[list[Bar]]:
+        first, rest = row.figure("forward_to_optimizer_s"), row.figure("optimizer_to_forward_s")
+        wait = row.figure("data_wait_s")
         if first is None or rest is None:
             return []
-        whole = first.mean + rest.mean
-        found = [Bar([(first.mean, ONE), (rest.mean, TWO)], f"{seconds(first.mean)} + {seconds(rest.mean)}")]
-        return found + ([Bar([(wait.mean, THREE)], f"{percent(wait.mean / whole)} waiting for data")] if wait else [])
+        text = f"{seconds(first.mean)} + {seconds(rest.mean)}"
+        step = [Bar("first forward to optimizer", first.mean), Bar("optimizer to next forward", rest.mean, text)]
+        share = f"{WORDS['fraction'](wait.mean / (first.mean + rest.mean))} waiting for data" if wait else ""
+        return [step, [Bar("of it, waiting for data", wait.mean, share)]] if wait else [step]
 
-    return _chart(
+    return _bars(
         "Where a step's time goes",
         "Means per steady step. The first two make up the step; the wait for data lies within them.",
         rows,
         of,
-        seconds,
-        (
-            _key(ONE, "first forward to optimizer"),
-            _key(TWO, "optimizer to next forward"),
-            _key(THREE, "of it, waiting for data"),
-        ),
+        EngFormatter("s"),
     )
 
 
-def over_batch_size(rows: Sequence[Row]) -> Iterator[Chart]:
-    """Throughput of what was run at several batch sizes, as many lines to a chart as there are colours."""
+def throughput(rows: Sequence[Row]) -> Iterator[Plot]:
+    """Tokens/s of settings that ran at several batch sizes, as many lines to a chart as there are colours."""
     together: dict[tuple[str, ...], dict[int, Pooled]] = {}
     for row in rows:
         alike = tuple(cell for key, cell in row.pooled.settings.items() if key != "batch")
         together.setdefault(alike, {})[int(row.pooled.results[0].settings["batch_size"])] = row.pooled
-    several = [sizes for sizes in together.values() if len(sizes) > 1]
+    several = [sizes for sizes in together.values() if len(sizes) > 1 and any(each.ok for each in sizes.values())]
     first = [next(iter(sizes.values())) for sizes in several]
     names = labels(first) if len(several) > 1 else ["tokens per second and device"] * len(several)
-    found = [_line(label, sizes) for label, sizes in zip(names, several, strict=True)]
-    for start in range(0, len(found), len(SERIES)):
-        part = found[start : start + len(SERIES)]
-        keys = [
-            Key(sign, THEME[colour], line.label)
-            for line, colour, sign in zip(part, SERIES, MARKS.values(), strict=False)
-        ]
-        statuses = sorted({status for line in part for status in line.failed.values()})
-        if statuses:
-            keys.append(Key("✕", "currentColor", f"did not run to its end: {', '.join(statuses)}"))
+    lines = list(zip(names, several, strict=True))
+    for start in range(0, len(lines), len(MARKERS)):
         title = "Throughput over batch size"
         about = "Tokens per second and device, by sequences per device and micro-step."
-        yield Chart(title, about, lines.throughput(part, f"throughput-{start}", title), keys)
+        yield Plot(title, _lines(lines[start : start + len(MARKERS)], f"throughput-{start}", title), about)
 
 
-def panels(rows: Sequence[Row]) -> list[Panel]:
-    """The step times of each row that has figures, one after the other."""
+def panels(rows: Sequence[Row]) -> list[Plot]:
+    """Draw the step times of each row that has figures."""
     found = []
     with style():
         for number, row in enumerate(rows):
-            series = [
-                lines.Series([each["step_time_s"] for each in run.history], run.measurement["warmup_steps"])
+            runs = [
+                ([each["step_time_s"] for each in run.history], run.measurement["warmup_steps"])
                 for run in row.pooled.ok
                 if run.measurement and len(run.history) > run.measurement["warmup_steps"]
             ]
-            if series:
-                picture = lines.panel(series, f"steps-{number}", f"step times of {row.name}")
-                found.append(Panel(row.name, picture))
+            if runs:
+                found.append(Plot(row.name, _steps(runs, f"steps-{number}", f"step times of {row.name}")))
     return found
-
-
-def _line(label: str, sizes: Mapping[int, Pooled]) -> lines.Line:
-    points, failed = {}, {}
-    for batch, row in sizes.items():
-        figure = row.figure("tokens_per_second_per_device")
-        if figure is None:
-            failed[batch] = in_words(row.status)
-        else:
-            low, high = (figure.mean if end is None else end for end in (figure.low, figure.high))
-            points[batch] = (figure.mean, low, high)
-    return lines.Line(label, points, failed)
 
 
 def in_words(status: str) -> str:
@@ -204,40 +179,180 @@ def in_words(status: str) -> str:
     return status.replace("_", " ")
 
 
-def _chart(
+def _bars(
     title: str,
     about: str,
     rows: Sequence[Row],
-    of: Callable[[Pooled], Sequence[Bar]],
-    tick: Callable[[float], str],
-    keys: Sequence[Key],
-    marks: Callable[[Pooled], Sequence[tuple[float, str, str]]] = lambda row: (),
-) -> Chart | None:
-    """A chart of bars; None where no row has any."""
-    found = []
+    of: Callable[[Pooled], list[list[Bar]]],
+    tick: Formatter | str,
+    marks: Callable[[Pooled], Mapping[str, float | None]] = lambda row: {},
+) -> Plot | None:
+    """Draw a label per row over its lines of bars, or over why it has none; None if no row has any.
+
+    Args:
+        of: a row's lines, each of bars end to end.
+        tick: formats the values of the axis.
+        marks: where lines stand across a row's bars, by their entry in the legend.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes = _axes()
+    bars: dict[str, list[tuple[float, float, Bar]]] = {}  # by kind: middle, left end
+    across: dict[str, list[tuple[float, float, float]]] = {}  # by kind: where, top, bottom
+    y = farthest = 0.0  # y: points below the top
     for row in rows:
-        own = of(row.pooled)
-        instead = None if own else "not known" if row.figures else in_words(row.pooled.status)
-        found.append(Group(row.name, own, marks(row.pooled) if own else (), instead))
-    if not any(group.bars for group in found):
-        return None
-    name = title.lower().replace(" ", "-").replace(",", "").replace("'", "")
-    return Chart(title, about, bars.bars(found, name, title, tick), keys)
+        y += _write(axes, y, row.name, "label")
+        lines, top = of(row.pooled), y
+        if not lines:
+            y += _write(axes, y, "not known" if row.figures else in_words(row.pooled.status), "absent", color=BAD)
+        for line in lines:
+            left = 0.0
+            for bar in line:
+                bars.setdefault(bar.kind, []).append((y + BAR / 2, left, bar))
+                left += bar.length
+                end = left + bar.above
+                farthest = max(farthest, end, end * (WIDTH - EDGE) / (WIDTH - LETTER * len(bar.text) - 6))
+            y += BAR
+        for kind, where in marks(row.pooled).items() if lines else ():
+            if where:
+                across.setdefault(kind, []).append((where, top - 2, y + 2))
+                farthest = max(farthest, where)
+        y += GAP
+    handles: list[Any] = []
+    for kind, placed in bars.items():
+        middles, lefts, own = zip(*placed, strict=True)
+        errors = [[bar.below for bar in own], [bar.above for bar in own]]
+        looks: dict[str, Any] = {"xerr": errors if any(errors[0]) else None, "error_kw": {"elinewidth": 1.2}}
+        drawn = axes.barh(middles, [bar.length for bar in own], BAR - 2, lefts, label=kind, ecolor=INK, **looks)
+        _classed("bar", drawn.patches)
+        _classed("interval", drawn.errorbar.lines[2] if drawn.errorbar else ())
+        _classed("value", axes.bar_label(drawn, [bar.text for bar in own], padding=5, size=11))
+        handles.append(drawn)
+    for (kind, found), colour, dashes in zip(across.items(), (INK, QUIET), ("-", ":"), strict=False):
+        looks = {"colors": colour, "linestyles": dashes, "lw": 2, "gid": "mark", "clip_on": False}
+        handles.append(axes.vlines(*zip(*found, strict=True), label=kind, **looks))
+    axes.set(xlim=(0, farthest or 1), ylim=(y, 0))
+    axes.yaxis.set_visible(False)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], prune="lower"))
+    axes.xaxis.set_major_formatter(tick)
+    axes.grid(axis="x")
+    name = "".join(filter(str.isalnum, title))
+    return Plot(title, _picture(axes, name, title, (WIDTH, y), (1, EDGE, 0, 18), handles), about) if bars else None
 
 
-def _bar(row: Pooled, name: str, colour: str) -> Bar:
-    figure = row.figure(name)
+def _classed(name: str, artists: Iterable[Artist]) -> None:
+    for artist in artists:
+        artist.set_gid(name)  # which svg() makes its class
+
+
+def _write(axes: Axes, y: float, text: str, kind: str, **looks: Any) -> float:
+    """Write a text from `y` downwards; return its height."""
+    lines = _wrapped(text)
+    axes.text(0, y + 3, lines, va="top", gid=kind, **looks)
+    return TEXT * (1 + lines.count("\n"))
+
+
+def _lines(lines: Sequence[tuple[str, Mapping[int, Pooled]]], name: str, title: str) -> Markup:
+    """Draw tokens/s by batch size, sizes side by side; crosses under the axis for those that did not run, a row per line."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes = _axes()
+    batches = sorted({batch for _, sizes in lines for batch in sizes})
+    cross: dict[str, Any] = {"marker": "x", "ms": 7, "mew": 2.2, "ls": "none"}
+    under: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "gid": "absent"}
+    handles: list[Any] = []
+    below = 0.0
+    for (label, sizes), marker in zip(lines, MARKERS, strict=False):
+        figures = [(batches.index(size), row.figure("tokens_per_second_per_device")) for size, row in sizes.items()]
+        xs, means, *errors = zip(*sorted((x, each.mean, *_errors(each)) for x, each in figures if each), strict=True)
+        drawn = axes.errorbar(xs, means, errors, ecolor=INK, elinewidth=1.2, marker=marker, label=_wrapped(label))
+        _classed("interval", drawn.lines[2])
+        handles.append(drawn)
+        if missing := [x for x, figure in figures if not figure]:
+            depth = [-(below + 0.6 * BAR) / HEIGHT] * len(missing)
+            axes.plot(missing, depth, color=drawn.lines[0].get_color(), **cross, **under)
+            below += BAR
+    if statuses := sorted({in_words(row.status) for _, sizes in lines for row in sizes.values() if not row.ok}):
+        text = _wrapped(f"did not run to its end: {', '.join(statuses)}")
+        handles += axes.plot([], [], color=INK, label=text, **cross)
+    axes.set(xlim=(-0.5, len(batches) - 0.5), ylim=(0, 1.05 * axes.dataLim.y1))
+    axes.set_xticks(range(len(batches)), map(str, batches))
+    axes.tick_params("x", pad=below + 4, labelcolor=INK)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(axis="y")
+    return _picture(axes, name, title, (WIDTH, HEIGHT), (40, 14, below + 22, 6), handles)
+
+
+def _steps(runs: Sequence[tuple[Sequence[float], int]], name: str, title: str) -> Markup:
+    """Draw the step times of repeats over each other, each with the length of its warm-up.
+
+    Steps of warm-up in all repeats are shaded, and may leave the picture.
+    """
+    axes = _axes()
+    windows = [times[warmup:] for times, warmup in runs]
+    mean = fmean(map(fmean, windows))
+    low, high = min(map(min, windows)), max(map(max, windows))
+    spare = max(LEAST_RANGE * mean - (high - low), 0) / 2 + 0.08 * (high - low)
+    ticks = [mean, *(end for end in (low, high) if abs(end - mean) > 0.17 * (high - low + 2 * spare))]
+    last = max(len(times) for times, _ in runs)
+    axes.axvspan(1, min(warmup for _, warmup in runs) + 0.5, color=SHADE, lw=0, gid="warmup")
+    axes.axhline(mean, color=QUIET, lw=1)
+    for times, _ in runs:
+        axes.plot(range(1, len(times) + 1), times, lw=1.1, gid="series")
+    axes.set(xlim=(1, max(last, 2)), ylim=(max(low - spare, 0), high + spare))
+    axes.set_yticks(ticks, map(seconds, ticks))
+    axes.get_yticklabels()[0].set_color(INK)
+    axes.set_xticks([1, last], ["step 1", f"{last}"])
+    axes.grid(axis="y")
+    return _picture(axes, name, title, (260, 78), (60, 12, 18, 6))
+
+
+def _axes() -> Axes:
+    from matplotlib.figure import Figure as Canvas
+
+    return Canvas().add_axes((0, 0, 1, 1))
+
+
+def _picture(
+    axes: Axes, name: str, title: str, size: Sequence[float], around: Sequence[float], handles: Sequence[Any] = ()
+) -> Markup:
+    """Write axes with a legend above them as SVG.
+
+    Args:
+        size: in points, the figure's width and the axes' height.
+        around: in points, the room left of the axes, right of them, below, and between them and the legend.
+    """
+    width, height = size
+    left, right, below, above = around
+    figure = axes.get_figure(root=True)
     assert figure is not None
+    whole = TEXT * sum(1 + handle.get_label().count("\n") for handle in handles) + above + height + below
+    figure.set_size_inches(width / 72, whole / 72)
+    axes.set_position((left / width, below / whole, (width - left - right) / width, height / whole))
+    if handles:
+        figure.legend(handles=handles, loc="upper left")
+    return svg(figure, name, title)
+
+
+def _wrapped(text: str) -> str:
+    """Break a text into lines; whatever its length, none of it is lost, so that no two become the same."""
+    return "\n".join(textwrap.wrap(one_line(text), LETTERS, break_on_hyphens=False))
+
+
+def _share(figure: Figure) -> str:
+    """42.1 ±0.2%."""
     half = figure.half_width
-    text = percent(figure.mean) if half is None else with_interval(figure.mean, half)
-    interval = None if figure.low is None else (figure.low, figure.high)
-    return Bar([(figure.mean, colour)], f"{name.upper()} {text}", interval)
+    return WORDS["fraction"](figure.mean) if half is None else f"{100 * figure.mean:.1f} ±{max(100 * half, 0.1):.1f}%"
 
 
-def _hardware(row: Pooled, name: str) -> float | None:
+def _errors(figure: Figure) -> tuple[float, float]:
+    """How far the interval reaches below the mean, at most to zero, and above it; 0 for an end it lacks."""
+    low, high = (figure.mean if end is None else end for end in (figure.low, figure.high))
+    return figure.mean - max(low, 0), high - figure.mean
+
+
+def _hardware(row: Pooled, name: str, unit: float = 1) -> float | None:
     known = [result.hardware[name] for result in row.results if result.hardware and result.hardware.get(name)]
-    return sum(known) / len(known) if known else None
-
-
-def _key(colour: str, text: str, sign: str = "■") -> Key:
-    return Key(sign, THEME[colour], text)
+    return fmean(known) / unit if known else None
