@@ -19,6 +19,7 @@ from mfubench.report.settings import one_line
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.container import BarContainer
     from matplotlib.ticker import Formatter
 
 WIDTH, HEIGHT = 330, 170  # points: of a chart, and of axes with lines
@@ -218,18 +219,9 @@ def _bars(
                 across.setdefault(kind, []).append((where, top - 2, y + 2))
                 farthest = max(farthest, where)
         y += GAP
-    handles: list[Any] = []
-    for kind, placed in bars.items():
-        middles, lefts, own = zip(*placed, strict=True)
-        errors = [[bar.below for bar in own], [bar.above for bar in own]]
-        looks: dict[str, Any] = {"xerr": errors if any(errors[0]) else None, "error_kw": {"elinewidth": 1.2}}
-        drawn = axes.barh(middles, [bar.length for bar in own], BAR - 2, lefts, label=kind, ecolor=INK, **looks)
-        _classed("bar", drawn.patches)
-        _classed("interval", drawn.errorbar.lines[2] if drawn.errorbar else ())
-        _classed("value", axes.bar_label(drawn, [bar.text for bar in own], padding=5, size=11))
-        handles.append(drawn)
+    handles: list[Any] = [_series(axes, kind, placed) for kind, placed in bars.items()]
     for (kind, found), colour, dashes in zip(across.items(), (INK, QUIET), ("-", ":"), strict=False):
-        looks = {"colors": colour, "linestyles": dashes, "lw": 2, "gid": "mark", "clip_on": False}
+        looks: dict[str, Any] = {"colors": colour, "linestyles": dashes, "lw": 2, "gid": "mark", "clip_on": False}
         handles.append(axes.vlines(*zip(*found, strict=True), label=kind, **looks))
     axes.set(xlim=(0, farthest or 1), ylim=(y, 0))
     axes.yaxis.set_visible(False)
@@ -238,7 +230,20 @@ def _bars(
     axes.xaxis.set_major_formatter(tick)
     axes.grid(axis="x")
     name = "".join(filter(str.isalnum, title))
-    return Plot(title, _picture(axes, name, title, (WIDTH, y), (1, EDGE, 0, 18), handles), about) if bars else None
+    return Plot(title, _picture(axes, name, title, (WIDTH, y), (1, EDGE, 0, 21), handles), about) if bars else None
+
+
+def _series(axes: Axes, kind: str, placed: Sequence[tuple[float, float, Bar]]) -> BarContainer:
+    """Draw the bars of a kind, each with its interval and its text."""
+    middles, lefts, bars = zip(*placed, strict=True)
+    errors = [[bar.below for bar in bars], [bar.above for bar in bars]]
+    looks: dict[str, Any] = {"xerr": errors if any(errors[0]) else None, "error_kw": {"elinewidth": 1.2}, "ecolor": INK}
+    drawn = axes.barh(middles, [bar.length for bar in bars], BAR - 2, lefts, label=kind, **looks)
+    words = axes.bar_label(drawn, [bar.text for bar in bars], padding=5, size=11, annotation_clip=False)
+    _classed("bar", drawn.patches)
+    _classed("interval", drawn.errorbar.lines[2] if drawn.errorbar else ())
+    _classed("value", words)
+    return drawn
 
 
 def _classed(name: str, artists: Iterable[Artist]) -> None:
@@ -282,7 +287,7 @@ def _lines(lines: Sequence[tuple[str, Mapping[int, Pooled]]], name: str, title: 
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(axis="y")
-    return _picture(axes, name, title, (WIDTH, HEIGHT), (40, 14, below + 22, 6), handles)
+    return _picture(axes, name, title, (WIDTH, HEIGHT), (40, 14, below + 22, 8), handles)
 
 
 def _steps(runs: Sequence[tuple[Sequence[float], int]], name: str, title: str) -> Markup:

@@ -57,8 +57,9 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
     root = ElementTree.fromstring(file.getvalue())
     root.remove(root[0])  # rules for all lines of whatever document they are in
     for element in root.iter():
-        if element.tag == f"{{{SVG}}}g" and (name := element.attrib.pop("id", "1")) and not name[-1].isdigit():
-            element.set("class", name)  # one of ours; matplotlib's own are numbered
+        element.text, element.tail = (element.text or "").strip(), None
+        if element.tag == f"{{{SVG}}}g" and not (own := element.attrib.pop("id", "1"))[-1].isdigit():
+            element.set("class", own)  # one of ours; matplotlib's own are numbered
         if looks := element.get("style"):
             element.set("style", re.sub("#0000[01][1-6]", lambda found: THEME[found[0]], looks))
     width, height = (root.attrib.pop(side).removesuffix("pt") for side in ("width", "height"))
