@@ -355,7 +355,7 @@ def _share(figure: Figure) -> str:
 def _errors(figure: Figure) -> tuple[float, float]:
     """How far the interval reaches below the mean, at most to zero, and above it; 0 for an end it lacks."""
     low, high = (figure.mean if end is None else end for end in (figure.low, figure.high))
-    return figure.mean - max(low, 0), high - figure.mean
+    return max(figure.mean - max(low, 0), 0), max(high - figure.mean, 0)
 
 
 def _hardware(row: Pooled, name: str, unit: float = 1) -> float | None:
