@@ -174,6 +174,11 @@ def test_dark_is_another_page_and_paper_is_always_light(opened: Callable[..., Pa
     assert colours(dark)[0] == "rgb(255, 255, 255)"
 
 
+def test_the_words_in_a_picture_have_the_font_of_the_page(opened: Callable[..., Page], results: list[Result]) -> None:
+    fonts = """[...document.querySelectorAll('body, svg text')].map(each => getComputedStyle(each).fontFamily)"""
+    assert len(set(opened(results).evaluate(fonts))) == 1
+
+
 def test_it_fits_on_paper(opened: Callable[..., Page], results: list[Result]) -> None:
     shown = opened(results, 700)  # A4 within its margins
     shown.emulate_media(media="print")
