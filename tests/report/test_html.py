@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
@@ -15,13 +16,8 @@ from html_results import FRAMEWORKS, HOSTILE, Lab, forty, over_batch_size, spoil
 
 from mfubench.config import Experiment
 from mfubench.report.html import page
-from mfubench.report.html.bars import Bar, Group
-from mfubench.report.html.bars import bars as drawn_bars
 from mfubench.report.html.details import details
-from mfubench.report.html.drawing import SERIES, style
-from mfubench.report.html.lines import BOTTOM, HEIGHT, POINTS, Line, Series, panel, thinned, throughput
 from mfubench.report.html.repeating import command
-from mfubench.report.html.units import axis, flops_per_second, percent, seconds, with_interval
 from mfubench.report.overview import Section
 from mfubench.result import Result
 
@@ -50,12 +46,30 @@ class Elements(HTMLParser):
         return [(tag, attributes) for tag, attributes in self.found if name in attributes.get("class", "").split()]
 
 
-def bars(text: str, title: str) -> Iterator[tuple[float, float]]:
-    """Left and right end of each bar of a picture."""
-    picture = text.partition(f'aria-label="{title}"')[2].partition("</svg>")[0]
-    for path in re.findall(r'<g class="bar"><path d="([^"]*)"', picture):
-        xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)]
-        yield min(xs), max(xs)
+def picture(text: str, title: str) -> str:
+    """The first picture of that title."""
+    return text.partition(f'aria-label="{title}"')[2].partition("</svg>")[0]
+
+
+def drawn(text: str, title: str, kind: str) -> list[list[tuple[float, float]]]:
+    """The corners of each path of a kind in a picture, in the order in which they are drawn."""
+    groups = re.findall(rf'<g class="{kind}">(.*?)</g>', picture(text, title), re.DOTALL)
+    return [
+        [(float(x), float(y)) for x, y in re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", path)]
+        for group in groups
+        for path in re.findall(r'<path d="([^"]*)"', group)
+    ]
+
+
+def bars(text: str, title: str) -> list[tuple[float, float]]:
+    """Left and right end of each bar of a picture, line by line."""
+    corners = sorted(drawn(text, title, "bar"), key=lambda found: (min(y for _, y in found), min(x for x, _ in found)))
+    return [(min(x for x, _ in found), max(x for x, _ in found)) for found in corners]
+
+
+def texts(text: str, title: str) -> list[str]:
+    """The words in a picture, line by line."""
+    return [html.unescape(found) for found in re.findall(r">([^<]*)</text>", picture(text, title))]
 
 
 def test_every_value_is_text_whatever_it_holds(lab: Lab) -> None:
@@ -101,34 +115,37 @@ def test_forty_runs_are_small_enough_to_mail_and_the_same_each_time(lab: Lab) ->
 
 def test_bars_are_as_long_as_their_figures(lab: Lab) -> None:
     runs = [lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 1.0, seed=1)]
-    drawn = list(bars(page(runs), "How much of the peak is used"))
+    found = bars(page(runs), "How much of the peak is used")
     figures = [run.measurement[name] for run in runs if run.measurement for name in ("mfu", "hfu")]
-    assert [left for left, _ in drawn] == [0] * 4
-    assert [right / drawn[0][1] for _, right in drawn] == pytest.approx([f / figures[0] for f in figures], rel=2e-3)
+    assert len({left for left, _ in found}) == 1
+    lengths = [right - left for left, right in found]
+    assert [length / lengths[0] for length in lengths] == pytest.approx([f / figures[0] for f in figures], rel=2e-3)
 
 
 def test_the_parts_of_a_step_stand_end_to_end(lab: Lab) -> None:
     forward, rest, _ = bars(page([lab.ok("trl", "full", 0.5)]), "Where a step's time goes")
     assert forward[1] == rest[0]
-    assert forward[1] / rest[1] == pytest.approx(0.86, abs=2e-3)
+    assert (forward[1] - forward[0]) / (rest[1] - forward[0]) == pytest.approx(0.86, abs=2e-3)
 
 
 def test_the_shade_ends_with_the_warm_up(lab: Lab) -> None:
-    text = page([lab.ok("trl", "full", 0.5, steps=40)])
-    left, right = (float(x) for x in re.search(r'class="warmup"><path d="M ([\d.]+) [\d.]+ L ([\d.]+)', text).groups())  # type: ignore[union-attr]
-    first, last = 52, 256  # pixels of steps 1 and 45
-    assert (left, right) == (first, pytest.approx(first + (last - first) * (5.5 - 1) / (45 - 1), abs=0.1))
+    run = lab.ok("trl", "full", 0.5, steps=40)
+    first, last = 60, 248  # points of steps 1 and 45
+    (shade,) = drawn(page([run]), f"step times of {run.name}", "warmup")
+    assert min(x for x, _ in shade) == first
+    assert max(x for x, _ in shade) == pytest.approx(first + (last - first) * (5.5 - 1) / (45 - 1), abs=0.1)
 
 
 def test_batch_sizes_that_did_not_fit_are_marked(lab: Lab) -> None:
-    runs = [lab.ok("trl", "full", 0.5), *over_batch_size(lab, "trl")]
-    text = page(runs)
-    picture = text.partition('aria-label="Throughput over batch size"')[2].partition("</svg>")[0]
-    assert picture.count('class="absent"') == 2 and picture.count('class="interval"') == 3
-    assert re.findall(r">(\d+)</text>", picture.replace(">0</text>", "")) == ["1", "2", "4", "8", "16"]
-    assert "</span> tokens per second and device</li>" in text  # one line needs no name
-    assert "did not run to its end: out of memory" in text
-    assert "Throughput over batch size" not in page([lab.ok("trl", "full", 0.5), lab.ok("trl", "lora", 0.5)])
+    title = "Throughput over batch size"
+    text = page([lab.ok("trl", "full", 0.5), *over_batch_size(lab, "trl")])
+    (absent,) = re.findall(r'<g class="absent">(.*?)</g>\s*</g>', picture(text, title), re.DOTALL)
+    assert absent.count("<use") == 2 and len(drawn(text, title, "interval")) == 3
+    words = texts(text, title)
+    assert [word for word in words if word.isdecimal() and word != "0"] == ["1", "2", "4", "8", "16"]
+    assert "tokens per second and device" in words  # one line needs no name
+    assert "did not run to its end: out of memory" in words
+    assert title not in page([lab.ok("trl", "full", 0.5), lab.ok("trl", "lora", 0.5)])
 
 
 def test_more_lines_than_colours_are_several_pictures(lab: Lab) -> None:
@@ -164,41 +181,66 @@ def test_notes_and_sections_stand_in_the_page(lab: Lab) -> None:
     assert all(words in text for words in ("x/result.json can't be read", "Published", "It is HFU.", "52.7%"))
 
 
-def test_a_long_series_keeps_its_extremes() -> None:
-    times = [1 + 0.1 * math.sin(step) for step in range(5000)]
-    times[1234], times[4321] = 9.0, 0.1
-    steps, kept = thinned(times)
-    assert len(steps) <= POINTS and steps == sorted(steps)
-    assert (max(kept), steps[kept.index(9.0)], min(kept)) == (9.0, 1235, 0.1)
-    assert thinned(times[:50]) == ([float(step) for step in range(1, 51)], times[:50])
+def test_a_long_series_keeps_its_extremes(lab: Lab) -> None:
+    run = lab.ok("trl", "full", 0.5, steps=5000)
+    times = [1 + 0.1 * math.sin(step) for step in range(5005)]
+    times[1234], times[4321] = 1.9, 0.2
+    history = [{**row, "step_time_s": time} for row, time in zip(run.history, times, strict=True)]
+    (line,) = drawn(page([replace(run, history=history)]), f"step times of {run.name}", "series")
+    first, last = 60, 248  # points of the first step and the last
+    assert len(line) < 1000  # nobody could see more
+    (highest, _), (lowest, _) = min(line, key=lambda point: point[1]), max(line, key=lambda point: point[1])
+    assert highest == pytest.approx(first + (last - first) * 1234 / 5004, abs=1)
+    assert lowest == pytest.approx(first + (last - first) * 4321 / 5004, abs=1)
 
 
-def test_numbers_are_put_into_words_with_their_units() -> None:
-    assert [seconds(s) for s in (1.4812, 0.4124, 8.51e-5)] == ["1.48 s", "412 ms", "85.1 µs"]
-    assert [flops_per_second(f) for f in (392.4e12, 1.25e15, 3.3e11)] == ["392 TFLOP/s", "1.25 PFLOP/s", "330 GFLOP/s"]
-    assert [percent(0.421), percent(0.00512)] == ["42.1 %", "0.512 %"]
-    assert [with_interval(0.37562, half) for half in (0.012, 0.0005, 0)] == [
-        "37.6 ± 1.2 %",
-        "37.56 ± 0.05 %",
-        "37.562 ± 0.000 %",
-    ]
-    assert axis([0, 0.5, 1, 1.5], seconds) == ["0", "500 ms", "1", "1.5 s"]
+def test_numbers_in_plots_are_written_as_in_the_table(lab: Lab) -> None:
+    run = lab.ok("trl", "full", 0.5, noise=0)
+    assert run.measurement is not None
+    measurement = {**run.measurement, "mfu": 0.4214, "hfu": 0.5266, "peak_memory_bytes": 40.25 * 2**30}
+    measurement["ci95"] = run.measurement["ci95"] | {"mfu": [0.4094, 0.4334], "hfu": [0.5264, 0.5268]}
+    measurement |= {"forward_to_optimizer_s": 0.41241, "optimizer_to_forward_s": 1.48124, "data_wait_s": 0.01}
+    text = page([replace(run, measurement=measurement)])
+    used = texts(text, "How much of the peak is used")
+    assert used[:3] == ["20%", "40%", "60%"] and {"MFU 42.1 ±1.2%", "HFU 52.7 ±0.1%"} <= {*used}
+    assert {"1 s", "412.4 ms + 1.481 s", "0.5% waiting for data"} <= {*texts(text, "Where a step's time goes")}
+    assert {"20 GiB", "40.25 GiB"} <= {*texts(text, "Peak memory")}
+    assert "500 TFLOP/s" in texts(text, "FLOP/s achieved, and the peak")
 
 
-def test_the_shade_ends_where_the_first_repeat_is_steady() -> None:
-    runs = [Series([9.0] * 3 + [1.0, 1.1] * 5, 3), Series([9.0] * 6 + [1.0, 1.1] * 4, 6)]
-    with style():
-        drawn = str(panel(runs, "name", "description"))
-    # From 52 to 256 pixels are 14 steps; the shade goes to the middle between the third and the fourth.
-    assert f'class="warmup"><path d="M 52 8 L {52 + 204 * 2.5 / 13:.1f} 8 ' in drawn
+def test_long_names_are_broken_into_lines_and_never_cut(lab: Lab) -> None:
+    runs = [lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 0.5)]
+    ends = ["paged_adamw_8bit", "paged_adamw_32bit"]
+    for run, end in zip(runs, ends, strict=True):
+        run.settings["framework"]["native"] = {
+            "optimizer_by_a_long_name": f"one of many that begin like this one, {end}"
+        }
+    text = page(runs)
+    for title in ("How much of the peak is used", "Peak memory", "Where a step's time goes"):
+        assert [end for end in ends if any(end in line for line in texts(text, title))] == ends
+    assert "…" not in text
 
 
-def test_an_interval_that_reaches_below_zero_is_drawn_from_zero() -> None:
-    with style():
-        of_bars = str(drawn_bars([Group("a", [Bar([(1.0, SERIES[0])], "1", (-0.5, 2.0))])], "name", "description", str))
-        of_points = str(throughput([Line("a", {1: (10.0, -5.0, 25.0)}, {})], "name", "description"))
-    assert re.search(r'class="interval"><path d="M 0 ', of_bars)
-    assert re.search(rf'class="interval"><path d="M \S+ {HEIGHT - BOTTOM} ', of_points)
+def test_the_shade_ends_where_the_first_repeat_is_steady(lab: Lab) -> None:
+    early, late = lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 0.5, repeat=1)
+    assert early.measurement is not None
+    early = replace(early, measurement={**early.measurement, "warmup_steps": 3})
+    (shade,) = drawn(page([early, late]), f"step times of {early.name}", "warmup")
+    assert max(x for x, _ in shade) == pytest.approx(60 + (248 - 60) * (3.5 - 1) / (45 - 1), abs=0.1)
+
+
+def test_an_interval_that_reaches_below_zero_is_drawn_from_zero(lab: Lab) -> None:
+    run, other = lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 0.5, batch_size=4)
+    assert run.measurement is not None
+    rate = run.measurement["tokens_per_second_per_device"]
+    wide = {"mfu": [-0.5, 2.0], "tokens_per_second_per_device": [-rate, 3 * rate]}
+    text = page([replace(run, measurement={**run.measurement, "ci95": run.measurement["ci95"] | wide}), other])
+    used, over_batch = "How much of the peak is used", "Throughput over batch size"
+    assert min(x for x, _ in drawn(text, used, "interval")[0]) == bars(text, used)[0][0]
+    zero = re.search(r' y="([\d.]+)"[^>]*>0</text>', picture(text, over_batch))
+    assert zero is not None
+    lowest = max(y for _, y in drawn(text, over_batch, "interval")[0])
+    assert lowest == pytest.approx(float(zero[1]), abs=6)  # the middle of a letter over its foot
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import jinja2
 from markupsafe import Markup
 
 from mfubench.measure.metric_table import COLUMNS
-from mfubench.report.html.charts import charts, in_words, panels
+from mfubench.report.html.axes import in_words
+from mfubench.report.html.charts import charts, panels
 from mfubench.report.html.details import Details, details
 from mfubench.report.overview import Overview, Section, overview
 from mfubench.result.result_file import Result
