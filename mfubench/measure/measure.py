@@ -118,7 +118,7 @@ def expected_work(prepared: Prepared, periods: int) -> Expected:
 def as_done(experiment: Experiment, recorded: Records) -> Experiment:
     """Return the experiment whose FLOPs are counted.
 
-    With `comparison=defaults` that is the one with the checkpointing and attention that the probe saw.
+    With `comparison=defaults` it has the checkpointing and attention that the probe saw.
     """
     if experiment.comparison == "equal" or not recorded.ranks or not recorded.ranks[0].work:
         return experiment

@@ -1,6 +1,6 @@
-"""The figures of a run, a row each: name, unit, convention, and where a reader meets it. Tables, reports and W&B loop over it.
+"""List the figures of a run, a row each: name, unit, convention and place in reports. Tables, CSV, HTML and W&B loop over it.
 
-To add a metric: a row here, its field in metrics.Figures, and the function that computes it (of a rate, in its row).
+To add a metric: a row here, its field in metrics.Figures, and the function that computes it (a rate has it in its row).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Records + FLOPs + peak → Measurement: step time, rates and the four utilisations, with their intervals. Pure.
+"""Work out a run's figures: step time, rates and the four utilisations, with their intervals.
 
-The work of a step is the sum over the micro-batches that were recorded for it, each counted at its own shape.
-MFU = model FLOPs / (step time x peak): what the mode needs, no recomputation (the PaLM convention, Chowdhery et al. 2022,
-appendix B). HFU = hardware FLOPs / (step time x peak): what is executed, recomputation included.
+The work of a step is the sum over its recorded micro-batches, each counted at its own shape.
+MFU = model FLOPs / (step time x peak): the FLOPs that the mode needs, without recomputation (the PaLM convention, Chowdhery
+et al. 2022, appendix B). HFU = hardware FLOPs / (step time x peak): the FLOPs executed, recomputation included.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MEASURED_PEAK_TOLERANCE = 1.05
 
 @dataclass(frozen=True)
 class Figures:
-    """What a run's steady steps say. Rates are the work of all steps / their time; fractions are 0 to 1."""
+    """The figures of a run's steady steps. Rates are the work of all steps over their time; fractions are 0 to 1."""
 
     steps: int  # steady ones
     warmup_steps: int  # before the first steady one
@@ -72,9 +72,17 @@ class Figures:
 
 
 def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Figures:
-    """The measurement of the steady ones of `steps` periods after `warmup_steps`; fewer where the run was cut short.
+    """Work out the figures of the steady steps among the first `warmup_steps` + `steps` periods.
 
-    `flops` counts a micro-batch on one device. ValueError when fewer than two steady periods were recorded.
+    Args:
+        records: of every rank.
+        flops: counts a micro-batch of a shape on one device.
+        peak: of one device.
+        warmup_steps: periods that are never measured.
+        steps: periods after them; fewer if fewer were recorded.
+
+    Raises:
+        ValueError: fewer than two steady periods were recorded.
     """
     periods = min([warmup_steps + steps, *(len(rank.step_times_s) for rank in records.ranks)])
     found = {rank.rank: steadiness(rank.step_times_s[:periods], warmup_steps) for rank in records.ranks}
@@ -130,13 +138,13 @@ def _none_steady(warmup_steps: int) -> Steadiness:
 
 
 def steady_window_s(records: Records, measurement: Figures) -> tuple[float, float]:
-    """When the steady steps began and ended on the measured rank, by the host's monotonic clock."""
+    """Return the begin and end of the steady steps on the measured rank, in s of the host's monotonic clock."""
     boundaries = _of_rank(records, measurement.rank).boundaries_s
     return boundaries[measurement.warmup_steps], boundaries[measurement.warmup_steps + measurement.steps]
 
 
 def joules_per_token(measurement: Figures, conditions: Conditions, num_devices: int) -> float | None:
-    """What all devices drew in the steady steps, over all positions computed in them; None where a device doesn't tell."""
+    """Return the energy of all devices over all positions computed in the steady steps; None if a device reports none."""
     energies = [each.energy_j for each in conditions if isinstance(each, GpuConditions)]
     if len(energies) < num_devices or None in energies:
         return None
@@ -152,14 +160,14 @@ def usd_per_million_tokens(measurement: Figures, price_per_hour: float | None) -
 
 
 def of_ceiling(measurement: Figures, peak: Peak, ceiling: Ceiling | None) -> float | None:
-    """What was executed, in causal hardware FLOP/s, over the largest matmul rate of this very device."""
+    """Return the causal hardware FLOP/s over the largest matmul rate measured on this device; None if none was measured."""
     if ceiling is None:
         return None
     return measurement.hfu_causal * peak.flops_per_second / ceiling.flops_per_second
 
 
 def mean_flops(records: Records, flops: Counted, measurement: Figures) -> FlopCount:
-    """The count of the mean measured step, on the mean device."""
+    """Return the FLOPs of the mean measured step on the mean device."""
     steps = _steps_of_all(records, measurement.warmup_steps, measurement.steps)
     total = _flops_of([batch for step in steps for batch in step], flops)
     device_steps = measurement.steps * len(records.ranks)
@@ -169,10 +177,9 @@ def mean_flops(records: Records, flops: Counted, measurement: Figures) -> FlopCo
 
 
 def step_history(records: Records, flops: Counted, peak: Peak, measurement: Figures) -> list[dict[str, float]]:
-    """A row per step period of the measured rank, warm-up and measured, numbered from 1; figures of that very step, its
-    work the mean of all devices.
+    """Return a row for each step period of the measured rank, warm-up included, numbered from 1.
 
-    The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
+    The work of a row is the mean of all devices. The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
     """
     recorded = _of_rank(records, measurement.rank)
     periods = measurement.warmup_steps + measurement.steps
@@ -188,10 +195,10 @@ def step_history(records: Records, flops: Counted, peak: Peak, measurement: Figu
 
 
 def as_executed(flops: Counted, records: Records) -> Counted:
-    """The counts for the attention kernel that ran: SDPA skips the masked half only in calls that are told to be causal.
+    """Return the counts for the attention kernel that ran: SDPA skips the masked half only in calls with is_causal.
 
-    The probe looks at the calls of the first step. Later ones are taken to be like them, though a mask may come and go
-    with the padding of a micro-batch: where any call of the first step had one, no masked half is left out of any step.
+    The probe sees the calls of the first step, and later ones are assumed to be like them, though padding may add a mask to a
+    micro-batch. If any call of the first step had a mask, no masked half is left out of any step.
     """
     seen = [rank.work.get("attention") or {} for rank in records.ranks]
     if not any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen):
@@ -205,7 +212,7 @@ def as_executed(flops: Counted, records: Records) -> Counted:
 
 
 def impossible(measurement: Figures, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:
-    """What can't be: more FLOP/s than the chip does (the causal hardware figure), operators that no formula counts."""
+    """Return the figures that can't be: more causal hardware FLOP/s than the chip has, operators without a formula."""
     found = []
     if measurement.hfu_causal > 1 and not peak.measured:
         seen = measurement.hfu_causal * peak.flops_per_second
@@ -227,7 +234,7 @@ def _of_rank(records: Records, rank: int) -> RankRecord:
 
 
 def _steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBatch]]:
-    """The micro-batches of every rank together, step by step: ranks wait for each other, and their samples may differ."""
+    """Return the micro-batches of every rank together, step by step, since samples may differ between ranks."""
     each = [rank.micro_batches[first : first + steps] for rank in records.ranks]
     return [[batch for of_rank in step for batch in of_rank] for step in zip(*each, strict=True)]
 
@@ -240,7 +247,7 @@ def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak) -> dict[str
 
 
 def _flops_of(batches: Sequence[MicroBatch], flops: Counted) -> FlopCount:
-    """The count of several micro-batches together."""
+    """Return the FLOPs of several micro-batches together."""
     shapes = Counter((batch.batch_size, batch.sequence_length) for batch in batches)
     counts = [flops(*shape).scaled(times) for shape, times in shapes.items()]
     uncounted: Counter[str] = Counter()
@@ -255,6 +262,6 @@ def _positions(batches: Sequence[MicroBatch]) -> int:
 
 
 def _tokens_per_step(counts: Sequence[int | None], steps: int) -> float | None:
-    """The mean per step of counts by micro-batch; None where one of them couldn't be told."""
+    """Return the mean per step; None if the count of a micro-batch is unknown."""
     told = [count for count in counts if count is not None]
     return sum(told) / steps if len(told) == len(counts) else None

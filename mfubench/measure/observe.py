@@ -20,7 +20,7 @@ from mfubench.plan.prepare import Prepared
 
 @dataclass(frozen=True)
 class Observed:
-    """How a run's processes ended, and what was recorded of it."""
+    """The end of a run's processes, and all that was recorded."""
 
     outcome: Outcome
     records: records.Records
@@ -28,7 +28,7 @@ class Observed:
     monitor: hardware.Monitor
 
     def conditions(self, window: Window | None) -> Conditions:
-        """What the machine was like in the window (None: all the time); asked for once."""
+        """Return the machine's conditions in the window (None: all the time). Call it once, when the run is over."""
         return self.monitor.conditions(window)
 
 

@@ -23,10 +23,10 @@ MIN_STEPS_FOR_AN_INTERVAL = 4
 def progress_bar(
     plan: Plan, rule: Rule, stall_s: float | None, ideal_step_s: float, console: Console
 ) -> Iterator[Callable[[], Ending | None]]:
-    """Yields `poll()`: it reads the plan's records, moves the bar, and says whether the run is to be ended: because every
-    rank has enough by the rule, or because it stands still (`stall_s`: see Stall).
+    """Show a progress bar, and yield `poll()`, which reads the records, moves the bar and says if the run is to be ended.
 
-    `ideal_step_s`: the step's model FLOPs at the peak; its share of the step time is the running MFU.
+    It is ended if every rank has enough steps by the rule, or if no step ends for `stall_s` (see Stall).
+    `ideal_step_s`: the step's model FLOPs at the peak, in s; its share of the step time is the running MFU.
     """
     import numpy as np  # noqa: F401  (here, so that no import runs beside measured steps: the rule needs both)
     import scipy.special  # noqa: F401

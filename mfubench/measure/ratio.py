@@ -1,7 +1,7 @@
-"""Two settings compared by repeated runs. In: a mean step time per run. Out: their ratio, and how sure it is.
+"""Compare two settings by repeated runs: the ratio of their step times, with its interval.
 
-Fresh processes differ by more than the steps within one: memory lies elsewhere, clocks have drifted. So the run is the
-unit, and runs that stood beside each other in time are a pair.
+Fresh processes differ by more than the steps within one (memory layout, clocks), so the run is the unit, and runs made in
+turns are pairs.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def enough_after(series: Sequence[Sequence[float]], rule: Rule) -> tuple[int, Be
     It depends on the times alone, so that it gives the same answer during the run and afterwards.
 
     Args:
-        ranks: step times in s of each rank.
+        series: step times in s of each rank.
         rule: the bounds and the precision asked for.
     """
     recorded = min((len(times) for times in series), default=0)

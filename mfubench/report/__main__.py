@@ -86,7 +86,7 @@ def _fraction(text: str) -> float:
 
 
 def _shown(form: str) -> Callable[[Result], object] | None:
-    """What a page says of one result alone."""
+    """Return the details that the page has of one result alone."""
     if form != "html":
         return None
     from mfubench.report.html.details import details
@@ -128,7 +128,7 @@ def _report_text(found: Gathered, compared: Sequence[Change] | None, given: argp
 
 
 def _put(text: str, output: Path | None) -> None:
-    """Put the report where it is wanted; a file is written whole, or the one before stays. Raises OSError."""
+    """Print the report, or write it to a file whole, so that the old file stays if that fails. Raises OSError."""
     if output is None:
         sys.stdout.write(text)
         sys.stdout.flush()

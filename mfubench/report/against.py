@@ -38,10 +38,10 @@ class Change:
 
 
 def changes(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> list[Change]:
-    """What became of every setting of either side, those of the new one first.
+    """Return the change of every setting of either side, the new side's settings first.
 
-    A regression is a step time whose ratio to the old one has its whole 95 % interval above 1 + `tolerance`, or a setting
-    that was ok and isn't any more, or isn't there any more.
+    A regression is a ratio of step times whose whole 95 % interval lies above 1 + `tolerance`, or a setting that was ok and no
+    longer is, or is missing.
     """
     words = describe([*old, *new])
     sides = words[: len(old)], words[len(old) :]
@@ -167,7 +167,7 @@ def _side(which: str, side: Pooled | None) -> Iterator[tuple[str, Scalar]]:
 
 
 def _asides(found: Sequence[Change]) -> Iterator[str]:
-    """What differs besides the figures, once, with the settings that it is about."""
+    """Yield the other differences between the sides, once each, with the settings concerned."""
     both = [change for change in found if change.old and change.new]
     for text in dict.fromkeys(change.differences for change in both if change.differences):
         about = [change.name for change in both if change.differences == text]

@@ -25,7 +25,7 @@ MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError
 
 @dataclass(frozen=True)
 class Gathered:
-    """What lies in and below some folders."""
+    """The results in and below some folders, and the files that are none."""
 
     results: tuple[Result, ...]  # every run once
     complaints: tuple[str, ...]  # a sentence for each folder without results and each file that is none
@@ -33,9 +33,9 @@ class Gathered:
 
 
 def gather(folders: Sequence[Path], shown: Callable[[Result], object] | None = None) -> Gathered:
-    """The results in and below the folders, in their order; a file given, or found by two ways, is read once.
+    """Read the results in and below the folders, in order, each once.
 
-    `shown`: what the report will make of a result besides rows; where that can't be made, the file is none.
+    `shown` makes what the report shows of a result besides its row; a result for which it fails is a complaint.
     """
     results: list[Result] = []
     complaints: list[str] = []
@@ -81,7 +81,7 @@ def _sound(path: Path, shown: Callable[[Result], object] | None) -> Result:
 
 
 def _readable(result: Result) -> None:
-    """ValueError, or what reading raises, where what a report of several runs reads is not there or no number."""
+    """Raise ValueError, or a reading error, if a field the report needs is missing or not a number."""
     _numbers({key: result.settings[key] for key in ("repeat", "batch_size")}, ("repeat", "batch_size"))
     _numbers(result.hardware or {}, (), OF_HARDWARE)
     measured = result.measurement
@@ -110,5 +110,5 @@ def _numbers(values: Mapping[Any, Any], needed: Iterable[Any], may_lack: Iterabl
 
 
 def _run(result: Result) -> str:
-    """What two copies of a run share, and no two runs do: when it started, where, and with what settings."""
+    """Return what identifies a run: when it started, in which folder, with what settings."""
     return json.dumps([result.started_at, result.provenance.get("folder"), result.settings], sort_keys=True)

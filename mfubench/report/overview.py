@@ -55,7 +55,7 @@ class RatioLine:
 
 @dataclass(frozen=True)
 class Overview:
-    """What a report says above, in and below its table."""
+    """The texts above and below a report's table, and its rows."""
 
     shared: Mapping[str, str]  # settings that all rows have
     devices: tuple[str, ...]  # and the peaks that figures are relative to
@@ -69,12 +69,12 @@ class Overview:
 
     @property
     def repeated(self) -> bool:
-        """Whether a row has several runs."""
+        """True if a row has several runs."""
         return any(len(row.pooled.results) > 1 for row in self.rows)
 
     @property
     def columns(self) -> list[str]:
-        """The table's header: settings, status, the number of runs with figures where there are repeats, figures."""
+        """The table's header: settings, status, number of runs if there are repeats, figures."""
         return [*self.varying, "status", *(["n"] if self.repeated else []), *self.headings]
 
     def cells(self, row: Row) -> list[str]:
@@ -110,8 +110,7 @@ def overview(results: Sequence[Result]) -> Overview:
 
 
 def labels(settings: Sequence[Pooled]) -> list[str]:
-    """A name for each of some settings, by no more of what differs between them than it takes to tell them apart; of one
-    alone its runs' name."""
+    """Name each setting by as many of the differing values as tell them apart; a single one by its runs' name."""
     chosen: list[str] = []
     told = 1
     keys = [key for key in settings[0].settings if len({each.settings[key] for each in settings}) > 1]
@@ -129,7 +128,7 @@ def _said(key: str, value: str) -> str:
 
 
 def _ratio_lines(task: Sequence[Comparison], varying: Sequence[str]) -> Iterator[RatioLine]:
-    """Each comparison of a task; the task before it, where there are several."""
+    """Yield each comparison, under the name of its task if there are several."""
     settings = [task[0].one, *(each.other for each in task)]
     baseline, *others = labels(settings)
     where = ", ".join(_said(key, settings[0].settings[key]) for key in varying if key in TASK)
@@ -153,7 +152,7 @@ def _failures(rows: Sequence[Row]) -> Iterator[Remark]:
 
 
 def _of(row: Row, runs: Sequence[Result]) -> str:
-    """The row's name, and which of its repeats where it isn't all."""
+    """Name the row, and the repeats concerned unless it is all."""
     if len(runs) == len(row.pooled.results):
         return row.name
     return f"{row.name} (repeat {', '.join(str(run.settings['repeat']) for run in runs)})"

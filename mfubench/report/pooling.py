@@ -29,7 +29,7 @@ class Figure:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the interval; None where it lacks an end."""
+        """Half of the interval; None if an end is missing."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
@@ -47,12 +47,12 @@ class Pooled:
 
     @property
     def status(self) -> str:
-        """The runs' own where they agree, else how many are ok: 2 of 3 ok."""
+        """The status of the runs if they agree, else how many are ok, as in: 2 of 3 ok."""
         statuses = {result.status for result in self.results}
         return statuses.pop() if len(statuses) == 1 else f"{len(self.ok)} of {len(self.results)} ok"
 
     def figure(self, name: str) -> Figure | None:
-        """A number of the measurement over the runs that are ok; None where none of them knows it."""
+        """Pool a number of the measurement over the ok runs; None if none of them has it."""
         measurements = [result.measurement for result in self.ok if result.measurement]
         known = [measured for measured in measurements if measured.get(name) is not None]
         values = [float(measured[name]) for measured in known]
@@ -69,8 +69,10 @@ class Pooled:
 
 
 def pool(results: Sequence[Result], words: Sequence[Mapping[str, str]] | None = None) -> list[Pooled]:
-    """The settings that the results are of, in the order in which they first come; `words`: of each result, by default its
-    settings."""
+    """Group results by setting, in the order in which the settings first come.
+
+    `words`: the settings of each result in words; by default those of `describe`.
+    """
     alike: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result, own in zip(results, describe(results) if words is None else words, strict=True):
         alike.setdefault(tuple(own.items()), []).append(result)

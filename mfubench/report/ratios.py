@@ -23,7 +23,7 @@ WIDE = 0.1  # half an interval of a ratio: beyond this its two ends are said, wh
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times as long a step of `other` takes as one of `one`, and what else differs between what they did."""
+    """The ratio of the step times other / one, and the differences between the work of the two."""
 
     one: Pooled
     other: Pooled
@@ -32,7 +32,7 @@ class Comparison:
 
     @property
     def same_work(self) -> bool:
-        """Whether the two did the same work, in whatever way."""
+        """True if the two did the same work, in whatever way."""
         return all(difference.same_work for difference in self.differences)
 
 
@@ -42,7 +42,7 @@ def compare(one: Pooled, other: Pooled, in_pairs: bool = True) -> Comparison:
 
 
 def step_time_ratio(one: Pooled, other: Pooled, in_pairs: bool = True) -> Ratio:
-    """Step time of `other` / that of `one`; by pairs, if wanted, where there are at least two."""
+    """Return the step time of `other` over that of `one`; by pairs if wanted and if there are at least two."""
     beside = pairs(one, other) if in_pairs else []
     if len(beside) >= 2:
         return paired(*(_step_times(side) for side in zip(*beside, strict=True)))

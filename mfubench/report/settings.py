@@ -95,7 +95,7 @@ def _add(found: Sequence[dict[str, str]], key: str, cells: Sequence[str]) -> Non
 
 
 def _differ(alike: Sequence[str | None], cells: Sequence[str | None]) -> bool:
-    """Whether runs that are alike have several values; None: not known of a run, which is no value."""
+    """Return True if runs that are alike have several values; None means unknown and is no value."""
     known = {(one, cell) for one, cell in zip(alike, cells, strict=True) if cell is not None}
     return len(known) > len({one for one, _ in known})
 
@@ -121,20 +121,20 @@ def _peak_text(result: Result) -> str | None:
 
 
 def _mfubench(result: Result) -> str | None:
-    """Its version, and its commit where that is known."""
+    """Return mfubench's version, with its commit if known."""
     commit, _, changed = str(result.provenance.get("commit") or "").partition("-")
     version = result.provenance.get("mfubench")
     return version and " ".join(filter(None, (version, commit[:COMMIT], changed)))
 
 
 def _recipe(result: Result) -> str:
-    """A digest of how mfubench runs the framework, which differs where its files were changed between two runs."""
+    """Return a digest of the framework's configuration, which differs if its files were changed between two runs."""
     recipe = {key: value for key, value in result.settings["framework"].items() if key not in CHOSEN_OF_FRAMEWORK}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _versions(results: Sequence[Result]) -> list[str | None]:
-    """By result, the packages that matter whose versions differ between runs of a framework; None where none is known."""
+    """Return, for each result, the versions that differ between runs of a framework; None if unknown."""
     weighty = [_weighty(result) for result in results]
     frameworks = [result.framework for result in results]
     names = [
@@ -146,7 +146,7 @@ def _versions(results: Sequence[Result]) -> list[str | None]:
 
 
 def _weighty(result: Result) -> dict[str, str]:
-    """Of the framework's environment and the driver; none where the environment isn't known."""
+    """Return the versions that matter of the framework's environment, and the driver; none if unknown."""
     environment = result.provenance.get("framework_environment") or {}
     driver = (result.hardware or {}).get("driver")
     wanted = {result.settings["framework"]["name"].lower().replace("_", "-"), *packages("step")}

@@ -92,7 +92,7 @@ def _one(row: Row) -> Table:
 
 
 def _in_situ(row: Row) -> dict[str, str]:
-    """What was counted in the framework's own process, in words; empty where nothing was."""
+    """Describe the count made in the framework's own process; empty if there was none."""
     for result in row.pooled.ok:
         counted = (result.flops or {}).get("in_situ")
         if counted and counted["flops"] is not None:
@@ -102,5 +102,5 @@ def _in_situ(row: Row) -> dict[str, str]:
 
 
 def _style(row: Row) -> str:
-    """Of a row's status."""
+    """Return the colour of a row's status."""
     return "green" if row.pooled.status == "ok" else "yellow" if row.pooled.ok else "red"

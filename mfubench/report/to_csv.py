@@ -1,4 +1,4 @@
-"""Flat records → CSV: a header, a line per record; empty where there is no value."""
+"""Write flat records as CSV: a header and a line for each record, with empty cells for missing values."""
 
 from __future__ import annotations
 

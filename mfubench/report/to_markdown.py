@@ -12,7 +12,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&@])")  # @: would tell somebody of th
 
 
 def markdown_text(results: Sequence[Result], sections: Sequence[Section] = ()) -> str:
-    """What the terminal shows: header, table, ratios, remarks, sections."""
+    """Return the report in Markdown: header, table, ratios, remarks, sections."""
     return "\n".join(_lines(results, sections)) + "\n"
 
 

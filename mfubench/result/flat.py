@@ -16,9 +16,9 @@ SEEN = ("model", "trainable_parameters", "world_size", "recomputation", "linear_
 
 
 def run_records(results: Sequence[Result]) -> list[dict[str, Scalar]]:
-    """One record per run, all with the same columns, in the order of the runs; None where a run lacks something.
+    """Return one record for each run, all with the same columns; a missing value is None.
 
-    `step_time_s` and its like are the measurement's own names, with `_ci95_low` and `_ci95_high` behind them; FLOPs are per
+    `step_time_s` and the like are the measurement's own names, with `_ci95_low` and `_ci95_high` behind them; FLOPs are per
     optimizer step and device. Only a run whose status is ok has figures.
     """
     each = [dict(_columns(result)) for result in results]
@@ -58,7 +58,7 @@ def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
 
 
 def at(tree: Mapping[str, Any], path: str) -> Any:
-    """What stands at a dotted path. KeyError."""
+    """Return the value at a dotted path. Raises KeyError."""
     value: Any = tree
     for key in path.split("."):
         value = value[key]

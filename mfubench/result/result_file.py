@@ -35,10 +35,10 @@ class UnreadableResult(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """One run: what was asked, what really ran, what it measured, and where every figure comes from.
+    """One run: its settings, the work done, the figures, and the source of each figure.
 
-    The mappings hold JSON values. Only a run whose status is `ok` has a `measurement`; the figures of others, where there
-    are any, stand under `withheld`.
+    The mappings hold JSON values. Only a run whose status is `ok` has a `measurement`; the figures of others, if any, are
+    under `withheld`.
     """
 
     name: str  # framework[-engine]-model-mode-parallelism-checkpointing-bs

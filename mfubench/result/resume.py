@@ -143,7 +143,7 @@ class _Earlier:
 
 
 def _one_after_another(folder: Path) -> Iterator[Path]:
-    """Yield FOLDER, FOLDER-2, FOLDER-3, …"""
+    """Yield FOLDER, FOLDER-2, FOLDER-3 and so on."""
     return chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in count(2)))
 
 

@@ -76,13 +76,13 @@ def _upload(
 
 
 def _tracking(result: Result, mode: str, project: str | None, entity: str | None) -> Tracking:
-    """Where a result goes: where it was started for, but for what was given now."""
+    """Return the destination of a result: the one it was started with, unless other options are given now."""
     stored = result.settings.get("tracking", {})
     return Tracking("wandb", mode, project or stored.get("project"), entity or stored.get("entity"))
 
 
 def _save_workspaces(name: str, logged: Mapping[Path, tuple[Result, Logged]]) -> bool:
-    """One in each project that runs were logged to. Whether all are saved; says where they are."""
+    """Save a workspace in each project that runs were logged to, and print where. Returns True if all are saved."""
     places: dict[tuple[str, str], dict[str, str]] = {}
     for result, run in logged.values():
         places.setdefault((run.entity or "", run.project), {})[run.run_id] = result.framework
@@ -97,13 +97,13 @@ def _save_workspaces(name: str, logged: Mapping[Path, tuple[Result, Logged]]) ->
 
 
 def _name(folders: Sequence[Path]) -> str:
-    """Of the folders: a sweep's is its date and time."""
+    """Name a workspace by the folders; a sweep's name is its date and time."""
     named = ", ".join("/".join(folder.resolve().parts[-2:]) for folder in folders)
     return "mfubench " + "".join("-" if _is_symbol(sign) else sign for sign in named)
 
 
 def _is_symbol(sign: str) -> bool:
-    """Whether it is one that W&B takes for an emoji, as +, = and ~ are."""
+    """Return True for characters that W&B takes for an emoji, as +, = and ~ are."""
     return unicodedata.category(sign).startswith("S")
 
 

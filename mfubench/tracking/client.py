@@ -1,7 +1,4 @@
-"""W&B's client from its start to its end: nothing on the terminal, nothing left behind, its service gone with it.
-
-In goes where to log; out come the settings to log with. What a server costs that doesn't answer is bounded here.
-"""
+"""Run W&B's client from start to end: quiet, with bounded time, and without a service left behind."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ class NotBegun(ConnectionError):
 
 
 def mode_of(tracking: Tracking) -> str:
-    """online | offline | disabled | auto; `auto` does what WANDB_MODE says."""
+    """Online | offline | disabled | auto; `auto` does what WANDB_MODE says."""
     return tracking.mode if tracking.mode != "auto" else os.environ.get("WANDB_MODE") or "auto"
 
 
 def destination(tracking: Tracking) -> str:
-    """Where a run would be logged: online | offline | disabled. No server is asked whether it takes the user's key."""
+    """Return where a run would be logged: online, offline or disabled. Doesn't ask a server if the key is valid."""
     mode = mode_of(tracking)
     if mode != "auto":
         return mode
@@ -39,10 +36,10 @@ def destination(tracking: Tracking) -> str:
 
 @contextmanager
 def client(mode: str) -> Iterator[Any]:
-    """The wandb.Settings to log with in this block; `auto` in them has become online, where a user is logged in, or offline.
+    """Yield the wandb.Settings for this block, in which `auto` is resolved to online (if logged in) or offline.
 
-    NotBegun where it must be online and nobody is logged in. W&B's service is started for the block and ended after it:
-    none runs beside a job.
+    Raises NotBegun if it must be online and nobody is logged in. W&B's service runs during the block only, never beside a
+    job.
     """
     import wandb
 
@@ -85,7 +82,7 @@ def _settings(wandb: Any) -> Any:
 
 @contextmanager
 def _environment_kept() -> Iterator[None]:
-    """W&B quiet inside; the variables it sets (WANDB_SERVICE) gone outside, where the next job would inherit them."""
+    """Keep W&B quiet, and remove the variables it sets, which the next job would inherit (WANDB_SERVICE)."""
     before = dict(os.environ)
     os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # the latter: reports on W&B's client
     try:

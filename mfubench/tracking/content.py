@@ -1,4 +1,4 @@
-"""What W&B shows of a result: its config, its steps, its summary, its tags. Pure."""
+"""Choose what W&B shows of a result: its config, its steps, its summary and its tags."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from mfubench.result import Result
 
 
 def config(result: Result) -> dict[str, Any]:
-    """What was asked, nested as in conf/, and what was found: `hardware` over what was asked of it, and under
-    `framework` the `label` that readers are shown, which names the engine, too."""
+    """Return the settings, nested as in conf/, with the detected `hardware` and the framework's `label` with its engine."""
     return {
         **result.settings,
         "engine": result.engine,
@@ -27,11 +26,11 @@ def history(result: Result) -> list[dict[str, float]]:
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """Scalars only, so that each is a column in W&B: status, reason and kinds of warnings; of an ok run every figure with
-    its interval, and what each watched device was like (`device_0_power_w_mean`). What isn't known is left out.
+    """Return the scalars of a result, each a column in W&B; what isn't known is left out.
 
-    `profiled_tflop_per_step` is what PyTorch's counter counts (hardware FLOPs), per optimizer step and device;
-    `profiled_in_situ_tflop_per_step` the same of one warm-up step, counted in the framework's own process.
+    They are status, reason and kinds of warnings; for an ok run every figure with its interval, and the conditions of each
+    device (`device_0_power_w_mean`). `profiled_tflop_per_step` is what PyTorch's counter counts (hardware FLOPs), per optimizer
+    step and device; `profiled_in_situ_tflop_per_step` is the same of one warm-up step, counted in the framework's process.
     """
     figures: dict[str, Any] = {"status": result.status, "reason": result.reason}
     figures["warnings"] = ", ".join(_kinds(result)) or None
@@ -51,12 +50,12 @@ def summary(result: Result) -> dict[str, Any]:
 
 
 def tags(result: Result) -> list[str]:
-    """What the runs of a table are filtered by."""
+    """Return the tags by which a table's runs are filtered."""
     return [result.framework, result.settings["mode"]["name"], result.status, *_kinds(result)]
 
 
 def _kinds(result: Result) -> list[str]:
-    """Of the warnings, each once, in the order of the result."""
+    """Return the kinds of the warnings, each once, in the result's order."""
     return list(dict.fromkeys(warning["kind"] for warning in result.warnings))
 
 

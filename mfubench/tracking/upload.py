@@ -26,7 +26,7 @@ _failed_in: set[str] = set()  # sweeps of this process
 
 @dataclass(frozen=True)
 class Logged:
-    """Where a run lies. One that was logged offline has no entity and no address yet."""
+    """The place of a logged run. An offline run has no entity and no address yet."""
 
     run_id: str
     project: str
@@ -35,10 +35,10 @@ class Logged:
 
 
 def track(result: Result, tracking: Tracking, folder: Path) -> str | None:
-    """Log the result that lies in `folder` as one W&B run; None when done or disabled, else the warning to show.
+    """Log the result in `folder` as one W&B run. Returns None if done or disabled, else the warning to show.
 
-    Mode `auto` does what WANDB_MODE says, and without it logs online where the user is logged in, else offline. Once W&B
-    has failed in a sweep, later jobs of it in this process are logged offline: a server that is down costs its timeouts once.
+    Mode `auto` follows WANDB_MODE, and without it logs online if the user is logged in, else offline. After a failure in a
+    sweep, later jobs of this process log offline, so that a server that is down costs its timeouts once.
     """
     mode = mode_of(tracking)
     if mode == "disabled":
@@ -64,10 +64,9 @@ def log_or_warn(result: Result, tracking: Tracking, console: Console) -> None:
 
 
 def log(result: Result, tracking: Tracking, folder: Path) -> Logged:
-    """One run from beginning to end. Its id is a digest of result.json: the same result is the same run, however often it
-    is logged, and what the run has already is dropped.
+    """Log one run. Its id is a digest of result.json, so that logging a result again changes nothing.
 
-    Raises NotBegun, or whatever W&B raises where it fails in the middle (SystemExit among it).
+    Raises NotBegun, or whatever W&B raises in the middle (SystemExit among it).
     """
     import wandb
 
@@ -90,7 +89,7 @@ def log(result: Result, tracking: Tracking, folder: Path) -> Logged:
 
 
 def why(error: BaseException) -> str:
-    """What an error says, on one line without its full stop."""
+    """Return an error's message on one line, without its full stop."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 

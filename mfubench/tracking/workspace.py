@@ -90,13 +90,13 @@ def _panels(num_runs: int) -> list[Any]:
 
 
 def _colours(frameworks: Mapping[str, str]) -> dict[str, str]:
-    """Of each run; the runs of a framework share one."""
+    """Return a colour for each run; the runs of a framework share one."""
     labels = sorted(set(frameworks.values()))
     return {run: COLOURS[labels.index(label) % len(COLOURS)] for run, label in frameworks.items()}
 
 
 def _id_of_saved(entity: str, project: str, name: str) -> str:
-    """W&B's id of the view that is nw=NAME in the project's address; empty where there is none."""
+    """Return W&B's id of the saved view, nw=NAME in the project's address; empty if there is none."""
     from wandb_workspaces.workspaces.internal import get_view_dict
 
     try:

@@ -74,7 +74,7 @@ def details(results: Sequence[Result], names: Sequence[str]) -> Details:
 
 
 def _conventions(results: Sequence[Result]) -> Table:
-    """What each figure means; every meaning, where results of several versions don't agree."""
+    """Return the definition of each figure; all of them, if results of several versions differ."""
     meanings: dict[str, dict[str, None]] = {}
     for result in results:
         for name, meaning in _flat(result.conventions).items():
@@ -83,7 +83,7 @@ def _conventions(results: Sequence[Result]) -> Table:
 
 
 def _conditions(devices: Sequence[Mapping[str, Any]]) -> Table:
-    """Of several devices, each with its number."""
+    """Return the conditions by name, numbered if there are several devices."""
     return {
         f"{number}: {key}" if len(devices) > 1 else key: cell
         for number, device in enumerate(devices)
@@ -92,7 +92,7 @@ def _conditions(devices: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _shared(tables: Sequence[Table]) -> Table:
-    """What all tables hold alike that hold anything: a run that never began has seen nothing."""
+    """Return the keys with one value in all tables that have any; a run that never began has none."""
     first, *others = [table for table in tables if table] or [{}]
     return {key: cell for key, cell in first.items() if cell and all(own.get(key) == cell for own in others)}
 
@@ -125,7 +125,7 @@ def _in_words(value: Any) -> str:
 
 
 def _told(measurement: Mapping[str, Any]) -> Table:
-    """What is said of the measurement, and is no number."""
+    """Return the measurement's fields that are not numbers."""
     return _flat({name: value for name, value in measurement.items() if isinstance(value, str | bool)})
 
 

@@ -55,9 +55,9 @@ def page(results: Sequence[Result], notes: Sequence[str] = (), sections: Sequenc
 
 
 def _title(seen: Overview) -> str:
-    """What differs between the rows, the values where they are few; the one row's name.
+    """Name the page by the settings that differ between rows, with their values if there are few; a single row by its name.
 
-    What goes along with something named before, as the rank does with the mode, tells nothing new.
+    A setting that varies together with one already named is left out.
     """
     if not seen.varying:
         return seen.rows[0].name
@@ -77,7 +77,7 @@ def _values(key: str, values: Collection[str]) -> str:
 
 
 def _counts(results: Sequence[Result], seen: Overview) -> str:
-    """How many runs there are, how they ended, and when they were made."""
+    """Say how many runs there are, how they ended, and when they were made."""
     statuses: dict[str, int] = {}
     for result in results:
         statuses[result.status] = statuses.get(result.status, 0) + 1
@@ -91,7 +91,7 @@ def _counts(results: Sequence[Result], seen: Overview) -> str:
 
 
 def _details(results: Sequence[Result], seen: Overview) -> Details:
-    """Of all runs, by the names of their rows; a repeat says which it is."""
+    """Return the details of all runs by row name, with the number of the repeat."""
     names = {}
     for row in seen.rows:
         for run in row.pooled.results:

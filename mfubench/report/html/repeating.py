@@ -70,8 +70,7 @@ def _value(value: object) -> str:
 
 @cache
 def _file(name: str) -> Mapping[str, Any]:
-    """What a file of conf/ says, laid over the files of its group that it builds on; nothing where it isn't there, as a
-    result may be from elsewhere."""
+    """Return the content of a file of conf/ over the files it builds on; nothing if it is missing (a result from elsewhere)."""
     import yaml
 
     path = CONF / f"{name}.yaml"

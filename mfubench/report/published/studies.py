@@ -17,7 +17,7 @@ from mfubench.measure.metric_table import AMOUNTS
 
 @dataclass(frozen=True)
 class StudyRow:
-    """What was published of one run."""
+    """The published figures and settings of one run."""
 
     name: str
     of: Mapping[str, Any]  # dotted setting -> its value: the runs that repeat it
@@ -30,7 +30,7 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class Study:
-    """What was published, of which runs."""
+    """A published study: its source, its settings and its rows."""
 
     title: str
     source: str
@@ -71,11 +71,11 @@ def counted(study: Study, row: StudyRow, recomputation: str | None = None) -> An
 
 
 def meaning(study: Study, row: StudyRow) -> str:
-    """Of the figures that this project counts, the one that the printed utilisation is nearest to: one of AMOUNTS."""
+    """Return the one of AMOUNTS that the published utilisation is nearest to."""
     count = counted(study, row)
     return min(AMOUNTS, key=lambda name: abs(share(study, row, getattr(count, name)) - row.mfu))
 
 
 def share(study: Study, row: StudyRow, flops: float) -> float:
-    """What so many FLOPs per step and device are of the published peak, over the published step time."""
+    """Return the share of the published peak that so many FLOPs per step and device are, at the published step time."""
     return flops / (row.step_time_s * study.peak_flops_per_second)

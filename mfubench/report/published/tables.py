@@ -151,7 +151,7 @@ def _step_times_of(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
 
 
 def _bars(run: Pooled) -> Iterator[list[float]]:
-    """By run, what the bar of its first rank read in the measured steps; nothing where they were over before it was drawn."""
+    """Yield the readings of the first rank's progress bar in the measured steps of each run."""
     for result in run.ok:
         measured = result.measurement or {}
         shown = readings(result.step_times_s["0"][: measured["warmup_steps"] + measured["steps"]])
@@ -159,7 +159,7 @@ def _bars(run: Pooled) -> Iterator[list[float]]:
 
 
 def _sides(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
-    """Of each mode, the first two rows against each other."""
+    """Compare the first two rows of each mode."""
     rows: list[list[str]] = []
     untold: list[str] = []
     names: list[str] = []
@@ -185,7 +185,7 @@ def _sides(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
 
 
 def _differing(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Iterator[str]:
-    """What in the runs here, and in what they are held against, is not the same."""
+    """Yield the settings and devices that differ between the runs and the published ones."""
     found: dict[str, list[str]] = {}
     for row, run in here:
         for deviation in deviations(study, row, run):
@@ -204,7 +204,7 @@ def _device_names(here: Sequence[tuple[StudyRow, Pooled]]) -> dict[str, None]:
 
 
 def _who(row: StudyRow, run: Pooled) -> list[str]:
-    """The published name, and the measured one where that says more."""
+    """Name a row as published, and as measured if that says more."""
     measured = run.results[0].framework
     return [row.name if "(" not in measured else f"{row.name}; here {measured}", row.of["mode.name"]]
 

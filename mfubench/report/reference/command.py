@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _readme(found: Sequence[Submission], *, write: bool) -> list[str]:
-    """What is wrong with the README's tables, once they are written if that is asked for."""
+    """Compare the README's tables with the results, after writing them if `write`; return the problems."""
     text = README.read_text(encoding="utf-8")
     try:
         right = with_tables(text, found)

@@ -23,7 +23,7 @@ def tables(checked: Sequence[Submission]) -> str:
 
 
 def with_tables(readme: str, checked: Sequence[Submission]) -> str:
-    """The README with the tables as they should be. ValueError where the two comments are not in it, in order, once each."""
+    """Return the README with the right tables. Raises ValueError unless it has the two comments, in order, once each."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:

@@ -26,7 +26,7 @@ ROWS = ("ok", "out_of_memory", "unsupported")  # a batch that doesn't fit is a r
 
 
 def problems(result: Result) -> Iterator[str]:
-    """What is wrong, a sentence each. Counts FLOPs, which takes seconds where the cache doesn't hold them."""
+    """Yield the problems of a result, a sentence each. Counts its FLOPs, which takes seconds if they aren't cached."""
     commit = result.provenance.get("commit")
     if not commit or str(commit).endswith("-dirty"):
         yield f"it was measured at commit {commit}; a reference result is of a commit without local changes"
@@ -49,7 +49,7 @@ def problems(result: Result) -> Iterator[str]:
 
 
 def experiment_of(settings: Mapping[str, Any]) -> Experiment:
-    """The experiment whose settings a result holds. ValueError where they are not those of this version."""
+    """Return the experiment of a result's settings. Raises ValueError if they aren't those of this version."""
     for kind, values, where in (
         (Experiment, settings, ""),
         *((group, settings.get(name, {}), f"{name}.") for name, group in GROUPS.items()),
@@ -75,8 +75,7 @@ def _problems_of_peak(result: Result) -> Iterator[str]:
 
 
 def _series(result: Result, experiment: Experiment) -> Iterator[str]:
-    """The steady steps: those that the settings and the series make so, of the rank with the longest window, told as the
-    history tells them."""
+    """Check that the steady steps follow from the settings and the series, on the rank with the longest window."""
     stated, rule = result.measurement or {}, rule_of(experiment.measurement)
     if len(result.step_times_s) != experiment.parallelism.num_devices:
         yield f"{len(result.step_times_s)} ranks have step times; asked for were {experiment.parallelism.num_devices}"

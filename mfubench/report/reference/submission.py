@@ -41,7 +41,7 @@ class Submission:
 
 
 def submissions(root: Path) -> Iterator[Submission]:
-    """Each folder at or below `root` that has a command or results, in the order of their names; none where it isn't there."""
+    """Yield each folder at or below `root` that has a command or results, in the order of names."""
     if not root.is_dir():
         return
     commands = {path.parent for path in root.rglob(COMMAND_FILE)}
@@ -51,7 +51,7 @@ def submissions(root: Path) -> Iterator[Submission]:
 
 
 def submission(folder: Path) -> Submission:
-    """What lies in the folder, checked."""
+    """Read and check the results in a folder."""
     found: list[str] = []
     runs: list[dict[str, Any]] = []
     for path in find_results([folder]):
@@ -82,7 +82,7 @@ def _problems_of(result: Result, folder: Path) -> Iterator[str]:
 
 
 def _wrong_command(command: str, here: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Where the command is none, or makes other runs than those that are there, by their settings."""
+    """Yield the problems of the command: missing, refused, or asking for other runs than those present."""
     if not command.startswith(COMMAND) or "\n" in command:
         yield f"it must hold the one command that made the results, such as {COMMAND} experiment=batch-size"
         return
@@ -108,7 +108,7 @@ def _wrong_command(command: str, here: Sequence[Mapping[str, Any]]) -> Iterator[
 
 
 def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for, whichever machine was to do it. The rest of a framework's settings is how mfubench runs it."""
+    """Return the settings that any machine shares; of the framework's, those that the user chooses."""
     framework = {key: settings["framework"][key] for key in CHOSEN_OF_FRAMEWORK}
     return {key: value for key, value in settings.items() if key not in OUTSIDE_THE_WORK} | {"framework": framework}
 
