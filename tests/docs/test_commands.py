@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mfubench.config import ConfigError, Experiment
+from mfubench.config import ConfigError, Experiment, Framework
 from mfubench.config.compose import check_command_line, compose_one, flags_first, store_schema
 from mfubench.measure.status import STATUSES
 from mfubench.plan.native import Place, make_plan
@@ -212,6 +212,10 @@ def table(page: str, heading: str) -> list[str]:
 @pytest.fixture(scope="module")
 def frameworks_page() -> str:
     return (ROOT / "docs" / "frameworks.md").read_text()
+
+
+def test_the_table_of_keys_has_every_key_of_a_framework(frameworks_page: str) -> None:
+    assert {field.name for field in fields(Framework)} <= set(table(frameworks_page, "The keys of a framework's YAML"))
 
 
 def test_the_table_of_when_has_every_word_and_no_other(
