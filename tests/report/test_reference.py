@@ -158,6 +158,14 @@ def test_a_folder_whose_figures_follow_from_its_series_and_settings_passes(
     assert "a100/two-batches: 2 result(s), 0 problem(s)" in capsys.readouterr().out
 
 
+def test_a_result_from_before_a_setting_outside_the_work_was_there_passes(folder: Path) -> None:
+    file = folder / "1" / "result.json"
+    content = json.loads(file.read_text())
+    del content["settings"]["hardware"]["price_per_hour"]
+    file.write_text(json.dumps(content))
+    assert submission(folder).problems == ()
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_figure_that_was_changed_by_hand_is_found(folder: Path, name: str) -> None:
     key, value, said = CHANGES[name]

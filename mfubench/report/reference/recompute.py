@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.config.vocabulary import GROUPS
+from mfubench.config.vocabulary import GROUPS, OUTSIDE_THE_WORK
 from mfubench.flops import FlopCount, step_flops
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.measure.intervals import ratio_interval, summarize
@@ -49,14 +49,18 @@ def problems(result: Result) -> Iterator[str]:
 
 
 def experiment_of(settings: Mapping[str, Any]) -> Experiment:
-    """Return the experiment of a result's settings. Raises ValueError if they aren't those of this version."""
-    for kind, values, where in (
+    """Return the experiment whose settings a result holds.
+
+    Raises ValueError if they are not those of this version. A setting outside the work, such as a price, may be missing.
+    """
+    for kind, values, group in (
         (Experiment, settings, ""),
-        *((group, settings.get(name, {}), f"{name}.") for name, group in GROUPS.items()),
+        *((kind, settings.get(name, {}), name) for name, kind in GROUPS.items()),
     ):
-        odd = {field.name for field in fields(kind)} ^ values.keys()
+        known = {field.name for field in fields(kind)}
+        odd = values.keys() - known if group in OUTSIDE_THE_WORK else values.keys() ^ known
         if odd:
-            named = ", ".join(f"{where}{key}" for key in sorted(odd))
+            named = ", ".join(f"{group}.{key}" if group else key for key in sorted(odd))
             raise ValueError(f"its settings are not those of this version: {named} missing or unknown")
     return Experiment(**{**settings, **{name: group(**settings[name]) for name, group in GROUPS.items()}})
 
