@@ -184,7 +184,7 @@ def test_an_environment_is_missing_out_of_date_or_ready(tmp_path: Path, monkeypa
     )
     (folder / ".venv" / "installed").write_text(made_from.stdout)
     here.responds.cache_clear()
-    assert here.environment(tiny).state == here.READY
+    assert here.framework_environment(tiny).state == here.STATE_READY
 
 
 def test_the_doctor_imports_no_torch() -> None:

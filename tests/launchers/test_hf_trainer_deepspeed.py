@@ -89,7 +89,7 @@ def watched(made: Plan) -> Seen:
     ran = subprocess.run(
         [*made.command[:at], str(WATCHED), *made.command[at:]],
         cwd=made.folder,
-        env={**os.environ, **extensions.environment(sys.executable), **made.environment},
+        env={**os.environ, **extensions.build_environment(sys.executable), **made.environment},
         capture_output=True,
         text=True,
     )

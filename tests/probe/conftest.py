@@ -44,7 +44,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
     ) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name not in OURS}
         environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
-        environment |= extensions.environment(sys.executable)
+        environment |= extensions.build_environment(sys.executable)
         if records:
             environment["MFUBENCH_RECORDS"] = str(records)
         command = [sys.executable, *map(str, arguments)]

@@ -68,7 +68,7 @@ def watched(command: tuple[str, ...], folder: Path, environment: Mapping[str, st
     """Run the program and return what WATCH noted in its ranks."""
     (folder / "watch").mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
-    inherited = {**os.environ, **extensions.environment(sys.executable)}
+    inherited = {**os.environ, **extensions.build_environment(sys.executable)}
     ran = subprocess.run(
         command,
         cwd=folder,
