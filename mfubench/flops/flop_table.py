@@ -60,7 +60,7 @@ def show_step(counted: CountedStep, possible_flops: float | None, console: Conso
     console.print(spent)
     if step.uncounted:
         listed = ", ".join(f"{operator} ({calls} calls)" for operator, calls in step.uncounted.items())
-        _print_term(console, "not counted, for want of a formula (shapes of a small micro-batch)", listed)
+        _print_term(console, "not counted, having no formula (shapes of a small micro-batch)", listed)
     if conventions:
         _show_conventions(counted.conventions, possible_flops, console)
 
