@@ -1,4 +1,4 @@
-"""LitGPT, as it is installed: the framework that the README adds as its example."""
+"""LitGPT, as it is installed: the framework that docs/frameworks.md adds as its example."""
 
 from __future__ import annotations
 
