@@ -55,6 +55,8 @@ def train(settings: Settings, conversations: Sequence[Conversation], *, random_w
     )
     loss = _loop(accelerator, model, prepared, scheduler, loader, epochs)
     accelerator.print(f"finetune: trained, with a loss of {loss.item():.4f} at the end")
+    # A rank that exits with its process group open may abort, and so may one whose peers are still talking to it.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
