@@ -57,6 +57,8 @@ def train(settings: Settings, conversations: Sequence[Conversation], *, random_w
     )
     loss = _loop(accelerator, model, prepared, scheduler, loader, epochs)
     accelerator.print(f"finetune: done, final loss {loss.item():.4f}")
+    # A rank that exits with its process group open may abort, and so may one whose peers are still talking to it.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

@@ -153,6 +153,7 @@ def test_bf16_pure_under_zero_holds_moments_and_lora_in_bf16_without_copies(trai
         assert all(call["without_graph"] == 2 * in_blocks for call in rank)
 
 
+@pytest.mark.slow
 def test_weights_in_4_bits_lie_whole_on_each_rank_and_lora_is_sharded(trained: Callable[..., Seen]) -> None:
     seen = trained("parallelism=zero2", "mode=qlora", "gradient_checkpointing=reentrant", precision="bf16")
     for rank in seen:

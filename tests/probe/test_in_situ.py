@@ -106,7 +106,7 @@ def test_ranks_of_ddp_each_count_their_own(tmp_path: Path, run: Callable, traine
     assert counted_on_both(read_records(tmp_path)) == [(flops(FULL, "none", "sdpa", 2), {})] * 2
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("trainer", "options", "recomputation"),
     [

@@ -14,6 +14,7 @@ from pathlib import Path
 import deepspeed
 import torch
 from llama import build
+from rank import leave
 from torch import nn
 
 STEPS, ACCUMULATION = 4, 2
@@ -67,3 +68,4 @@ if __name__ == "__main__":
         engine.step()
     if os.environ["RANK"] == "0":
         given.stopwatch.write_text(json.dumps(first_forwards))
+    leave()

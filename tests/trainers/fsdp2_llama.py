@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 from llama import build
+from rank import leave
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -45,4 +46,4 @@ if __name__ == "__main__":
         optimizer.zero_grad()
     if torch.distributed.get_rank() == 0:
         given.stopwatch.write_text(json.dumps(first_forwards))
-    torch.distributed.destroy_process_group()
+    leave()

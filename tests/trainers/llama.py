@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from peft import LoraConfig, get_peft_model
+from rank import leave
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -121,4 +122,4 @@ if __name__ == "__main__":
             optimizer.step()
             optimizer.zero_grad()
     if given.ddp:
-        torch.distributed.destroy_process_group()
+        leave()

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from rank import leave
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -166,6 +167,6 @@ if __name__ == "__main__":
         rank = torch.distributed.get_rank()
         mine = given.seconds[rank % len(given.seconds)] / given.accumulate
         train(nn.parallel.DistributedDataParallel(Sleeper(mine)), given)
-        torch.distributed.destroy_process_group()
+        leave()
     else:
         train(Sleeper(given.seconds[0] / given.accumulate), given)

@@ -107,7 +107,7 @@ def by_hand(native: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     return squares, norms
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "overrides",
     [
