@@ -237,9 +237,9 @@ def test_expecting_leaves_no_trace() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"parallelism": "zero4"}, "parallelism=zero4; it is known of single, ddp, zero0"),
-        ({"optimizer": "lion"}, "optimizer=lion; it is known of adamw_torch_fused"),
-        ({"precision": "auto"}, "precision=auto; it is known of bf16, bf16_pure, fp32"),
+        ({"parallelism": "zero4"}, "parallelism=zero4; choose one of single, ddp, zero0"),
+        ({"optimizer": "lion"}, "optimizer=lion; choose one of adamw_torch_fused"),
+        ({"precision": "auto"}, "precision=auto; choose one of bf16, bf16_pure, fp32"),
         ({"sequence_length": 1024}, "beyond the 512 positions"),
     ],
 )
