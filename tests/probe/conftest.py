@@ -48,7 +48,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
         if records:
             environment["MFUBENCH_RECORDS"] = str(records)
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, env=environment, input=given, capture_output=True, text=True, timeout=200)
+        return subprocess.run(command, env=environment, input=given, capture_output=True, text=True, timeout=600)
 
     return python
 
