@@ -58,7 +58,7 @@ def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, st
                 raise RuntimeError(f"{child.args!r} ended with {child.returncode}: {errors.strip()[-2000:]}")
             outputs.append(output)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{error.cmd!r} did not finish within {timeout_s:g} s") from error
+        raise RuntimeError(f"{error.cmd!r} was not done after {timeout_s:g} s") from error
     finally:
         for child in children:
             if child.poll() is None:

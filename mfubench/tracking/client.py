@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import psutil
 
 from mfubench.config import Tracking
 
 INIT_TIMEOUT_S = 10.0  # to begin a run
 FINISH_TIMEOUT_S = 20.0  # to send its files, and again to end it
+TEARDOWN_TIMEOUT_S = 20.0  # to end W&B's service
 
 
 class NotBegun(ConnectionError):
@@ -57,7 +61,32 @@ def client(mode: str) -> Iterator[Any]:
                 wandb.setup(settings)
             yield settings
         finally:
-            wandb.teardown()
+            _teardown(wandb)
+
+
+def _teardown(wandb: Any) -> None:
+    """End W&B's service, after TEARDOWN_TIMEOUT_S by force.
+
+    wandb-core (0.31) may hang for good if its client leaves while it still answers, as after a key that is refused, and
+    wandb.teardown() waits for it without a limit.
+    """
+    services = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+    overdue = threading.Timer(TEARDOWN_TIMEOUT_S, _kill, [services])
+    overdue.daemon = True
+    overdue.start()
+    try:
+        wandb.teardown()
+    except SystemExit:  # of the service's exit status
+        if overdue.is_alive():
+            raise
+    finally:
+        overdue.cancel()
+
+
+def _kill(services: Sequence[psutil.Process]) -> None:
+    for service in services:
+        with suppress(psutil.NoSuchProcess):
+            service.kill()
 
 
 def _settings(wandb: Any) -> Any:

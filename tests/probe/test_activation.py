@@ -31,6 +31,7 @@ def test_looking_for_torch_before_importing_it_does_not_disable_the_probe(
 ) -> None:
     look = "import importlib.util, runpy, sys; assert importlib.util.find_spec('torch') and 'torch' not in sys.modules"
     trainer = str(trainers / "sleeper.py")
+    look += f"; sys.path.insert(0, {str(trainers)!r})"
     done = run(
         "-c", f"{look}; sys.argv = [{trainer!r}]; runpy.run_path({trainer!r}, run_name='__main__')", records=records
     )
@@ -92,8 +93,8 @@ BREAKAGES = {
     "module": ("first_step.py", "import torch.nn.functional as F", "raise OSError('broken on purpose')"),
     "observation": (
         "batches.py",
-        '"""The counts of the oldest',
-        'raise OSError(\'broken on purpose\')\n        """The',
+        "for index, (waiting, counts) in enumerate(self._waiting):",
+        "raise OSError('broken on purpose')\n        for index, (waiting, counts) in enumerate(self._waiting):",
     ),
     "work": ("describe.py", "links = chain(root)\n    config", "raise OSError('broken on purpose')\n    config"),
 }

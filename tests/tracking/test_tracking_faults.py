@@ -115,6 +115,17 @@ def test_a_refused_key_is_a_warning_and_nothing_else_is_printed_until_the_proces
     assert server.runs == {}
 
 
+def test_a_service_that_never_ends_is_ended(run_folder: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb-core may hang as its client leaves; a stopped one does for sure."""
+    monkeypatch.setattr(client, "TEARDOWN_TIMEOUT_S", 1.0)
+    with client.client("offline"):
+        (service,) = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+        service.suspend()
+    assert not service.is_running() or service.status() == psutil.STATUS_ZOMBIE
+    result, folder = run_folder(tmp_path / "run")
+    assert track(result, to("offline"), folder) is None and offline_file(folder)
+
+
 def test_online_without_a_key_is_a_warning_and_never_a_question(
     run_folder: Made, tmp_path: Path, server: StandIn
 ) -> None:
