@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import yaml
@@ -37,3 +38,6 @@ SMALLER = (
     "model.architecture.vocab_size=8192",
     "sequence_length=64",
 )
+
+# torch's C++ build, which makes DeepSpeed's operator for CPUs, doesn't quote the folder that it links against.
+CANT_BUILD_OPERATORS = " " in sys.prefix

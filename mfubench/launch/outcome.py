@@ -139,7 +139,9 @@ def _first_failure(
     said = EXCEPTION_LINE.search(words or "")
     speaker = int(said["rank"]) if said and said["rank"] else None
     signalled = [(rank, name) for rank, code in failures if (name := _signal_of(code)) not in (None, "SIGTERM")]
-    if is_why and speaker is not None:
+    # A rank may abort because it has lost another one, whose own exception then says why.
+    only_aborts = all(name == "SIGABRT" for _, name in signalled) and not LOST_A_PEER.search(words or "")
+    if speaker is not None and (is_why or only_aborts):
         return speaker, dict(signalled).get(speaker)
     if signalled:
         return signalled[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -141,7 +142,7 @@ def test_packed_documents_and_trained_tokens_are_flags(capsys: pytest.CaptureFix
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
-    command = f"{sys.executable} -m mfubench.flops --json --conventions | head -n 1"
+    command = f"{shlex.quote(sys.executable)} -m mfubench.flops --json --conventions | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
 

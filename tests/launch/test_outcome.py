@@ -110,6 +110,15 @@ def test_a_rank_that_died_of_a_signal_comes_before_those_that_lost_it() -> None:
     assert (outcome.failed_rank, outcome.signal) == (1, "SIGKILL")
 
 
+def test_a_rank_that_aborts_comes_after_the_one_that_says_why() -> None:
+    """A thread of gloo's may abort a rank that has lost another one, and the launcher takes it for the first."""
+    words = "[rank1]: ValueError: a bad sample on this rank"
+    outcome = after(f"{words}\n{report(one(0, -6, 'SIGABRT'), one(1, 1))}")
+    assert (outcome.failed_rank, outcome.signal, outcome.last_words) == (1, None, words)
+    outcome = after(f"{words}\n{report(one(0, -11, 'SIGSEGV'), one(1, 1))}")
+    assert (outcome.failed_rank, outcome.signal) == (0, "SIGSEGV")
+
+
 def test_the_rank_whose_memory_was_full_comes_before_all_others() -> None:
     """The others lose it: one dies of its watchdog, one speaks last."""
     words = "[rank2]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"

@@ -72,7 +72,8 @@ def stand_in(folder: Path) -> None:
     program = folder / "llmforge"
     train = Path(__file__).parents[2] / "launchers" / "llmforge" / "finetune.py"
     program.write_text(
-        f"""#!{sys.executable}
+        f"""#!/bin/sh
+'exec' {sys.executable!r} "$0" "$@"  # which Python reads as a text: a path after #! has no spaces
 import os, sys
 if sys.argv[1:] == ["anyscale", "finetune", "--help"]:
     sys.exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -60,7 +61,8 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        here = {**os.environ, "TMPDIR": "/tmp"}  # a socket's path has at most 108 characters
+        running = started.chromium.launch(executable_path=CHROMIUM, args=QUIET, env=here)
         yield running
         running.close()
 
