@@ -1,7 +1,7 @@
 """Keep the environment's secrets out of every file that mfubench writes or uploads.
 
 A secret is the value of an environment variable with a name such as *_API_KEY, *_TOKEN, *_SECRET, *PASSWORD*.
-One shorter than LEAST characters is left in place: it would be found in unrelated words.
+One shorter than MIN_SECRET_LENGTH is left in place: it would be found in unrelated words.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from mfubench.config.vocabulary import ATTENTIONS, LEFT_OPEN
 from mfubench.flops import FlopCount, crosscheck, profile_of
 from mfubench.measure import metrics, status
 from mfubench.measure.in_situ import InSitu, in_situ
-from mfubench.measure.observe import Observed
+from mfubench.measure.observe import Observed, rule_of
 from mfubench.plan import support
 from mfubench.plan.prepare import Prepared
 from mfubench.records import Difference, Expected, Records
@@ -34,20 +34,21 @@ class Measured:
 
 def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Measured:
     """Work out the figures of the steady steps, if enough were recorded, and all that speaks against them."""
-    outcome, recorded, rule = observed.outcome, observed.records, observed.rule
+    outcome, recorded, monitor = observed.outcome, observed.records, observed.monitor
     experiment, ranks = prepared.target.experiment, prepared.plan.num_ranks
+    rule = rule_of(experiment.measurement)
     periods = status.periods_recorded(recorded, ranks)
     wanted = status.wanted(outcome, recorded, ranks, rule)
     differences = records.differences(recorded, expected_work(prepared, wanted.periods))
     differences += crosscheck.contradictions(prepared.flops, prepared.second_count)
     if periods < wanted.periods:
-        conditions = observed.conditions(None)
+        conditions = monitor.conditions(None)
         return Measured(None, prepared.flops, None, [], differences, conditions, periods, wanted)
     done, peak = as_done(experiment, recorded), peaks.peak
     counted = metrics.as_executed(profile_of(done).of, recorded)
     found = metrics.measurement_of(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
     flops = metrics.mean_flops(recorded, counted, found)
-    conditions = observed.conditions(metrics.steady_window_s(recorded, found))
+    conditions = monitor.conditions(metrics.steady_window_s(recorded, found))
     return Measured(
         measurement=replace(
             found,

@@ -10,7 +10,6 @@ from rich.console import Console
 from mfubench import hardware, records
 from mfubench.config import schema
 from mfubench.files import secrets
-from mfubench.hardware import Conditions, Window
 from mfubench.launch.outcome import Ending, Outcome
 from mfubench.launch.start import launch
 from mfubench.measure.progress import progress_bar
@@ -24,12 +23,7 @@ class Observed:
 
     outcome: Outcome
     records: records.Records
-    rule: Rule  # by which the run was ended
-    monitor: hardware.Monitor
-
-    def conditions(self, window: Window | None) -> Conditions:
-        """Return the machine's conditions in the window (None: all the time). Call it once, when the run is over."""
-        return self.monitor.conditions(window)
+    monitor: hardware.Monitor  # to be asked for the conditions once
 
 
 def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Observed:
@@ -50,7 +44,7 @@ def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Obse
     finally:
         secrets.clean_output(plan.log, plan.records)  # from here on others read what the framework wrote
     peak_memory = {rank.rank: rank.peak_memory_bytes for rank in recorded.ranks}
-    return Observed(replace(outcome, peak_memory_bytes=peak_memory), recorded, rule, monitor)
+    return Observed(replace(outcome, peak_memory_bytes=peak_memory), recorded, monitor)
 
 
 def rule_of(measurement: schema.Measurement) -> Rule:

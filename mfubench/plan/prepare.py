@@ -78,6 +78,11 @@ class Target:
         """Threads of a rank on a CPU."""
         return threads_per_rank(self.machine.cores, self.num_devices)
 
+    @property
+    def peak_is_measured(self) -> bool:
+        """True for a CPU whose peak the user hasn't given."""
+        return self.machine.device == "cpu" and self.experiment.hardware.peak_flops_per_second is None
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -150,7 +155,7 @@ def check_memory(prepared: Prepared) -> None:
 def measure_peaks(target: Target, programs: Programs, console: Console) -> hardware.Peaks:
     """Find the device's peak, and its ceiling if that is to be measured; a CPU's peak is measured now."""
     settings, machine, ranks = target.experiment.hardware, target.machine, target.num_devices
-    if machine.device == "cpu" and settings.peak_flops_per_second is None:
+    if target.peak_is_measured:
         console.print("measuring the CPU's peak", style="dim")
     dtype = hardware.peak_dtype(target.precision, machine.device)
     threads, run_together = target.threads_per_rank, programs.run_together
@@ -166,9 +171,7 @@ def measure_peaks(target: Target, programs: Programs, console: Console) -> hardw
 
 def known_peak(target: Target, programs: Programs, console: Console) -> hardware.Peak | None:
     """Return the peak if it is known without measuring: a GPU's, or the user's own figure."""
-    if target.machine.device == "cpu" and target.experiment.hardware.peak_flops_per_second is None:
-        return None
-    return measure_peaks(target, programs, console).peak
+    return None if target.peak_is_measured else measure_peaks(target, programs, console).peak
 
 
 def expected_memory(target: Target) -> MemoryEstimate:

@@ -1,4 +1,4 @@
-"""What two settings really did, side by side: their differences in words. In: what the probe saw of each. Pure.
+"""Compare the work that two settings really did, as the probe saw it, and put the differences into words. Pure.
 
 Some differences are of what was done (another model, fewer positions, other weights trained), and make a ratio of step
 times one over different work. The rest are of how the same work was done (kernels, recomputation, wrappers): the reasons for

@@ -14,10 +14,8 @@ import mfubench
 from mfubench.config import Experiment
 from mfubench.config.vocabulary import packages
 from mfubench.files import secrets
-from mfubench.files.paths import ROOT
 from mfubench.flops.crosscheck import second_count_in_words
 from mfubench.hardware import Peaks
-from mfubench.launch.programs import commit_of
 from mfubench.measure.measure import Measured
 from mfubench.measure.metric_table import CONVENTIONS
 from mfubench.measure.observe import Observed
@@ -157,7 +155,7 @@ def _provenance(job: Job, prepared: Prepared | None, ranks: Sequence[RankRecord]
     framework_versions: Mapping[str, str] = next((rank.versions for rank in ranks), {})
     return {
         "mfubench": mfubench.__version__,
-        "commit": commit_of(ROOT),
+        "commit": job.identity["versions"]["commit"],
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "counted_with": {name: version(name) for name in packages("figures")},

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from mfubench import config
 from mfubench.files.whole import make_whole
-from mfubench.workload.cache import digest
 from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
-from mfubench.workload.source import check_data, find_samples
+from mfubench.workload.source import check_data, digest, find_samples
 
 __all__ = ["NoData", "Workload", "check_data", "prepare_workload"]
 

@@ -5,20 +5,23 @@ Real rows are read in order, and from the start again if they are fewer than a r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 from mfubench import config
-from mfubench.workload.cache import digest
 from mfubench.workload.hub import check_hub_id, fetch, read_snapshot
 from mfubench.workload.jsonl import read_jsonl
 from mfubench.workload.samples import Rows, synthetic_samples, write_samples
 
+# Part of every digest: raise it with any change to the bytes that this package writes.
+FORMAT = 1
 SOURCE_FILE = "source.json"  # beside the samples: their source
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -32,6 +35,12 @@ class Samples:
     source: str | None = None  # None: synthetic
     num_rows: int | None = None  # rows in the source; None: synthetic, or not known before it is fetched
     as_alpaca: bool = True
+
+
+def digest(made_of: Mapping[str, Any]) -> str:
+    """A name for the product of the inputs `made_of`."""
+    words = json.dumps({"format": FORMAT, **made_of}, sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def find_samples(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from architectures import CANT_BUILD_OPERATORS
+from architectures import BUILDS_OPERATORS
 
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
@@ -23,9 +23,7 @@ from mfubench.launch import extensions
 from mfubench.plan import support
 from mfubench.plan.native import EXTRA_STEPS, Plan
 
-pytestmark = pytest.mark.skipif(
-    CANT_BUILD_OPERATORS, reason="torch can't build DeepSpeed's operator in a path with a space"
-)
+pytestmark = BUILDS_OPERATORS
 
 TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
 WATCHED = Path(__file__).parents[1] / "trainers" / "watched.py"

@@ -17,7 +17,7 @@ from mfubench.launch.outcome import Outcome
 from mfubench.measure.in_situ import InSitu
 from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import measurement_of, of_ceiling
-from mfubench.measure.observe import Observed, rule_of
+from mfubench.measure.observe import Observed
 from mfubench.measure.run_warnings import Kind, run_warnings
 from mfubench.measure.status import RunStatus, Wanted
 from mfubench.plan.native import Place, make_plan
@@ -67,8 +67,7 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
         target = Target(experiment, stage["machine"], "bf16", None)
         plan = make_plan(experiment, WORKLOAD, PLACE)
         prepared = Prepared(target, WORKLOAD, stage["flops"], None, plan)
-        rule = rule_of(experiment.measurement)
-        observed = Observed(stage["outcome"], records, rule, hardware.monitor(CPU, 1))
+        observed = Observed(stage["outcome"], records, hardware.monitor(CPU, 1))
         measured = Measured(
             stage["measurement"], stage["flops"], stage["in_situ"], [], (), stage["conditions"], 4, Wanted(4, "steps")
         )

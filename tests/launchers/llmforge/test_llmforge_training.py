@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from architectures import CANT_BUILD_OPERATORS
+from architectures import BUILDS_OPERATORS
 
 from mfubench.launch import extensions
 from mfubench.plan.native import Plan
 
-pytestmark = pytest.mark.skipif(
-    CANT_BUILD_OPERATORS, reason="torch can't build DeepSpeed's operator in a path with a space"
-)
+pytestmark = BUILDS_OPERATORS
 
 STEPS = 3
 HIDDEN, MLP, VOCABULARY, LAYERS = 32, 48, 8192, 2
