@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from mfubench.measure.metric_table import seconds
-from mfubench.report.cells import percent, with_interval
+from mfubench.report.cells import ABSENT, percent, with_interval
 from mfubench.report.overview import Section
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.published.studies import Study, StudyRow, counted, meaning, share, studies
@@ -25,7 +25,6 @@ MEANINGS = {
     "hardware_flops": "HFU: it counts what checkpointing recomputes",
     "hardware_flops_causal": "HFU, causal",
 }
-MISSING = "–"
 
 
 def sections(results: Sequence[Result]) -> tuple[Section, ...]:
@@ -64,7 +63,7 @@ def _utilisation(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Secti
     for row, run in here:
         count = counted(study, row)
         shares = [f"{share(study, row, flops):.1%}" for flops in (count.hardware_flops, count.model_flops)]
-        figures = [percent(run, "hfu"), percent(run, "mfu")] if run.ok else [run.status, MISSING]
+        figures = [percent(run, "hfu"), percent(run, "mfu")] if run.ok else [run.status, ABSENT]
         rows.append([*_who(row, run), f"{row.mfu:.1%}", *shares, *figures])
     return Section(
         title=f"{study.title}: utilisation, published and measured",
@@ -94,7 +93,7 @@ def _flops(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
                 f"{row.tflop_without_recomputation:.1f}",
                 f"{plain.hardware_flops / 1e12:.1f}",
                 f"{count.model_flops / 1e12:.1f}",
-                *(f"{flops[name] / 1e12:.4g}" if flops else MISSING for name in names),
+                *(f"{flops[name] / 1e12:.4g}" if flops else ABSENT for name in names),
             ]
         )
     return Section(
@@ -124,7 +123,7 @@ def _step_times_of(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
     for row, run in here:
         step_time = run.figure("step_time_s")
         if step_time is None:
-            rows.append([*_who(row, run), seconds(row.step_time_s), run.status, MISSING, MISSING, MISSING])
+            rows.append([*_who(row, run), seconds(row.step_time_s), run.status, ABSENT, ABSENT, ABSENT])
             continue
         bars = [shown for shown in _bars(run) if shown]
         last, steady = [shown[-1] for shown in bars], [reading for shown in bars for reading in shown]
@@ -133,9 +132,9 @@ def _step_times_of(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
                 *_who(row, run),
                 seconds(row.step_time_s),
                 with_interval(step_time, seconds(step_time.mean)),
-                seconds(statistics.fmean(last)) if last else MISSING,
-                f"{statistics.fmean(last) / step_time.mean - 1:+.1%}" if last else MISSING,
-                f"{seconds(min(steady))} to {seconds(max(steady))}" if steady else MISSING,
+                seconds(statistics.fmean(last)) if last else ABSENT,
+                f"{statistics.fmean(last) / step_time.mean - 1:+.1%}" if last else ABSENT,
+                f"{seconds(min(steady))} to {seconds(max(steady))}" if steady else ABSENT,
             ]
         )
     return Section(
