@@ -76,7 +76,7 @@ def job(composed: Any) -> float:
         log_or_warn(result, experiment.tracking, console)
     if sweep is not None and earlier is None and result.stopped_by == "user":
         raise KeyboardInterrupt
-    return float(result.measurement["tokens_per_second_per_device"]) if result.measurement else float("nan")
+    return result.measurement.tokens_per_second_per_device if result.measurement else float("nan")
 
 
 def check_experiment(experiment: Experiment) -> None:

@@ -38,6 +38,7 @@ ONLY_IN = {
     "wandb_workspaces": ("tracking",),
     "matplotlib": ("report",),
     "jinja2": ("report",),
+    "pydantic": ("result",),
     "torch": ("flops", "workload", "hardware", "probe"),
     "transformers": ("flops", "workload", "hardware"),
     "datasets": ("workload",),

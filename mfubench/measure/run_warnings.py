@@ -142,7 +142,7 @@ def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:
     elif counted.flops is None or counted.apart is None:
         yield "no step could be counted in the framework's own process: torch.compile hides what it does"
     elif abs(counted.apart) > MAX_RELATIVE_DIFFERENCE:
-        why = counted.explanation or "nothing known explains it; flops.in_situ in result.json has its operators"
+        why = counted.explanation or "nothing known explains it; in_situ in result.json has its operators"
         unknown = ", ".join(f"{operator} ×{calls:g}" for operator, calls in counted.uncounted.items())
         yield (
             f"a step counted in the framework's own process did {counted.flops / 1e12:.4g} TFLOP, {counted.apart:+.1%} from "

@@ -128,19 +128,34 @@ def write_files(plan: Plan) -> None:
         (plan.folder / name).write_text(text)
 
 
-def plan_as_json(plan: Plan) -> dict[str, Any]:
-    """Return the plan in JSON's types, as plan.json and the result hold it."""
-    return {
-        "command": list(plan.command),
-        "environment": dict(plan.environment),
-        "config_file": plan.config_path.name,
-        "config": plan.config_text,
-        "other_files": dict(plan.other_files),
-        "num_ranks": plan.num_ranks,
-        "max_steps": plan.max_steps,
-        "periods": plan.periods,
-        "timeout_s": plan.timeout_s,
-    }
+@dataclass(frozen=True)
+class PlanFile:
+    """The plan as plan.json and the result hold it."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    config_file: str  # name of the native config
+    config: str
+    other_files: Mapping[str, str]  # name → text
+    num_ranks: int
+    max_steps: int
+    periods: int
+    timeout_s: float
+
+
+def plan_file(plan: Plan) -> PlanFile:
+    """Return the plan without its paths."""
+    return PlanFile(
+        command=plan.command,
+        environment=plan.environment,
+        config_file=plan.config_path.name,
+        config=plan.config_text,
+        other_files=plan.other_files,
+        num_ranks=plan.num_ranks,
+        max_steps=plan.max_steps,
+        periods=plan.periods,
+        timeout_s=plan.timeout_s,
+    )
 
 
 def _known(experiment: Experiment, workload: Workload, place: Place, config_path: Path) -> dict[str, Any]:

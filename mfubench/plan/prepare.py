@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +26,7 @@ from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.flops import FlopCount, step_flops
 from mfubench.flops.crosscheck import SecondCount, compare_counts
 from mfubench.plan import engines, support
-from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_as_json, threads_per_rank
+from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_file, threads_per_rank
 from mfubench.workload import NoData, Workload, prepare_workload
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     plan = make_plan(experiment, made, place)
     for text in (plan.config_text, *plan.other_files.values(), *plan.environment.values(), *plan.command):
         no_secret_in(text, "what the framework would be given")
-    (folder / "plan.json").write_text(json.dumps(plan_as_json(plan), indent=1))
+    (folder / "plan.json").write_text(json.dumps(asdict(plan_file(plan)), indent=1))
     return Prepared(target, made, flops, compare_counts(experiment, flops), plan)
 
 

@@ -11,7 +11,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +24,6 @@ from mfubench.report.against import section as section_of_changes
 from mfubench.report.gather import Gathered, gather
 from mfubench.report.table import show
 from mfubench.result.flat import run_records
-from mfubench.result.result_file import Result
 
 FORMATS = ("table", "csv", "json", "markdown", "html")
 FOR_PROGRAMS = ("csv", "json")
@@ -34,7 +33,7 @@ FILE_WIDTH = 120  # columns of a table's prose where no terminal shows it
 def main(argv: Sequence[str] | None = None) -> int:
     """Report what the arguments ask for; the exit status."""
     given = _parser().parse_args(argv)
-    found = _gathered(given.folders, _shown(given.format))
+    found = _gathered(given.folders)
     if not found.results:
         return 2
     ok = not found.complaints and all(result.status == "ok" for result in found.results)
@@ -85,18 +84,9 @@ def _fraction(text: str) -> float:
     return value
 
 
-def _shown(form: str) -> Callable[[Result], object] | None:
-    """Return the details that the page has of one result alone."""
-    if form != "html":
-        return None
-    from mfubench.report.html.details import details
-
-    return lambda result: details([result], [result.name])
-
-
-def _gathered(folders: Sequence[Path], shown: Callable[[Result], object] | None = None) -> Gathered:
+def _gathered(folders: Sequence[Path]) -> Gathered:
     """The results, after saying what was none."""
-    found = gather(folders, shown)
+    found = gather(folders)
     for sentence in (*found.complaints, *found.copies):
         print(f"mfubench.report: {sentence}", file=sys.stderr)
     return found

@@ -1,25 +1,19 @@
-"""Folders → the results in them, and what is to be said of everything that is none. The rest is still reported."""
+"""Read every result in and below some folders; a file that isn't one is reported in a sentence, and the rest go on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mfubench.measure.metric_table import METRICS
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pool
 from mfubench.report.ratios import compare
 from mfubench.result.flat import run_records
 from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find_results, read_result
 
-# Numbers that a report reads: those that it needs, and those that may be absent.
-NEEDED = tuple(metric.name for metric in METRICS if metric.needed)
-MAY_BE_ABSENT = tuple(metric.name for metric in METRICS if not metric.needed)
-OF_HARDWARE = ("peak_flops_per_second", "ceiling_flops_per_second", "memory_bytes")
-# What reading raises where the shape is a result's and what is in it isn't: somebody's hand, or another program.
+# Errors of readers of `settings` and `work`, which are free-form, if somebody else wrote them.
 MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
@@ -32,11 +26,8 @@ class Gathered:
     copies: tuple[str, ...]  # a sentence for each file that holds a run which another one holds, too
 
 
-def gather(folders: Sequence[Path], shown: Callable[[Result], object] | None = None) -> Gathered:
-    """Read the results in and below the folders, in order, each once.
-
-    `shown` makes what the report shows of a result besides its row; a result for which it fails is a complaint.
-    """
+def gather(folders: Sequence[Path]) -> Gathered:
+    """Read the results in and below the folders, in order, each once."""
     results: list[Result] = []
     complaints: list[str] = []
     copies: list[str] = []
@@ -52,7 +43,7 @@ def gather(folders: Sequence[Path], shown: Callable[[Result], object] | None = N
         for path in (path for path in paths if path.resolve() not in seen):
             seen.add(path.resolve())
             try:
-                result = _sound(path, shown)
+                result = _sound(path)
             except UnreadableResult as error:
                 complaints.append(str(error))
                 continue
@@ -64,15 +55,15 @@ def gather(folders: Sequence[Path], shown: Callable[[Result], object] | None = N
     return Gathered(tuple(results), tuple(complaints), tuple(copies))
 
 
-def _sound(path: Path, shown: Callable[[Result], object] | None) -> Result:
+def _sound(path: Path) -> Result:
     """The result in a file, if a report can be made of it; else UnreadableResult."""
     try:
         result = read_result(path)
-        _readable(result)
         overview([result])
         run_records([result])
-        if shown is not None:
-            shown(result)
+        (alone,) = pool([result])
+        if alone.ok:
+            compare(alone, alone)
     except UnreadableResult:
         raise
     except MALFORMED as error:
@@ -80,35 +71,6 @@ def _sound(path: Path, shown: Callable[[Result], object] | None) -> Result:
     return result
 
 
-def _readable(result: Result) -> None:
-    """Raise ValueError, or a reading error, if a field the report needs is missing or not a number."""
-    _numbers({key: result.settings[key] for key in ("repeat", "batch_size")}, ("repeat", "batch_size"))
-    _numbers(result.hardware or {}, (), OF_HARDWARE)
-    measured = result.measurement
-    if measured is None:
-        return
-    _numbers(measured, NEEDED, MAY_BE_ABSENT)
-    for low, high in measured["ci95"].values():
-        _numbers({"low": low, "high": high}, (), ("low", "high"))
-    for row in result.history:
-        _numbers(row, ("step_time_s", "warmup"))
-    for series in result.step_times_s.values():
-        _numbers(dict(enumerate(series)), range(len(series)))
-    low, high = measured["ci95"]["step_time_s"]
-    if result.status != "ok" or not measured["step_time_s"] > 0 or not low <= high:
-        raise ValueError("figures of a run that is not ok, or that can't be")
-    (alone,) = pool([result])
-    compare(alone, alone)
-
-
-def _numbers(values: Mapping[Any, Any], needed: Iterable[Any], may_lack: Iterable[Any] = ()) -> None:
-    """ValueError for the first that is no number; those that may be lacking may be None, too."""
-    for name, value in [*((name, values[name]) for name in needed), *((name, values.get(name)) for name in may_lack)]:
-        lacks = value is None and name in may_lack
-        if not lacks and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"{name} is {value!r}, which is no number")
-
-
 def _run(result: Result) -> str:
     """Return what identifies a run: when it started, in which folder, with what settings."""
-    return json.dumps([result.started_at, result.provenance.get("folder"), result.settings], sort_keys=True)
+    return json.dumps([result.started_at, result.provenance.folder, result.settings], sort_keys=True)

@@ -1,4 +1,4 @@
-"""Results → what every form of the report says of them: rows, what they share, ratios, remarks. All in words. Pure."""
+"""Put results into the words of every form of the report: rows, what they share, ratios, remarks."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _of(row: Row, runs: Sequence[Result]) -> str:
 def _warnings(rows: Sequence[Row]) -> Iterator[Remark]:
     """One of each kind for a row: repeats say the same with other figures."""
     for row in rows:
-        said = [(warning["kind"], warning["text"], run) for run in row.pooled.results for warning in run.warnings]
+        said = [(warning.kind, warning.text, run) for run in row.pooled.results for warning in run.warnings]
         for kind in dict.fromkeys(kind for kind, _, _ in said):
             texts = list(dict.fromkeys(text for of_kind, text, _ in said if of_kind == kind))
             runs = {id(run): run for of_kind, _, run in said if of_kind == kind}
@@ -187,9 +187,9 @@ def _devices(results: Sequence[Result]) -> Iterator[str]:
     """The devices, and the peaks that the results are relative to."""
     peaks: dict[tuple[str, ...], list[float]] = {}
     for h in (result.hardware for result in results):
-        if h and h["peak_flops_per_second"]:
-            source = "measured before each run" if h["peak_measured"] else h["peak_source"]
-            peaks.setdefault((h["device_name"], h["peak_dtype"], source), []).append(h["peak_flops_per_second"] / 1e12)
+        if h and h.peak_flops_per_second:
+            source = "measured before each run" if h.peak_measured else h.peak_source or ""
+            peaks.setdefault((h.device_name, h.peak_dtype or "", source), []).append(h.peak_flops_per_second / 1e12)
     for (name, dtype, source), values in peaks.items():
         yield one_line(f"{name}: peak {_range(values)} TFLOP/s in {dtype}, {source}")
 

@@ -1,4 +1,4 @@
-"""Results → the settings that were measured, each with its repeats pooled: what a row of a report is about. Pure.
+"""Pool the repeats of each setting: a row of a report.
 
 Runs whose settings are the same in words are repeats of one setting, whichever of several fresh processes they were and
 whether one sweep made them or several. Fresh processes differ by more than the steps within one do, so that the run is the
@@ -54,12 +54,12 @@ class Pooled:
     def figure(self, name: str) -> Figure | None:
         """Pool a number of the measurement over the ok runs; None if none of them has it."""
         measurements = [result.measurement for result in self.ok if result.measurement]
-        known = [measured for measured in measurements if measured.get(name) is not None]
-        values = [float(measured[name]) for measured in known]
+        known = [measured for measured in measurements if getattr(measured, name) is not None]
+        values = [float(getattr(measured, name)) for measured in known]
         if not values:
             return None
         if len(values) == 1:
-            low, high = known[0]["ci95"].get(name, (None, None))
+            low, high = known[0].ci95.get(name, (None, None))
             return Figure(values[0], low, high, 1)
         if BY_NAME[name].largest:
             return Figure(max(values), None, None, len(values))

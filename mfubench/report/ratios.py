@@ -114,7 +114,7 @@ def amount(ratio: Ratio) -> str:
 
 
 def _step_times(runs: Iterable[Result]) -> list[float]:
-    return [run.measurement["step_time_s"] for run in runs if run.measurement]
+    return [run.measurement.step_time_s for run in runs if run.measurement]
 
 
 def _mean(pooled: Pooled) -> tuple[float, float]:

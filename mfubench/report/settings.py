@@ -1,4 +1,4 @@
-"""Results → their settings in words: what tells the rows of a table apart, by the names under which things are set. Pure."""
+"""Put the settings of results into words, by the names under which they are set: they tell the rows of a table apart."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
     processes a run was (`repeat`) is not among them.
     """
     found = [
-        settings_in_words(result.settings, result.framework, (result.hardware or {}).get("precision"))
+        settings_in_words(result.settings, result.framework, getattr(result.hardware, "precision", None))
         for result in results
     ]
     for path, prefix in DETAILS.items():
@@ -45,7 +45,7 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
             if prefix == NATIVE_PREFIX or _differ(options, cells):
                 _add(found, prefix + key, cells)
     frameworks = [result.framework for result in results]
-    devices = [(result.hardware or {}).get("device_name") for result in results]
+    devices = [getattr(result.hardware, "device_name", None) for result in results]
     for key, alike, known in (
         ("device", [""] * len(results), devices),
         ("peak", devices, [_peak_text(result) for result in results]),
@@ -115,16 +115,15 @@ def _liger(asked: Mapping[str, Any]) -> str:
 def _peak_text(result: Result) -> str | None:
     """The data sheet's, or the user's own; one that was measured differs from run to run and tells nothing apart."""
     hardware = result.hardware
-    if not hardware or not hardware["peak_flops_per_second"] or hardware["peak_measured"]:
+    if not hardware or not hardware.peak_flops_per_second or hardware.peak_measured:
         return None
-    return f"{hardware['peak_flops_per_second'] / 1e12:.4g} TFLOP/s"
+    return f"{hardware.peak_flops_per_second / 1e12:.4g} TFLOP/s"
 
 
-def _mfubench(result: Result) -> str | None:
+def _mfubench(result: Result) -> str:
     """Return mfubench's version, with its commit if known."""
-    commit, _, changed = str(result.provenance.get("commit") or "").partition("-")
-    version = result.provenance.get("mfubench")
-    return version and " ".join(filter(None, (version, commit[:COMMIT], changed)))
+    commit, _, changed = (result.provenance.commit or "").partition("-")
+    return " ".join(filter(None, (result.provenance.mfubench, commit[:COMMIT], changed)))
 
 
 def _recipe(result: Result) -> str:
@@ -147,9 +146,10 @@ def _versions(results: Sequence[Result]) -> list[str | None]:
 
 def _weighty(result: Result) -> dict[str, str]:
     """Return the versions that matter of the framework's environment, and the driver; none if unknown."""
-    environment = result.provenance.get("framework_environment") or {}
-    driver = (result.hardware or {}).get("driver")
+    driver = getattr(result.hardware, "driver", None)
     wanted = {result.settings["framework"]["name"].lower().replace("_", "-"), *packages("step")}
-    installed = {name.lower().replace("_", "-"): version for name, version in environment.items()}
+    installed = {
+        name.lower().replace("_", "-"): version for name, version in result.provenance.framework_environment.items()
+    }
     told = {name: installed[name] for name in sorted(wanted) if name in installed}
     return told | {"driver": driver} if told and driver else told

@@ -1,4 +1,4 @@
-"""Results → what people read in a terminal: a row per setting, what all share folded into a header."""
+"""Print results in a terminal: a row per setting, under a header of what all share."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def _one(row: Row) -> Table:
 def _in_situ(row: Row) -> dict[str, str]:
     """Describe the count made in the framework's own process; empty if there was none."""
     for result in row.pooled.ok:
-        counted = (result.flops or {}).get("in_situ")
-        if counted and counted["flops"] is not None:
-            seen, expected = counted["flops"] / 1e12, counted["expected_flops"] / 1e12
-            return {"in situ": f"{seen:.4g} TFLOP in a step, {counted['apart']:+.1%} from {expected:.4g}"}
+        counted = result.in_situ
+        if counted and counted.flops is not None:
+            seen, expected = counted.flops / 1e12, counted.expected_flops / 1e12
+            return {"in situ": f"{seen:.4g} TFLOP in a step, {counted.apart:+.1%} from {expected:.4g}"}
     return {}
 
 

@@ -14,7 +14,6 @@ import mfubench
 from mfubench.config import Experiment
 from mfubench.config.vocabulary import packages
 from mfubench.files import secrets
-from mfubench.flops.crosscheck import second_count_in_words
 from mfubench.hardware import Peaks
 from mfubench.measure.measure import Measured
 from mfubench.measure.metric_table import CONVENTIONS
@@ -22,11 +21,11 @@ from mfubench.measure.observe import Observed
 from mfubench.measure.run_warnings import run_warnings
 from mfubench.measure.status import RunStatus
 from mfubench.plan.engines import label
-from mfubench.plan.native import plan_as_json
+from mfubench.plan.native import plan_file
 from mfubench.plan.prepare import Prepared, Target
 from mfubench.records import RankRecord
 from mfubench.result.job import Job
-from mfubench.result.result_file import Result
+from mfubench.result.result_file import FoundHardware, Provenance, Result, from_content
 
 
 def run_name(experiment: Experiment, engine: str | None) -> str:
@@ -59,37 +58,37 @@ def build(
     experiment = target.experiment if target else job.experiment
     engine = target.engine if target else None
     measurement = measured.measurement if measured else None
-    figures = None if measurement is None else asdict(measurement)
     ok = status.status == "ok"
     ranks = observed.records.ranks if observed else ()
     measured_rank = measurement.rank if measurement else 0
-    warnings = run_warnings(experiment, status, target, prepared, peaks, observed, measured)
-    fields = {
-        "name": run_name(experiment, engine),
-        "framework": label(experiment.framework.name, engine),
-        "engine": engine,
-        "status": status.status,
-        "reason": status.reason,
-        "stopped_by": status.stopped_by,
-        "group": job.group,
-        "started_at": job.started_at.isoformat(timespec="seconds"),
-        "settings": _spelled_out(asdict(experiment)),
-        "hardware": None if target is None else _hardware_fields(target, peaks),
-        "flops": None if prepared is None else _flops_fields(prepared, measured),
-        "work": next((_work_fields(rank) for rank in ranks if rank.rank == measured_rank), None),
-        "differences": [asdict(difference) for difference in measured.differences] if measured else [],
-        "measurement": figures if ok else None,
-        "withheld": None if ok else figures,
-        "step_times_s": {str(rank.rank): list(rank.step_times_s) for rank in ranks},
-        "history": list(measured.history) if measured and ok else [],
-        "conditions": _condition_fields(target, measured) if target and measured else [],
-        "warnings": [asdict(warning) for warning in warnings],
-        "conventions": CONVENTIONS,
-        "plan": None if prepared is None else plan_as_json(prepared.plan),
-        "outcome": None if observed is None else asdict(observed.outcome),
-        "provenance": _provenance(job, prepared, ranks),
-    }
-    return Result(**secrets.clean_tree(fields))
+    result = Result(
+        name=run_name(experiment, engine),
+        framework=label(experiment.framework.name, engine),
+        engine=engine,
+        status=status.status,
+        reason=status.reason,
+        stopped_by=status.stopped_by,
+        group=job.group,
+        started_at=job.started_at.isoformat(timespec="seconds"),
+        settings=_spelled_out(asdict(experiment)),
+        hardware=None if target is None else _hardware(target, peaks),
+        flops=None if prepared is None else (measured or prepared).flops,
+        second_count=None if prepared is None else prepared.second_count,
+        in_situ=measured.in_situ if measured else None,
+        work=next((_work(rank) for rank in ranks if rank.rank == measured_rank), None),
+        differences=measured.differences if measured else (),
+        measurement=measurement if ok else None,
+        withheld=None if ok else measurement,
+        step_times_s={str(rank.rank): rank.step_times_s for rank in ranks},
+        history=tuple(measured.history) if measured and ok else (),
+        conditions=tuple(measured.conditions) if measured else (),
+        warnings=tuple(run_warnings(experiment, status, target, prepared, peaks, observed, measured)),
+        conventions=CONVENTIONS,
+        plan=None if prepared is None else plan_file(prepared.plan),
+        outcome=None if observed is None else observed.outcome,
+        provenance=_provenance(job, prepared, ranks),
+    )
+    return from_content(secrets.clean_tree(asdict(result)))
 
 
 def _spelled_out(settings: Any) -> Any:
@@ -101,44 +100,24 @@ def _spelled_out(settings: Any) -> Any:
     return str(settings) if isinstance(settings, float) and not math.isfinite(settings) else settings
 
 
-def _work_fields(rank: RankRecord) -> dict[str, Any]:
+def _work(rank: RankRecord) -> dict[str, Any]:
     """Return the work that the probe described, with the positions of the first step."""
     first = rank.micro_batches[0] if rank.micro_batches else ()
     return {**rank.work, "positions_per_step": sum(batch.batch_size * batch.sequence_length for batch in first)}
 
 
-def _hardware_fields(target: Target, peaks: Peaks | None) -> dict[str, Any]:
+def _hardware(target: Target, peaks: Peaks | None) -> FoundHardware:
     peak, ceiling = (peaks.peak, peaks.ceiling) if peaks else (None, None)
-    return {
+    return FoundHardware(
         **asdict(target.machine),
-        "precision": target.precision,
-        "peak_flops_per_second": None if peak is None else peak.flops_per_second,
-        "peak_dtype": None if peak is None else peak.dtype,
-        "peak_source": None if peak is None else peak.source,
-        "peak_measured": None if peak is None else peak.measured,
-        "ceiling_flops_per_second": None if ceiling is None else ceiling.flops_per_second,
-        "ceiling_source": None if ceiling is None else ceiling.source,
-    }
-
-
-def _condition_fields(target: Target, measured: Measured) -> list[dict[str, Any]]:
-    return [{"device": target.machine.device, **asdict(condition)} for condition in measured.conditions]
-
-
-def _flops_fields(prepared: Prepared, measured: Measured | None) -> dict[str, Any]:
-    """Return the FLOPs per optimizer step and device, under the published reports' names too, and the other two counts."""
-    flops, second = (measured or prepared).flops, prepared.second_count
-    in_situ = measured.in_situ if measured else None
-    in_situ_flops = None if in_situ is None else in_situ.flops
-    return {
-        **asdict(flops),
-        "profiled_tflop_per_step": flops.hardware_flops / 1e12,
-        "model_tflop_per_step": flops.model_flops / 1e12,
-        "profiled_in_situ_tflop_per_step": None if in_situ_flops is None else in_situ_flops / 1e12,
-        "in_situ": None if in_situ is None else asdict(in_situ),
-        "second_count": None if second is None else {**asdict(second.figures), "apart": second.apart},
-        "second_count_in_words": second_count_in_words(prepared.target.experiment, second),
-    }
+        precision=target.precision,
+        peak_flops_per_second=None if peak is None else peak.flops_per_second,
+        peak_dtype=None if peak is None else peak.dtype,
+        peak_source=None if peak is None else peak.source,
+        peak_measured=None if peak is None else peak.measured,
+        ceiling_flops_per_second=None if ceiling is None else ceiling.flops_per_second,
+        ceiling_source=None if ceiling is None else ceiling.source,
+    )
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:
@@ -151,16 +130,17 @@ def _data(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _provenance(job: Job, prepared: Prepared | None, ranks: Sequence[RankRecord]) -> dict[str, Any]:
+def _provenance(job: Job, prepared: Prepared | None, ranks: Sequence[RankRecord]) -> Provenance:
     framework_versions: Mapping[str, str] = next((rank.versions for rank in ranks), {})
-    return {
-        "mfubench": mfubench.__version__,
-        "commit": job.identity["versions"]["commit"],
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "counted_with": {name: version(name) for name in packages("figures")},
-        "framework_environment": dict(framework_versions),
-        "folder": str(job.folder),
-        "data": None if prepared is None else _data(prepared),
-        "identity": job.identity,
-    }
+    return Provenance(
+        folder=str(job.folder),
+        mfubench=mfubench.__version__,
+        commit=job.identity["versions"]["commit"],
+        python=sys.version.split()[0],
+        platform=platform.platform(),
+        counted_with={name: version(name) for name in packages("figures")},
+        framework_environment=framework_versions,
+        data=None if prepared is None else _data(prepared),
+        identity=job.identity,
+        overrides=job.overrides,
+    )

@@ -1,8 +1,9 @@
-"""Result → one flat record: a column per setting, figure and fact, named with its unit. What CSV and JSON hold. Pure."""
+"""Flatten a result into one record for CSV and JSON: a column per setting, figure and fact, its unit in the name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mfubench.config.vocabulary import OUTSIDE_THE_WORK
@@ -31,7 +32,7 @@ def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
         ("name", result.name),
         ("status", result.status),
         ("reason", result.reason),
-        ("warnings", ", ".join(dict.fromkeys(warning["kind"] for warning in result.warnings)) or None),
+        ("warnings", ", ".join(dict.fromkeys(warning.kind for warning in result.warnings)) or None),
         ("sweep", result.group),
         ("started_at", result.started_at),
         ("framework", result.framework),
@@ -42,19 +43,21 @@ def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
             yield from leaves({NATIVE: value.get(NATIVE) or {}}, f"{key}.")
         elif key not in OUTSIDE_THE_WORK:  # `hardware.` is the hardware found
             yield from leaves({key: value})
-    yield from leaves({"hardware": result.hardware or {}})
-    measured = dict(result.measurement or {})
+    yield from leaves({"hardware": asdict(result.hardware) if result.hardware else {}})
+    measured = asdict(result.measurement) if result.measurement else {}
     intervals = measured.pop("ci95", {})
     for key, value in measured.items():
         yield from leaves({key: value})
         if key in intervals:
             yield f"{key}_ci95_low", intervals[key][0]
             yield f"{key}_ci95_high", intervals[key][1]
-    yield from ((f"{key}_per_step" if key != "parameters" else key, (result.flops or {}).get(key)) for key in COUNTED)
+    yield from (
+        (f"{key}_per_step" if key != "parameters" else key, getattr(result.flops, key, None)) for key in COUNTED
+    )
     yield from ((f"seen.{key}", (result.work or {}).get(key)) for key in SEEN)
-    yield "mfubench", result.provenance.get("mfubench")
-    yield "commit", result.provenance.get("commit")
-    yield "folder", result.provenance.get("folder")
+    yield "mfubench", result.provenance.mfubench
+    yield "commit", result.provenance.commit
+    yield "folder", result.provenance.folder
 
 
 def at(tree: Mapping[str, Any], path: str) -> Any:

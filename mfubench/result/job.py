@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
 from mfubench.config import Experiment
@@ -31,6 +32,7 @@ class Job:
     identity: Mapping[str, Any]
     earlier: tuple[Path, ...]  # folders that may hold runs of the same settings
     started_at: datetime  # UTC
+    overrides: tuple[str, ...]  # as given on the command line
 
 
 def claim(experiment: Experiment, folder: Path, sweep: Path | None, composed: Composed) -> Job:
@@ -39,7 +41,8 @@ def claim(experiment: Experiment, folder: Path, sweep: Path | None, composed: Co
     folder = resume.claim_folder(folder, experiment.resume)
     _keep_composed(composed, folder)
     group = None if sweep is None else "/".join(sweep.parts[-2:])
-    return Job(experiment, folder, group, own_identity, earlier, datetime.now(UTC))
+    overrides = tuple(map(str, yaml.safe_load(composed.get("overrides.yaml", "[]"))))
+    return Job(experiment, folder, group, own_identity, earlier, datetime.now(UTC), overrides)
 
 
 def claim_for_preview(folder: Path, composed: Composed) -> None:

@@ -1,44 +1,85 @@
-"""Result ↔ result.json, the only source of truth for everything downstream. Written whole or not at all."""
+"""Read and write result.json, the only source of truth for everything downstream. Written whole or not at all.
+
+The dataclass is the file format: docs/result.schema.json is made of it. A result of an earlier schema is brought to today's
+when it is read.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mfubench.config.vocabulary import GROUPS, OUTSIDE_THE_WORK
+from mfubench.config.vocabulary import GROUPS, GROUPS_WITH_OPTIONS, OUTSIDE_THE_WORK
 from mfubench.files.whole import write_whole
+from mfubench.flops.crosscheck import SecondCount
+from mfubench.flops.profile import FlopCount
+from mfubench.hardware import CpuConditions, GpuConditions
+from mfubench.launch.outcome import Outcome
+from mfubench.measure.in_situ import InSitu
+from mfubench.measure.metrics import Figures
+from mfubench.measure.run_warnings import RunWarning
+from mfubench.plan.native import PlanFile
+from mfubench.records import Difference
 
-SCHEMA_VERSION = 3
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+SCHEMA_VERSION = 4
 FILE_NAME = "result.json"
 NUMBERS = re.compile(r"([0-9]+)")
 
-# What the report reads without looking: list: of mappings; None: or null.
-SHAPES: dict[str, tuple[type | None, ...]] = {
-    **dict.fromkeys(("name", "framework", "status", "started_at"), (str,)),
-    **dict.fromkeys(("engine", "reason", "stopped_by", "group"), (str, None)),
-    "settings": (dict,),
-    "provenance": (dict,),
-    "conventions": (dict,),
-    "step_times_s": (dict,),
-    **dict.fromkeys(("hardware", "flops", "work", "plan", "outcome", "measurement", "withheld"), (dict, None)),
-    **dict.fromkeys(("differences", "history", "conditions", "warnings"), (list,)),
-}
-
 
 class UnreadableResult(ValueError):
-    """A file named result.json that is torn, foreign, or of another schema version."""
+    """A file named result.json that is torn, foreign, or of a schema version that can't be read."""
+
+
+@dataclass(frozen=True)
+class FoundHardware:
+    """The devices of a run and their peaks."""
+
+    device: str  # cpu | cuda
+    device_name: str
+    num_devices: int  # visible GPUs; on a CPU the cores this process may use
+    cores: int  # of the CPU that this process may use
+    supports_bf16: bool
+    driver: str | None
+    memory_bytes: int | None  # per device
+    uuids: tuple[str, ...]
+    precision: str  # resolved
+    peak_flops_per_second: float | None  # dense; None: the run ended before it was known
+    peak_dtype: str | None
+    peak_source: str | None
+    peak_measured: bool | None
+    ceiling_flops_per_second: float | None  # the largest matmul rate measured; None: none was
+    ceiling_source: str | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The software and the command behind a result."""
+
+    folder: str
+    mfubench: str  # version
+    commit: str | None
+    python: str
+    platform: str
+    counted_with: Mapping[str, str]  # package → version, in mfubench's own environment
+    framework_environment: Mapping[str, str]  # of every distribution in the framework's environment
+    data: Mapping[str, Any] | None
+    identity: Mapping[str, Any]
+    overrides: tuple[str, ...] | None = None  # as given on the command line; None: not kept (schema 3)
 
 
 @dataclass(frozen=True)
 class Result:
     """One run: its settings, the work done, the figures, and the source of each figure.
 
-    The mappings hold JSON values. Only a run whose status is `ok` has a `measurement`; the figures of others, if any, are
-    under `withheld`.
+    Only a run whose status is `ok` has a `measurement`; the figures of others, if any, are under `withheld`.
     """
 
     name: str  # framework[-engine]-model-mode-parallelism-checkpointing-bs
@@ -50,20 +91,22 @@ class Result:
     group: str | None  # the sweep
     started_at: str  # ISO 8601, UTC
     settings: Mapping[str, Any]  # the experiment as asked: `auto` and the framework's ${...} stand as they are
-    hardware: Mapping[str, Any] | None  # device, count, peak, where the peak is from
-    flops: Mapping[str, Any] | None  # per optimizer step and device
-    work: Mapping[str, Any] | None  # what the probe saw on the measured rank
-    differences: Sequence[Mapping[str, str]]  # what was asked and not seen
-    measurement: Mapping[str, Any] | None
-    withheld: Mapping[str, Any] | None
-    step_times_s: Mapping[str, Sequence[float]]  # by rank, warm-up included
-    history: Sequence[Mapping[str, float]]  # a row per step period of the measured rank, warm-up included
-    conditions: Sequence[Mapping[str, Any]]  # of each watched device: clocks, power, heat, errors, who else was there
-    warnings: Sequence[Mapping[str, str]]  # kind (measure/run_warnings.py has the closed set) and text
+    hardware: FoundHardware | None
+    flops: FlopCount | None  # per optimizer step and device
+    second_count: SecondCount | None  # of the same step; None: this model or mode has no analytic count
+    in_situ: InSitu | None  # the count of one warm-up step in the framework's process; None: there was none
+    work: Mapping[str, Any] | None  # as the probe describes it on the measured rank
+    differences: tuple[Difference, ...]  # from what was expected
+    measurement: Figures | None
+    withheld: Figures | None
+    step_times_s: Mapping[str, tuple[float, ...]]  # by rank, warm-up included
+    history: tuple[Mapping[str, float], ...]  # a row per step period of the measured rank, warm-up included
+    conditions: tuple[GpuConditions | CpuConditions, ...]  # of each device
+    warnings: tuple[RunWarning, ...]
     conventions: Mapping[str, str]  # what each figure means
-    plan: Mapping[str, Any] | None  # command, environment, native config
-    outcome: Mapping[str, Any] | None  # how the processes ended, the log's last lines
-    provenance: Mapping[str, Any]  # versions, platform, commit
+    plan: PlanFile | None
+    outcome: Outcome | None  # how the processes ended, the log's last lines
+    provenance: Provenance
     schema_version: int = SCHEMA_VERSION
 
 
@@ -75,34 +118,73 @@ def write_result(result: Result, folder: Path) -> Path:
 
 
 def read_result(path: Path) -> Result:
-    """The result in a file; UnreadableResult says what is wrong with it."""
+    """Return the result in a file. Raises UnreadableResult, which says what is wrong with the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableResult(f"{path} can't be read: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UnreadableResult(f"{path} has schema_version {version!r}; this mfubench reads {SCHEMA_VERSION}")
-    names = {field.name for field in fields(Result)}
-    if names != content.keys():
-        odd = ", ".join(sorted(names ^ content.keys()))
-        raise UnreadableResult(f"{path} is not a result of mfubench: {odd} missing or unknown")
-    if odd := ", ".join(name for name, kind in SHAPES.items() if not _is(content[name], kind)):
-        raise UnreadableResult(f"{path} is not a result of mfubench: {odd} of another shape")
-    groups = (group for group in GROUPS if group not in OUTSIDE_THE_WORK)
-    if lacking := [group for group in groups if not isinstance(content["settings"].get(group), dict)]:
-        raise UnreadableResult(f"{path} is not a result of mfubench: its settings lack {', '.join(lacking)}")
-    return Result(**content)
+    if version not in (3, SCHEMA_VERSION):
+        raise UnreadableResult(f"{path} has schema_version {version!r}; this mfubench reads 3 to {SCHEMA_VERSION}")
+    try:
+        return from_content(_from_schema_3(content) if version == 3 else content)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UnreadableResult(f"{path} is not a result of mfubench: {_in_one_line(error)}") from error
+
+
+def from_content(content: Mapping[str, Any]) -> Result:
+    """Return the result of JSON's values. Raises ValueError if a field is missing, of another type, or contradicts others."""
+    text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")  # a log may hold halves of characters
+    result = adapter().validate_json(text, strict=True)
+    for group in (group for group in GROUPS if group not in OUTSIDE_THE_WORK):
+        own = result.settings.get(group)
+        if not isinstance(own, dict) or (group in GROUPS_WITH_OPTIONS and not isinstance(own.get("name"), str)):
+            raise ValueError(f"its settings lack {group}")
+    for setting in ("repeat", "batch_size"):
+        if type(result.settings.get(setting)) is not int:
+            raise ValueError(f"settings.{setting} is {result.settings.get(setting)!r}; expected a number")
+    if not all({"step_time_s", "warmup"} <= row.keys() for row in result.history):
+        raise ValueError("a row of its history has no step time")
+    measured = result.measurement
+    if measured is not None and not (result.status == "ok" and measured.step_time_s > 0 and _in_order(measured)):
+        raise ValueError("figures of a run that is not ok, or that can't be")
+    return result
+
+
+@cache
+def adapter() -> TypeAdapter[Result]:
+    """Return pydantic's reader of results, which gives their JSON schema, too."""
+    from pydantic import TypeAdapter  # 60 ms, which --help doesn't need
+
+    return TypeAdapter(Result)
+
+
+def _in_order(measured: Figures) -> bool:
+    low, high = measured.ci95["step_time_s"]
+    return high is None or low <= high
+
+
+def _from_schema_3(content: dict[str, Any]) -> dict[str, Any]:
+    """Bring a result of schema 3 to today's: the two other counts were among the FLOPs, overrides weren't kept."""
+    flops = content["flops"] or {}
+    second = flops.get("second_count")
+    counts = None if second is None else {"figures": {"uncounted": {}, **second}, "apart": second["apart"]}
+    return content | {"in_situ": flops.get("in_situ"), "second_count": counts, "schema_version": SCHEMA_VERSION}
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return pydantic's first complaint, or the error's own text."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return f"{error}"
+    first, *others = error.errors(include_url=False, include_input=False)
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" + (f", and {len(others)} more" if others else "")
 
 
 def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no figure")
-
-
-def _is(value: Any, kinds: tuple[type | None, ...]) -> bool:
-    if isinstance(value, list):
-        return list in kinds and all(isinstance(each, dict) for each in value)
-    return (value is None and None in kinds) or any(kind is not None and isinstance(value, kind) for kind in kinds)
 
 
 def find_results(folders: Iterable[Path]) -> Iterator[Path]:

@@ -51,7 +51,7 @@ def supersede(mine: Mapping[str, Any], below: tuple[Path, ...], by: Path, ok: bo
     Only results that were there when this process began are renamed, and an ok one only if the new one is ok.
     """
     for earlier in _earlier(below):
-        same = (earlier.identity or {}).get("settings") == mine["settings"]
+        same = earlier.identity.get("settings") == mine["settings"]
         if same and earlier.path.parent != by and (ok or earlier.status != "ok") and earlier.path.exists():
             os.rename(earlier.path, earlier.path.with_name(SUPERSEDED))
 
@@ -139,7 +139,7 @@ class _Earlier:
 
     path: Path
     status: str
-    identity: Mapping[str, Any] | None  # None: of an mfubench that didn't tell it
+    identity: Mapping[str, Any]
 
 
 def _one_after_another(folder: Path) -> Iterator[Path]:
@@ -156,7 +156,7 @@ def _earlier(below: tuple[Path, ...]) -> tuple[_Earlier, ...]:
             result = read_result(path)
         except UnreadableResult:
             continue
-        found.append(_Earlier(path, result.status, result.provenance.get("identity")))
+        found.append(_Earlier(path, result.status, result.provenance.identity))
     return tuple(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mfubench.result import Result
@@ -14,9 +15,9 @@ def config(result: Result) -> dict[str, Any]:
         **result.settings,
         "engine": result.engine,
         "framework": {**result.settings["framework"], "label": result.framework},
-        "hardware": {**result.settings["hardware"], **(result.hardware or {})},
+        "hardware": {**result.settings["hardware"], **(asdict(result.hardware) if result.hardware else {})},
         "work": result.work,
-        "provenance": result.provenance,
+        "provenance": asdict(result.provenance),
     }
 
 
@@ -36,16 +37,16 @@ def summary(result: Result) -> dict[str, Any]:
     figures["warnings"] = ", ".join(_kinds(result)) or None
     if result.status == "ok":
         assert result.measurement is not None and result.flops is not None
-        intervals = result.measurement["ci95"]
-        figures |= {name: figure for name, figure in result.measurement.items() if name != "ci95"}
+        intervals = result.measurement.ci95
+        figures |= {name: figure for name, figure in asdict(result.measurement).items() if name != "ci95"}
         figures |= {f"{name}_ci95_low": low for name, (low, _) in intervals.items()}
         figures |= {f"{name}_ci95_high": high for name, (_, high) in intervals.items()}
-        figures["profiled_tflop_per_step"] = result.flops["hardware_flops"] / 1e12
-        figures["model_tflop_per_step"] = result.flops["model_flops"] / 1e12
-        figures["profiled_in_situ_tflop_per_step"] = result.flops.get("profiled_in_situ_tflop_per_step")
+        figures["profiled_tflop_per_step"] = result.flops.hardware_flops / 1e12
+        figures["model_tflop_per_step"] = result.flops.model_flops / 1e12
+        if result.in_situ and result.in_situ.flops:
+            figures["profiled_in_situ_tflop_per_step"] = result.in_situ.flops / 1e12
         for index, conditions in enumerate(result.conditions):
-            seen = {name: value for name, value in conditions.items() if name != "device"}
-            figures |= dict(_scalars(f"device_{index}", seen))
+            figures |= dict(_scalars(f"device_{index}", asdict(conditions)))
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -56,7 +57,7 @@ def tags(result: Result) -> list[str]:
 
 def _kinds(result: Result) -> list[str]:
     """Return the kinds of the warnings, each once, in the result's order."""
-    return list(dict.fromkeys(warning["kind"] for warning in result.warnings))
+    return list(dict.fromkeys(warning.kind for warning in result.warnings))
 
 
 def _scalars(name: str, value: Any) -> Iterator[tuple[str, Any]]:

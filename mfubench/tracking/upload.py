@@ -58,7 +58,7 @@ def track(result: Result, tracking: Tracking, folder: Path) -> str | None:
 
 def log_or_warn(result: Result, tracking: Tracking, console: Console) -> None:
     """Log a result that lies in its folder; if that fails, print how to do it later."""
-    warning = track(result, tracking, Path(result.provenance["folder"]))
+    warning = track(result, tracking, Path(result.provenance.folder))
     if warning:
         console.print(warning, style="yellow")
 
@@ -119,7 +119,7 @@ def _artifact(wandb: Any, result: Result, folder: Path) -> Any:
     A result that names files elsewhere, which somebody else's may, gets none of them uploaded.
     """
     artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", result.name)[:128], type=ARTIFACT_TYPE)
-    others = (result.plan or {}).get("other_files", {})
+    others = result.plan.other_files if result.plan else {}
     names = [FILE_NAME, "plan.json", result.settings["framework"]["config_file"], *others, "framework.log"]
     for path in (folder / name for name in names):
         here = path.is_file() and path.resolve().parent == folder.resolve()

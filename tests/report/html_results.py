@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from made_results import make_result
+
 from mfubench.config import Experiment
+from mfubench.launch.outcome import Outcome
 from mfubench.measure.intervals import summarize
 from mfubench.measure.metric_table import CONVENTIONS
 from mfubench.measure.metric_table import STEP_RATES as HISTORY
@@ -33,6 +36,7 @@ HOSTILE = (
     """'&lt;&#x27;$x^2$\ud800\x00]]>"""
 )
 USERS_KEYS = ("native", "framework_environment", "throttled", "other_files", "conventions")
+CLOSED_SETS = ("kind", "ended", "out_of_memory")  # another word in one of them, and it is no result
 NOT_OK = {
     "out_of_memory": "4 of 45 step periods recorded; its last words: torch.OutOfMemoryError: CUDA out of memory. Tried to "
     "allocate 3.91 GiB. GPU 0 has a total capacity of 79.11 GiB",
@@ -66,13 +70,13 @@ class Lab:
             status=status,
             reason=NOT_OK[status],
             measurement=None,
-            history=[],
+            history=(),
             step_times_s={},
-            conditions=[],
-            warnings=[],
+            conditions=(),
+            warnings=(),
             work=None,
             stopped_by=None,
-            outcome={"ended": "itself", "returncode": 1, "wall_s": 31.0, "log_tail": log, "killed_for_memory": False},
+            outcome=Outcome("itself", 1, 31.0, tuple(log)),
         )
 
     def ok(
@@ -92,7 +96,7 @@ class Lab:
             for step, seconds in enumerate(times, start=1)
         ]
         parameters, trainable = PARAMETERS[mode]
-        return Result(
+        return make_result(
             name=f"{framework}-{settings['model']['name']}-{mode}-zero2-reentrant-bs{batch}",
             framework=framework,
             engine=None,
@@ -205,13 +209,13 @@ def spoilt(result: Result) -> Result:
     """The result as read from a file in which every string, and every key that users choose, has a hostile end."""
 
     def hostile(value: Any, key: str = "") -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and key not in CLOSED_SETS:
             return value + HOSTILE
         if isinstance(value, dict):
             return {name + HOSTILE * (key in USERS_KEYS): hostile(inner, name) for name, inner in value.items()}
         return [hostile(inner) for inner in value] if isinstance(value, list) else value
 
-    return Result(**hostile(json.loads(json.dumps(asdict(result)))))
+    return make_result(**hostile(json.loads(json.dumps(asdict(result)))))
 
 
 def _hardware(num_devices: int) -> dict[str, Any]:
@@ -243,12 +247,6 @@ def _flops(work: Mapping[str, float], parameters: int, trainable: int) -> dict[s
         "parameters": parameters,
         "trainable_parameters": trainable,
         "uncounted": {},
-        "profiled_tflop_per_step": work["hardware"],
-        "model_tflop_per_step": work["model"],
-        "profiled_in_situ_tflop_per_step": None,
-        "in_situ": None,
-        "second_count": None,
-        "second_count_in_words": "0.00% apart, by a closed form that shares no code with the first",
     }
 
 
@@ -291,8 +289,7 @@ def _work(trainable: int, parameters: int, mode: str) -> dict[str, Any]:
 
 def _conditions(index: int) -> dict[str, Any]:
     return {
-        "device": "cuda",
-        "index": index,
+        "uuid": f"GPU-{index}",
         "looks": 20,
         "sm_clock_mhz_mean": 1755.0,
         "sm_clock_mhz_min": 1620.0,

@@ -97,7 +97,7 @@ def test_another_length_by_name_is_no_other_setting_either(result: Made) -> None
 
 
 def test_another_device_version_or_length_is_no_other_setting_and_is_said(result: Made) -> None:
-    hardware = {**(result().hardware or {}), "device_name": "Another"}
+    hardware = {"device_name": "Another"}
     later = {"framework_environment": {"torch": "2.14.0"}, "mfubench": "0.2.0", "folder": "/runs/b"}
     found = changes([result()], [result("measurement.steps=8", hardware=hardware, provenance=later)], 0.02)
     (text,) = section(found, 0.02).paragraphs[2:]
@@ -108,7 +108,7 @@ def test_another_device_version_or_length_is_no_other_setting_and_is_said(result
 
 def test_with_several_devices_each_is_compared_with_itself(result: Made) -> None:
     def on(device: str, seconds: float) -> Result:
-        return result(seconds=seconds, hardware={**(result().hardware or {}), "device_name": device})
+        return result(seconds=seconds, hardware={"device_name": device})
 
     found = changes([on("A", 0.1), on("B", 0.4)], [on("B", 0.4), on("A", 0.1)], 0.02)
     assert [change.comparison and change.comparison.ratio.ratio for change in found] == [1.0, 1.0]

@@ -8,16 +8,16 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from html_results import FRAMEWORKS, HOSTILE, Lab, forty, over_batch_size, spoilt
 
 from mfubench.config import Experiment
+from mfubench.measure.run_warnings import RunWarning
 from mfubench.report.html import page
 from mfubench.report.html.details import details
-from mfubench.report.html.repeating import command
 from mfubench.report.overview import Section
 from mfubench.result import Result
 
@@ -74,7 +74,7 @@ def texts(text: str, title: str) -> list[str]:
 
 def test_every_value_is_text_whatever_it_holds(lab: Lab) -> None:
     runs = [lab.ok("trl", "full", 0.5), lab.ok("axolotl", "full", 0.5, repeat=1), *over_batch_size(lab, "trl")]
-    runs = [replace(run, warnings=[{"kind": "imprecise", "text": "why"}]) for run in runs]
+    runs = [replace(run, warnings=(RunWarning("imprecise", "why"),)) for run in runs]
     runs[1].settings["framework"]["native"] = {"optim": "sgd"}
     clean = Elements(page(runs))
     text = page([spoilt(run) for run in runs], [HOSTILE], [Section(HOSTILE, [HOSTILE], [HOSTILE], [[HOSTILE]])])
@@ -116,7 +116,7 @@ def test_forty_runs_are_small_enough_to_mail_and_the_same_each_time(lab: Lab) ->
 def test_bars_are_as_long_as_their_figures(lab: Lab) -> None:
     runs = [lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 1.0, seed=1)]
     found = bars(page(runs), "How much of the peak is used")
-    figures = [run.measurement[name] for run in runs if run.measurement for name in ("mfu", "hfu")]
+    figures = [getattr(run.measurement, name) for run in runs if run.measurement for name in ("mfu", "hfu")]
     assert len({left for left, _ in found}) == 1
     lengths = [right - left for left, right in found]
     assert [length / lengths[0] for length in lengths] == pytest.approx([f / figures[0] for f in figures], rel=2e-3)
@@ -197,9 +197,16 @@ def test_a_long_series_keeps_its_extremes(lab: Lab) -> None:
 def test_numbers_in_plots_are_written_as_in_the_table(lab: Lab) -> None:
     run = lab.ok("trl", "full", 0.5, noise=0)
     assert run.measurement is not None
-    measurement = {**run.measurement, "mfu": 0.4214, "hfu": 0.5266, "peak_memory_bytes": 40.25 * 2**30}
-    measurement["ci95"] = run.measurement["ci95"] | {"mfu": [0.4094, 0.4334], "hfu": [0.5264, 0.5268]}
-    measurement |= {"forward_to_optimizer_s": 0.41241, "optimizer_to_forward_s": 1.48124, "data_wait_s": 0.01}
+    measurement = replace(
+        run.measurement,
+        mfu=0.4214,
+        hfu=0.5266,
+        peak_memory_bytes=round(40.25 * 2**30),
+        ci95={**run.measurement.ci95, "mfu": (0.4094, 0.4334), "hfu": (0.5264, 0.5268)},
+        forward_to_optimizer_s=0.41241,
+        optimizer_to_forward_s=1.48124,
+        data_wait_s=0.01,
+    )
     text = page([replace(run, measurement=measurement)])
     used = texts(text, "How much of the peak is used")
     assert used[:3] == ["20%", "40%", "60%"] and {"MFU 42.1 ±1.2%", "HFU 52.7 ±0.1%"} <= {*used}
@@ -224,7 +231,7 @@ def test_long_names_are_broken_into_lines_and_never_cut(lab: Lab) -> None:
 def test_the_shade_ends_where_the_first_repeat_is_steady(lab: Lab) -> None:
     early, late = lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 0.5, repeat=1)
     assert early.measurement is not None
-    early = replace(early, measurement={**early.measurement, "warmup_steps": 3})
+    early = replace(early, measurement=replace(early.measurement, warmup_steps=3))
     (shade,) = drawn(page([early, late]), f"step times of {early.name}", "warmup")
     assert max(x for x, _ in shade) == pytest.approx(60 + (248 - 60) * (3.5 - 1) / (45 - 1), abs=0.1)
 
@@ -232,9 +239,9 @@ def test_the_shade_ends_where_the_first_repeat_is_steady(lab: Lab) -> None:
 def test_an_interval_that_reaches_below_zero_is_drawn_from_zero(lab: Lab) -> None:
     run, other = lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 0.5, batch_size=4)
     assert run.measurement is not None
-    rate = run.measurement["tokens_per_second_per_device"]
+    rate = run.measurement.tokens_per_second_per_device
     wide = {"mfu": [-0.5, 2.0], "tokens_per_second_per_device": [-rate, 3 * rate]}
-    text = page([replace(run, measurement={**run.measurement, "ci95": run.measurement["ci95"] | wide}), other])
+    text = page([replace(run, measurement=replace(run.measurement, ci95={**run.measurement.ci95, **wide})), other])
     used, over_batch = "How much of the peak is used", "Throughput over batch size"
     assert min(x for x, _ in drawn(text, used, "interval")[0]) == bars(text, used)[0][0]
     zero = re.search(r' y="([\d.]+)"[^>]*>0</text>', picture(text, over_batch))
@@ -243,40 +250,16 @@ def test_an_interval_that_reaches_below_zero_is_drawn_from_zero(lab: Lab) -> Non
     assert lowest == pytest.approx(float(zero[1]), abs=6)  # the middle of a letter over its foot
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (),
-        (
-            "framework=trl",
-            "mode=lora",
-            "mode.rank=64",
-            "mode.target_modules=[q_proj,v_proj]",
-            "batch_size=7",
-            "repeat=3",
-        ),
-        ("model=qwen3-8b", "model.architecture.num_hidden_layers=2", "+framework.native.optim='a b$c'", "seed=-1"),
-        ("+framework.native.a={b: 3, c: {d: [x, 1]}}", "+framework.native.e=null", "+framework.native.f=[{g: 'h i'}]"),
-        ("parallelism=zero3", "parallelism.num_devices=8", "gradient_accumulation_steps=4", "measurement=thorough"),
-        ("liger_kernel=true", "liger.rope=false", "hardware=h100-sxm", "hardware.peak_flops_per_second=1e15"),
-        ("measurement.relative_precision=null", "measurement.seconds=12.5", "data=jsonl", "data.path='/a b/c.jsonl'"),
-    ],
-)
-def test_the_command_that_repeats_a_run_asks_for_the_same(
-    compose: Callable[..., Experiment], overrides: tuple[str]
+def test_the_command_that_repeats_a_run_is_in_the_users_words_less_where_and_how_it_was_started(
+    result: Callable[..., Result],
 ) -> None:
-    asked = asdict(compose(*overrides))
-    python, dash_m, module, *words = shlex.split(command(asked))
-    assert (python, dash_m, module) == ("python", "-m", "mfubench")
-    assert asdict(compose(*words)) == asked
-    assert len(words) <= len(overrides) + 2
-
-
-def test_the_command_that_repeats_a_run_says_nothing_of_where_and_how_it_was_started(
-    compose: Callable[..., Experiment],
-) -> None:
-    asked = asdict(compose("resume=true", "dry_run=true", "tracking=none"))
-    assert command(asked) == command(asdict(compose()))
+    overrides = ("mode=lora", "+framework.native.optim='a b'", "hydra.run.dir=/tmp/x", "resume=true", "tracking=none")
+    (run,) = details([result(provenance={"overrides": overrides})], ["a"]).runs
+    assert run.command == """python -m mfubench mode=lora '+framework.native.optim='"'"'a b'"'"''"""
+    assert shlex.split(run.command)[3:] == list(overrides[:2])
+    (older,) = details([result(provenance={"overrides": None})], ["a"]).runs
+    assert older.command == ""
+    assert "To repeat it" not in page([result(provenance={"overrides": None})])
 
 
 def test_meanings_that_differ_between_results_are_all_said(result: Callable[..., Result]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from html_results import FRAMEWORKS, Lab, over_batch_size, spoilt
 
 from mfubench.config import Experiment
+from mfubench.measure.run_warnings import RunWarning
 from mfubench.report.html import page
 from mfubench.result import Result
 
@@ -78,7 +79,7 @@ def results(compose: Callable[..., Experiment]) -> list[Result]:
         for place, mode in enumerate(("full", "lora"))
     ]
     runs += [*over_batch_size(lab, "axolotl"), lab.failed("not_installed", "llmforge", "lora")]
-    return [*runs[:-1], replace(runs[-1], warnings=[{"kind": "imprecise", "text": "known to ±12% only"}])]
+    return [*runs[:-1], replace(runs[-1], warnings=(RunWarning("imprecise", "known to ±12% only"),))]
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_person_sees_a_bar_for_each_figure_and_its_label(opened: Callable[...,
     boxes = sorted((each.bounding_box() for each in seen(shown, title, "bar")), key=lambda box: box["y"])
     assert all(box["width"] > 50 and 8 < box["height"] < 30 for box in boxes)
     assert boxes[0]["x"] == boxes[1]["x"] and boxes[0]["width"] < boxes[1]["width"]  # MFU is less than HFU
-    measured = [run.measurement["mfu"] for run in results[:9:4] if run.measurement]  # the repeats of the first row
+    measured = [run.measurement.mfu for run in results[:9:4] if run.measurement]  # the repeats of the first row
     mean = f"{100 * sum(measured) / 3:.1f}"
     assert str(seen(shown, title, "value")[0].text_content()).startswith(f"MFU {mean}")
     assert shown.locator(".badge").count() == 2

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from mfubench.measure.run_warnings import RunWarning
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pairs, pool
 from mfubench.result import Result
@@ -64,7 +65,7 @@ def test_a_repeat_that_failed_is_no_part_of_the_figures_and_is_named(repeats: Re
 
 def test_the_same_warning_of_several_repeats_is_one_line(repeats: Repeats) -> None:
     said = [
-        replace(run, warnings=[{"kind": "imprecise", "text": f"known to ±{i} %"}])
+        replace(run, warnings=(RunWarning("imprecise", f"known to ±{i} %"),))
         for i, run in enumerate(repeats(seconds=[0.2, 0.2, 0.2]))
     ]
     (remark,) = overview(said).remarks
@@ -87,18 +88,13 @@ def test_the_same_warning_of_several_repeats_is_one_line(repeats: Repeats) -> No
 def test_runs_on_other_devices_or_of_other_versions_are_no_repeats(
     result: Made, field: str, old: dict[str, object], new: dict[str, object], heading: str
 ) -> None:
-    known = getattr(result(), field)
-    runs = [result(**{field: {**known, **values}}) for values in (old, new)]
+    runs = [result(**{field: values}) for values in (old, new)]
     assert overview(runs).varying == (heading,)
     assert overview(runs[:1] * 2).varying == ()
 
 
 def test_a_peak_that_was_measured_anew_for_each_run_tells_no_rows_apart(result: Made) -> None:
-    known = result().hardware
-    runs = [
-        result(hardware={**(known or {}), "peak_measured": True, "peak_flops_per_second": peak})
-        for peak in (1e12, 2e12)
-    ]
+    runs = [result(hardware={"peak_measured": True, "peak_flops_per_second": peak}) for peak in (1e12, 2e12)]
     assert len(pool(runs)) == 1
 
 

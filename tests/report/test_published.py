@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from tqdm import tqdm
 
+from mfubench.flops import FlopCount
 from mfubench.report.overview import Section
 from mfubench.report.published.studies import Study, counted, meaning, share, studies
 from mfubench.report.published.tables import sections
@@ -96,7 +97,7 @@ def test_the_published_flops_are_counted_here_for_the_same_settings(study: Study
 
 def test_the_three_tables_have_published_and_measured_side_by_side(runs: Callable[..., list[Result]]) -> None:
     series = {"0": [9.0] * 5 + [0.5] * 19 + [1.0]}  # 5 of warm-up; the last of 20 took twice as long
-    flops = {"hardware_flops": 3.5e12, "model_flops": 2.5e12}
+    flops = FlopCount(2_500_000_000_000, 0, 3_500_000_000_000, 0, parameters=0, trainable_parameters=0, uncounted={})
     utilisation, of_a_step, times, _ = sections([replace(run, step_times_s=series, flops=flops) for run in runs()])
     row = row_of(utilisation, "LLMForge", "lora")
     assert (row["printed MFU"], row["its HFU"], row["its MFU"]) == ("55.9%", "55.9%", "38.0%")

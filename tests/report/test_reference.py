@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_results import make_result
 
 from mfubench.config import Experiment
 from mfubench.flops import step_flops
@@ -43,7 +44,7 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
     "warm-up": ("settings.measurement.warmup_steps", 5, "it has 10 steps and says that steps ended it"),
     "settings": ("settings.measurement.typo", 1, "measurement.typo missing or unknown"),
     "commit": ("provenance.commit", "abc-dirty", "without local changes"),
-    "status": ("status", "inconsistent", "its status is inconsistent"),
+    "status": ("status", "inconsistent", "figures of a run that is not ok"),
     "differences": ("differences", [{"what": "seed", "asked": "0", "seen": "1"}], "seed: asked 0, seen 1"),
     "schema": ("schema_version", 1, "schema_version 1"),
     "work": ("measurement", {"steps": 8}, "is not a result of mfubench"),
@@ -92,7 +93,7 @@ def good(compose: Callable[..., Experiment]) -> Callable[..., Result]:
             "joules_per_token": None,
             "of_ceiling": None,
         } | rates
-        return Result(
+        return make_result(
             name=f"run-{batch_size}",
             framework="hf_trainer",
             engine=None,

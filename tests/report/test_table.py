@@ -41,7 +41,7 @@ def test_lengths_of_measurement_and_commits_are_settings_of_their_own(result: Ma
     assert "measurement default" in text_of([result()], width=400)
     lengths = text_of([result(f"measurement={name}") for name in ("quick", "default", "thorough")], width=400)
     assert lengths.count("200 ms") == 3 and "thorough" in lengths
-    of = [{**result().provenance, "mfubench": "0.1.0", "commit": commit} for commit in ("a" * 40, "b" * 40 + "-dirty")]
+    of = [{"mfubench": "0.1.0", "commit": commit} for commit in ("a" * 40, "b" * 40 + "-dirty")]
     commits = text_of([result(provenance=each) for each in of], width=400)
     assert commits.count("200 ms") == 2 and "0.1.0 aaaaaaaaa" in commits and "0.1.0 bbbbbbbbb dirty" in commits
 
@@ -60,7 +60,7 @@ def test_figures_are_printed_with_their_interval_and_in_percent(result: Made, te
 def test_the_price_of_a_million_tokens_is_a_column_if_a_price_was_given(result: Made, text_of: Text) -> None:
     free = result("batch_size=1")
     assert "US$" not in text_of([free])
-    paid = result("batch_size=4", measurement={**(free.measurement or {}), "usd_per_million_tokens": 1234.5})
+    paid = result("batch_size=4", measurement={"usd_per_million_tokens": 1234.5})
     assert "US$/M tokens" in text_of([paid]) and "1,234" in text_of([paid])
     assert "US$ per" in text_of([free, paid]) and "US\\$/M tokens" in to_markdown.markdown_text([free, paid])
     assert {row["usd_per_million_tokens"] for row in run_records([free, paid])} == {None, 1234.5}
@@ -69,7 +69,7 @@ def test_the_price_of_a_million_tokens_is_a_column_if_a_price_was_given(result: 
 def test_peaks_that_were_measured_are_one_line_with_their_range(result: Made, text_of: Text) -> None:
     known = result().hardware
     assert known is not None
-    runs = [result(hardware={**known, "peak_measured": True, "peak_flops_per_second": p}) for p in (0.1e12, 0.12e12)]
+    runs = [result(hardware={"peak_measured": True, "peak_flops_per_second": p}) for p in (0.1e12, 0.12e12)]
     text = text_of(runs)
     assert text.count("A chip") == 1
     assert "A chip: peak 0.1–0.12 TFLOP/s in fp32, measured before each run" in text
@@ -91,15 +91,9 @@ def test_a_run_that_is_not_ok_shows_its_reason_and_no_figures(result: Made, text
 
 def test_a_step_counted_in_the_frameworks_process_is_a_line_of_its_run(result: Made, text_of: Text) -> None:
     counted = {"flops": 2.02e12, "expected_flops": 2e12, "apart": 0.01}
-    assert "2.02 TFLOP in a step, +1.0% from 2" in text_of([result(flops={"in_situ": counted})])
-    hidden = {"flops": None, "expected_flops": 2e12, "apart": None}
-    for flops in (
-        None,
-        {},
-        {"in_situ": None},
-        {"in_situ": hidden},
-    ):  # {}: of a result from before there was such a count
-        assert "in situ" not in text_of([result(flops=flops)])
+    assert "2.02 TFLOP in a step, +1.0% from 2" in text_of([result(in_situ=counted)])
+    for hidden in (None, {"flops": None, "apart": None}):
+        assert "in situ" not in text_of([result(in_situ=hidden)])
 
 
 def test_a_reason_that_runs_share_is_given_once(result: Made, text_of: Text) -> None:
@@ -125,7 +119,7 @@ def test_the_kernels_of_liger_that_were_asked_for_are_named(result: Made, text_o
 
 
 def test_padding_is_shown_where_there_is_some(result: Made, text_of: Text) -> None:
-    padded = result("seed=1", measurement={**(result().measurement or {}), "padding_fraction": 0.125})
+    padded = result("seed=1", measurement={"padding_fraction": 0.125})
     assert "padding" not in text_of([result()]) and "padding" not in text_of([result("seed=1"), result("seed=2")])
     assert "padding" in text_of([padded]) and "12.5%" in text_of([padded])
     assert "12.5%" in text_of([padded, result("seed=2")])

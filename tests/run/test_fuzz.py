@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +23,7 @@ from mfubench.config.validate import validate
 from mfubench.files.paths import CONF, LAUNCHERS, ROOT
 from mfubench.hardware import Machine
 from mfubench.plan import engines, support
-from mfubench.plan.native import Place, Plan, make_plan, plan_as_json, threads_per_rank
+from mfubench.plan.native import Place, Plan, make_plan, plan_file, threads_per_rank
 from mfubench.plan.prepare import REFUSALS
 from mfubench.result.identity import identity
 from mfubench.result.resume import resume_command
@@ -113,7 +113,7 @@ def check(experiment: Experiment) -> None:
     json.dumps(identity(experiment))
     for machine in (CPU, GPU):
         if (made := planned(experiment, machine)) is not None:
-            json.dumps(plan_as_json(made), allow_nan=False)
+            json.dumps(asdict(plan_file(made)), allow_nan=False)
             assert all(isinstance(word, str) for word in made.command)
 
 

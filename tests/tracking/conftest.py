@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_results import make_result
 from standin import StandIn
 
 from mfubench.result import Result, write_result
@@ -70,7 +71,7 @@ OK: dict[str, Any] = {
     },
     "withheld": None,
     "step_times_s": {"0": [9.0] * 7, "1": [1.0, 0.5, 0.25, 0.2, 0.3, 0.25, 7.0]},
-    "conditions": [{"device": "cpu", "looks": 3, "foreign_share": 0.125, "stolen_share": None, "load": 2.5}],
+    "conditions": [{"looks": 3, "foreign_share": 0.125, "stolen_share": None, "load": 2.5}],
     "warnings": [
         {"kind": "imprecise", "text": "the mean is only known to ±20%"},
         {"kind": "busy_machine", "text": "others took an eighth of it"},
@@ -79,7 +80,7 @@ OK: dict[str, Any] = {
     "conventions": {},
     "plan": {"command": ["python", "train.py"]},
     "outcome": {"wall_s": 3.0},
-    "provenance": {"mfubench": "0.1.0", "versions": {"torch": "2.13.0"}},
+    "provenance": {"mfubench": "0.1.0", "framework_environment": {"torch": "2.13.0"}},
 }
 
 
@@ -105,7 +106,7 @@ def run_folder() -> Callable[..., tuple[Result, Path]]:
 
     def made(folder: Path, **changes: Any) -> tuple[Result, Path]:
         folder.mkdir(parents=True)
-        result = Result(**{**OK, "history": ROWS, **changes})
+        result = make_result(**{**OK, "history": ROWS, **changes})
         write_result(result, folder)
         return result, folder
 

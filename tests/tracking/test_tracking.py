@@ -55,7 +55,7 @@ def test_the_run_says_what_it_is_and_its_config_is_nested(offline: Path) -> None
     assert config["framework"]["base"] == {"batch": "${batch_size}"}
     assert config["framework"]["label"] == "some_trainer"
     assert (config["batch_size"], config["repeat"]) == (2, 3)
-    assert config["provenance"]["versions"]["torch"] == "2.13.0"
+    assert config["provenance"]["framework_environment"]["torch"] == "2.13.0"
     assert config["work"]["world_size"] == 2
     assert (config["hardware"]["name"], config["hardware"]["device"]) == ("auto", "cpu")
 

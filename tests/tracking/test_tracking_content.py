@@ -9,7 +9,7 @@ from logged import Made
 from mfubench.tracking import content
 
 GPU = {
-    "device": "cuda",
+    "uuid": "GPU-0",
     "looks": 10,
     "power_w_mean": 650.5,
     "power_limit_w": None,
@@ -26,9 +26,13 @@ def test_each_devices_conditions_are_scalars_with_its_number(run_folder: Made, t
         "device_0_power_w_mean": 650.5,
         "device_0_throttled_software_power_cap": 0.5,
         "device_0_foreign_processes": 2,
+        "device_0_unrecognised_processes": 0,
+        "device_0_uuid": "GPU-0",
         "device_1_looks": 10,
         "device_1_power_w_mean": 650.5,
         "device_1_foreign_processes": 0,
+        "device_1_unrecognised_processes": 0,
+        "device_1_uuid": "GPU-0",
     }
 
 

@@ -131,9 +131,9 @@ def panels(rows: Sequence[Row]) -> list[Plot]:
     with style():
         for number, row in enumerate(rows):
             runs = [
-                ([each["step_time_s"] for each in run.history], run.measurement["warmup_steps"])
+                ([each["step_time_s"] for each in run.history], run.measurement.warmup_steps)
                 for run in row.pooled.ok
-                if run.measurement and len(run.history) > run.measurement["warmup_steps"]
+                if run.measurement and len(run.history) > run.measurement.warmup_steps
             ]
             if runs:
                 found.append(Plot(row.name, draw_step_times(runs, f"steps-{number}", f"step times of {row.name}")))
@@ -147,5 +147,5 @@ def _share(figure: Figure) -> str:
 
 
 def _hardware(row: Pooled, name: str, unit: float = 1) -> float | None:
-    known = [result.hardware[name] for result in row.results if result.hardware and result.hardware.get(name)]
+    known = [value for result in row.results if (value := getattr(result.hardware, name, None))]
     return fmean(known) / unit if known else None

@@ -1,13 +1,14 @@
-"""Results → what stands in the folds of a page: asked and seen, every figure, provenance. What all share is said once. Pure."""
+"""Collect the folds of a page: settings, work, every figure, provenance; what all runs share stands once."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from mfubench.report.html.repeating import command
+from mfubench.config.errors import COMMAND, key_of
+from mfubench.config.vocabulary import UNMEASURED
 from mfubench.report.settings import describe
 from mfubench.result.result_file import Result
 
@@ -45,11 +46,11 @@ def details(results: Sequence[Result], names: Sequence[str]) -> Details:
         {
             "Asked": own,
             "Seen in the framework's process": _flat(result.work),
-            "How it was measured": _told(result.measurement or {}),
-            "FLOPs of a step on one device": _flat(result.flops),
-            "Hardware": _flat(result.hardware),
-            "Conditions": _conditions(result.conditions),
-            "Provenance": _flat(result.provenance),
+            "How it was measured": _told(_tree(result.measurement)),
+            "FLOPs of a step on one device": _flat(_counts(result)),
+            "Hardware": _flat(_tree(result.hardware)),
+            "Conditions": _conditions([*map(_tree, result.conditions)]),
+            "Provenance": _flat(_tree(result.provenance)),
         }
         for result, own in zip(results, asked, strict=True)
     ]
@@ -62,10 +63,10 @@ def details(results: Sequence[Result], names: Sequence[str]) -> Details:
                 name=name,
                 result=result,
                 tables={heading: _without(own[heading], shared[heading]) for heading in headings},
-                figures=list(_figures(result.measurement or {})),
+                figures=list(_figures(_tree(result.measurement))),
                 files=_files(result),
-                last_lines=[] if result.status == "ok" else (result.outcome or {}).get("log_tail", [])[-LAST_LINES:],
-                command=command(result.settings),
+                last_lines=result.outcome.log_tail[-LAST_LINES:] if result.outcome and result.status != "ok" else (),
+                command=_command(result.provenance.overrides),
             )
             for name, result, own in zip(names, results, tables, strict=True)
         ],
@@ -143,4 +144,22 @@ def _files(result: Result) -> dict[str, str]:
     plan = result.plan
     if plan is None:
         return {}
-    return {"command": shlex.join(plan["command"]), plan["config_file"]: plan["config"], **plan["other_files"]}
+    return {"command": shlex.join(plan.command), plan.config_file: plan.config, **plan.other_files}
+
+
+def _command(overrides: Sequence[str] | None) -> str:
+    """Return the command that repeats a run elsewhere, less its folder and what doesn't change the run; empty if unknown."""
+    if overrides is None:
+        return ""
+    kept = [each for each in overrides if not key_of(each).startswith(("hydra.", *UNMEASURED))]
+    return shlex.join([*shlex.split(COMMAND), *kept])
+
+
+def _tree(part: Any) -> dict[str, Any]:
+    """Return the fields of a part of the result; none if it wasn't reached."""
+    return asdict(part) if part is not None else {}
+
+
+def _counts(result: Result) -> dict[str, Any]:
+    counts = {"second_count": result.second_count, "in_situ": result.in_situ}
+    return _tree(result.flops) | {name: asdict(count) for name, count in counts.items() if count is not None}

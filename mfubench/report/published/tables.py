@@ -93,7 +93,7 @@ def _flops(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
                 f"{row.tflop_without_recomputation:.1f}",
                 f"{plain.hardware_flops / 1e12:.1f}",
                 f"{count.model_flops / 1e12:.1f}",
-                *(f"{flops[name] / 1e12:.4g}" if flops else ABSENT for name in names),
+                *(f"{getattr(flops, name) / 1e12:.4g}" if flops else ABSENT for name in names),
             ]
         )
     return Section(
@@ -152,9 +152,10 @@ def _step_times_of(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
 def _bars(run: Pooled) -> Iterator[list[float]]:
     """Yield the readings of the first rank's progress bar in the measured steps of each run."""
     for result in run.ok:
-        measured = result.measurement or {}
-        shown = readings(result.step_times_s["0"][: measured["warmup_steps"] + measured["steps"]])
-        yield shown[-measured["steps"] :]
+        measured = result.measurement
+        assert measured is not None
+        shown = readings(result.step_times_s["0"][: measured.warmup_steps + measured.steps])
+        yield shown[-measured.steps :]
 
 
 def _sides(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
@@ -199,7 +200,7 @@ def _differing(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Iterato
 
 def _device_names(here: Sequence[tuple[StudyRow, Pooled]]) -> dict[str, None]:
     found = [(run.results[0].settings["parallelism"]["num_devices"], run.results[0].hardware) for _, run in here]
-    return dict.fromkeys(f"{devices} × {hardware['device_name']}" for devices, hardware in found if hardware)
+    return dict.fromkeys(f"{devices} × {hardware.device_name}" for devices, hardware in found if hardware)
 
 
 def _who(row: StudyRow, run: Pooled) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from mfubench.config import Experiment
@@ -27,7 +27,7 @@ ROWS = ("ok", "out_of_memory", "unsupported")  # a batch that doesn't fit is a r
 
 def problems(result: Result) -> Iterator[str]:
     """Yield the problems of a result, a sentence each. Counts its FLOPs, which takes seconds if they aren't cached."""
-    commit = result.provenance.get("commit")
+    commit = result.provenance.commit
     if not commit or str(commit).endswith("-dirty"):
         yield f"it was measured at commit {commit}; a reference result is of a commit without local changes"
     if result.status not in ROWS:
@@ -36,7 +36,7 @@ def problems(result: Result) -> Iterator[str]:
         yield f"a run that is {result.status} has {'figures' if result.measurement else 'none'}"
     if result.measurement is None or result.status != "ok":
         return
-    yield from (f"{d['what']}: asked {d['asked']}, seen {d['seen']}" for d in result.differences)
+    yield from (f"{d.what}: asked {d.asked}, seen {d.seen}" for d in result.differences)
     try:
         experiment = experiment_of(result.settings)
     except ValueError as error:
@@ -45,7 +45,7 @@ def problems(result: Result) -> Iterator[str]:
     yield from _problems_of_peak(result)
     yield from _series(result, experiment)
     yield from _problems_of_counts(result, experiment)
-    yield from _recomputed(result, result.measurement)
+    yield from _recomputed(result, _tree(result.measurement))
 
 
 def experiment_of(settings: Mapping[str, Any]) -> Experiment:
@@ -66,7 +66,7 @@ def experiment_of(settings: Mapping[str, Any]) -> Experiment:
 
 
 def _problems_of_peak(result: Result) -> Iterator[str]:
-    hardware = result.hardware or {}
+    hardware = _tree(result.hardware)
     stated, dtype, device = (hardware.get(key) for key in ("peak_flops_per_second", "peak_dtype", "device_name"))
     if hardware.get("device") == "cpu":
         if not hardware.get("peak_measured"):
@@ -80,7 +80,7 @@ def _problems_of_peak(result: Result) -> Iterator[str]:
 
 def _series(result: Result, experiment: Experiment) -> Iterator[str]:
     """Check that the steady steps follow from the settings and the series, on the rank with the longest window."""
-    stated, rule = result.measurement or {}, rule_of(experiment.measurement)
+    stated, rule = _tree(result.measurement), rule_of(experiment.measurement)
     if len(result.step_times_s) != experiment.parallelism.num_devices:
         yield f"{len(result.step_times_s)} ranks have step times; asked for were {experiment.parallelism.num_devices}"
     series, rank = list(result.step_times_s.values()), str(stated["rank"])
@@ -111,7 +111,7 @@ def _series(result: Result, experiment: Experiment) -> Iterator[str]:
 
 def _problems_of_counts(result: Result, experiment: Experiment) -> Iterator[str]:
     """FLOPs and positions of a step, counted anew from the settings."""
-    stated, flops = result.measurement or {}, result.flops or {}
+    stated, flops = _tree(result.measurement), _tree(result.flops)
     if experiment.comparison != "equal":
         yield "comparison=defaults: what the framework chose can't be counted from its settings"
         return
@@ -136,8 +136,8 @@ def _problems_of_counts(result: Result, experiment: Experiment) -> Iterator[str]
 
 def _recomputed(result: Result, stated: Mapping[str, Any]) -> Iterator[str]:
     """The figures that follow from the series, the FLOPs and the peak."""
-    flops, peak = result.flops or {}, (result.hardware or {}).get("peak_flops_per_second") or math.nan
-    series = result.step_times_s.get(str(stated["rank"]), [])
+    flops, peak = _tree(result.flops), _tree(result.hardware).get("peak_flops_per_second") or math.nan
+    series = result.step_times_s.get(str(stated["rank"]), ())
     window = series[stated["warmup_steps"] : stated["warmup_steps"] + stated["steps"]]
     if len(window) < 2:
         yield f"{len(window)} measured steps have no mean and spread"
@@ -163,9 +163,13 @@ def _recomputed(result: Result, stated: Mapping[str, Any]) -> Iterator[str]:
         told = stated["ci95"][name]
         if not all(said == end if end is None else _close(said, end) for said, end in zip(told, ends, strict=True)):
             yield f"the interval of {name} is {told[0]} to {told[1]}; worked out anew {ends[0]} to {ends[1]}"
-    if right["hfu_causal"] > 1 and not (result.hardware or {}).get("peak_measured"):
+    if right["hfu_causal"] > 1 and not _tree(result.hardware).get("peak_measured"):
         yield f"hfu_causal is {right['hfu_causal']:.3f}: more FLOP/s than the chip can do"
 
 
 def _close(stated: object, right: float) -> bool:
     return isinstance(stated, int | float) and math.isclose(stated, right, rel_tol=TOLERANCE, abs_tol=1e-12)
+
+
+def _tree(part: Any) -> dict[str, Any]:
+    return asdict(part) if part is not None else {}

@@ -72,7 +72,7 @@ def submission(folder: Path) -> Submission:
 
 
 def _problems_of(result: Result, folder: Path) -> Iterator[str]:
-    hardware = result.hardware or {}
+    hardware = asdict(result.hardware) if result.hardware else {}
     if hardware:
         option = known_peaks(hardware["device_name"])
         name = "cpu" if hardware["device"] == "cpu" else option.name if option else None
