@@ -35,6 +35,7 @@ CPU_SHAPES = (*SMALL_SHAPES, (1024, 1024, 1024), (2048, 2048, 2048), (4096, 4096
 # A window may hold but one matmul: far shorter than a scheduler's time slice, some are undisturbed on a busy machine.
 CPU_WINDOW_S = 0.0005
 LONGEST_CALL_S = 0.2  # a shape whose one matmul takes longer has nothing to add
+SECTIONS = 5  # of the time on a CPU: the spread of their best rates says how well the peak is known
 MEETING_TIMEOUT_S = 90.0
 
 
@@ -42,8 +43,8 @@ def main() -> dict[str, Any]:
     """Measure what the command line asks for.
 
     Returns:
-        The best rate in FLOP/s, its shape (m, n, k), torch's version, and the monotonic times in seconds between which
-        the device was busy.
+        The best rate in FLOP/s, its shape (m, n, k), the best of each section of the time, torch's version, and the
+        monotonic times in seconds between which the device was busy.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("device", help="a GPU's UUID, or cpu")
@@ -66,6 +67,7 @@ def main() -> dict[str, Any]:
     if given.rank:
         torch.set_num_threads(threads)
         measure = partial(take_turns, _warm_rates(given.dtype))
+        sections = SECTIONS
         _meet(given.meeting_place, rank, num_ranks)
     else:
         rate = rate_function("cpu" if given.device == "cpu" else "cuda", given.dtype, max(given.sizes))
@@ -73,10 +75,18 @@ def main() -> dict[str, Any]:
         while time.monotonic() < warm_at:
             rate((max(given.sizes),) * 3)
         measure = partial(search, rate, given.sizes)
+        sections = 1
     began = time.monotonic()
-    shape, best = measure(over=lambda: time.monotonic() > began + given.seconds)
+    ends = [began + given.seconds * (section + 1) / sections for section in range(sections)]
+    found = [measure(over=partial(_is_past, end)) for end in ends]
     ended = time.monotonic()
-    return {"flops_per_second": best, "shape": shape, "torch": torch.__version__, "began_s": began, "ended_s": ended}
+    shape, best = max(found, key=itemgetter(1))
+    rates = {"flops_per_second": best, "shape": shape, "best_of_sections": [section_best for _, section_best in found]}
+    return {**rates, "torch": torch.__version__, "began_s": began, "ended_s": ended}
+
+
+def _is_past(end_s: float) -> bool:
+    return time.monotonic() > end_s
 
 
 def search(rate: RateFunction, sizes: Sequence[int], over: Callable[[], bool]) -> tuple[MatmulShape, float]:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from mfubench.files.whole import write_whole
@@ -23,20 +23,22 @@ from mfubench.hardware.machine import Machine
 PROGRAM = Path(__file__).with_name("matmul.py")
 TIMEOUT_S = 120.0  # importing torch from a cold disk takes most of it
 CPU_SECONDS = 2.0
+STUDENT_T_OF_5 = 2.776  # two-sided, 95 %, of five values
 SEARCH_SECONDS = 6.0
 SEARCH_SIZES = (2048, 4096, 8192, 16384)
 # Commands to start at once, variables of their environment, timeout in seconds -> the output of each.
 RunTogether = Callable[[Sequence[Sequence[str]], Mapping[str, str], float], list[str]]
 
 
-def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> tuple[float, str]:
+def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> tuple[float, str, float]:
     """Measure the best matmul rate of a CPU rank, all ranks at once.
 
     Each rank, on cores of its own, keeps the best of many short windows, since whatever else runs on the machine only
     makes a window slower.
 
     Returns:
-        FLOP/s, the mean over the ranks, and how they were measured.
+        FLOP/s, the mean over the ranks; how they were measured; and the half width of its 95 % interval as a fraction, by
+        Student's t, with the spread of the best rates of five sections of the time for its standard deviation.
 
     Raises:
         RuntimeError: it can't be measured.
@@ -52,7 +54,9 @@ def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: Ru
         f"measured before the run: the best {dtype} matmul rate, mean of {num_ranks} rank(s) of {threads_per_rank}"
         f" thread(s) at once (rank 0: {_shape_and_torch(ranks[0])})"
     )
-    return fmean(rank["flops_per_second"] for rank in ranks), how
+    sections = [fmean(bests) for bests in zip(*(rank["best_of_sections"] for rank in ranks), strict=True)]
+    half_width = STUDENT_T_OF_5 * stdev(sections) / fmean(sections)
+    return fmean(rank["flops_per_second"] for rank in ranks), how, half_width
 
 
 def gpu_rate(

@@ -29,6 +29,7 @@ class Peak:
     dtype: str  # bf16 | fp16 | tf32 | fp32 | fp8
     source: str  # a data sheet, a setting, or how it was measured
     measured: bool
+    relative_half_width: float = 0.0  # of its 95 % interval, if it was measured
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ def peak(
         return Peak(hardware.peak_flops_per_second, dtype, "hardware.peak_flops_per_second", measured=False)
     if machine.device == "cpu":
         try:
-            rate, how = cpu_rate(dtype, num_ranks, threads_per_rank, run_together)
+            rate, how, half_width = cpu_rate(dtype, num_ranks, threads_per_rank, run_together)
         except RuntimeError as error:
             raise UnknownPeak(
                 f"this CPU's peak in {dtype} could not be measured: {_last_line(error)}; try again on a quieter machine, or "
                 "give it, in FLOP/s: hardware.peak_flops_per_second=1e12"
             ) from error
-        return Peak(rate, dtype, how, measured=True)
+        return Peak(rate, dtype, how, measured=True, relative_half_width=half_width)
     option = hardware if hardware.device_name is not None else known_peaks(machine.device_name)
     if option is None or dtype not in option.peaks:
         raise UnknownPeak(_unknown(machine.device_name, dtype, option))
@@ -98,7 +99,8 @@ def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int,
     """
     try:
         if machine.device == "cpu":
-            return Ceiling(*cpu_rate(dtype, num_ranks, threads_per_rank, run_together))
+            rate, how, _ = cpu_rate(dtype, num_ranks, threads_per_rank, run_together)
+            return Ceiling(rate, how)
         return Ceiling(*gpu_rate(machine, dtype, num_ranks, run_together, cache_folder() / "ceilings"))
     except (RuntimeError, ValueError, LookupError) as error:  # the program failed, or what it left can't be read
         raise Unavailable(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mfubench.measure.intervals import MIN_STEPS
+
 AMOUNTS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a FlopCount
 
 
@@ -39,7 +41,6 @@ class Metric:
     largest: bool = False  # of several runs, the largest stands for all; else the mean
     per_step: int | None = None  # its place in a step's row of the history; None: it isn't there
     rate: Callable[[StepWork], float] | None = None  # over a time in s: the amount per step; None: no rate
-    needed: bool = False  # a report needs it; any other may be absent
 
 
 def seconds(value: float) -> str:
@@ -70,28 +71,26 @@ METRICS = (
         "s",
         "mean of the steady steps, first training forward to first training forward of the next step, of the rank "
         "with the longest window; 95 % Student-t interval over as many steps as these, which are not independent, are worth "
-        "(Fieller's for rates)",
+        f"(Fieller's for rates; shares of a measured peak take in its spread); none for fewer than {MIN_STEPS} steps",
         heading="step time",
         two_lines="step\ntime",
         column=1,
         shown="always",
         with_interval=True,
         per_step=1,
-        needed=True,
     ),
     Metric("relative_half_width", "fraction"),
     Metric("step_time_s_median", "s"),
     Metric("step_time_s_std", "s"),
     Metric("step_time_s_min", "s"),
     Metric("step_time_s_max", "s"),
-    Metric("steps", "count", needed=True),
+    Metric("steps", "count"),
     Metric(
         "warmup_steps",
         "count",
         "steps before the first that is like the second half of the series (medians of five neighbours within three "
         "robust standard deviations), at least measurement.warmup_steps; settled: no straight line through the rest has a "
         "significant slope that matters",
-        needed=True,
     ),
     Metric("drift", "fraction"),
     Metric("rank_spread", "fraction"),
@@ -116,9 +115,9 @@ METRICS = (
         two_lines="tokens/s\nper device",
         column=2,
         shown="always",
+        with_interval=True,
         per_step=2,
         rate=lambda step: step.positions,
-        needed=True,
     ),
     Metric(
         "model_tflops_per_second_per_device",
@@ -129,7 +128,6 @@ METRICS = (
         shown="always",
         per_step=5,
         rate=lambda step: step.model_flops / 1e12,
-        needed=True,
     ),
     Metric(
         "hardware_tflops_per_second_per_device", "TFLOP/s", per_step=6, rate=lambda step: step.hardware_flops / 1e12
@@ -143,9 +141,9 @@ METRICS = (
         two_lines="\nMFU",
         column=4,
         shown="always",
+        with_interval=True,
         per_step=3,
         rate=lambda step: step.model_flops / step.peak_flops_per_second,
-        needed=True,
     ),
     Metric(
         "mfu_causal",
@@ -156,7 +154,6 @@ METRICS = (
         column=5,
         shown="always",
         rate=lambda step: step.model_flops_causal / step.peak_flops_per_second,
-        needed=True,
     ),
     Metric(
         "hfu",
@@ -167,9 +164,9 @@ METRICS = (
         two_lines="\nHFU",
         column=6,
         shown="always",
+        with_interval=True,
         per_step=4,
         rate=lambda step: step.hardware_flops / step.peak_flops_per_second,
-        needed=True,
     ),
     Metric(
         "hfu_causal",
@@ -181,7 +178,6 @@ METRICS = (
         column=7,
         shown="always",
         rate=lambda step: step.hardware_flops_causal / step.peak_flops_per_second,
-        needed=True,
     ),
     Metric("positions_per_step", "count"),
     Metric("sequence_length_min", "count"),

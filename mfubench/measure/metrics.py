@@ -15,8 +15,8 @@ from typing import Any
 
 from mfubench.flops import FlopCount
 from mfubench.hardware import Ceiling, Conditions, GpuConditions, Peak
-from mfubench.measure.intervals import ratio_interval, summarize
-from mfubench.measure.metric_table import AMOUNTS, STEP_RATES, StepWork, rates
+from mfubench.measure.intervals import MIN_STEPS, Summary, ratio_interval, summarize, widened
+from mfubench.measure.metric_table import AMOUNTS, BY_NAME, STEP_RATES, StepWork, rates
 from mfubench.measure.steady_state import Steadiness, steadiness
 from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.records import Difference, MicroBatch, RankRecord, Records
@@ -38,7 +38,7 @@ class Figures:
     rank: int  # whose series this is: the one with the longest window
     rank_spread: float  # (longest - shortest window) / longest
     step_time_s: float
-    relative_half_width: float  # half the 95 % interval of the mean step time, over it
+    relative_half_width: float | None  # half the 95 % interval of the mean step time, over it; None: too few steps
     step_time_s_median: float
     step_time_s_std: float
     step_time_s_min: float
@@ -50,7 +50,7 @@ class Figures:
     mfu_causal: float
     hfu: float
     hfu_causal: float
-    ci95: Mapping[str, tuple[float, float | None]]  # of the figures above, by name
+    ci95: Mapping[str, tuple[float, float | None]]  # of the step time and the rates, by name; empty: too few steps
     positions_per_step: int  # these and the tokens: means over steps and devices
     sequence_length_min: int  # these three: of the micro-batches
     sequence_length_mean: float
@@ -112,14 +112,13 @@ def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: i
         rank=rank,
         rank_spread=(longest - min(sum(w) for w in windows.values())) / longest,
         step_time_s=times.mean,
-        relative_half_width=(times.ci95_high - times.mean) / times.mean,
+        relative_half_width=(times.ci95_high - times.mean) / times.mean if times.n >= MIN_STEPS else None,
         step_time_s_median=times.median,
         step_time_s_std=times.std,
         step_time_s_min=times.minimum,
         step_time_s_max=times.maximum,
         **figures,
-        ci95={"step_time_s": (times.ci95_low, times.ci95_high)}
-        | {name: ratio_interval(each, windows[rank]) for name, each in amounts.items()},
+        ci95=_intervals(times, amounts, windows[rank], peak),
         positions_per_step=round(positions),
         sequence_length_min=min(lengths),
         sequence_length_mean=sum(lengths) / len(lengths),
@@ -131,6 +130,20 @@ def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: i
         memory_kind=recorded.memory_kind,
         **asdict(step_breakdown(recorded, latest.start, times.n)),
     )
+
+
+def _intervals(
+    times: Summary, amounts: Mapping[str, Sequence[float]], window: Sequence[float], peak: Peak
+) -> dict[str, tuple[float, float | None]]:
+    """Return the 95 % interval of the step time and of each rate; shares of the peak take in how well the peak is known."""
+    if times.n < MIN_STEPS:
+        return {}
+    found: dict[str, tuple[float, float | None]] = {"step_time_s": (times.ci95_low, times.ci95_high)}
+    for name, each in amounts.items():
+        found[name] = ratio_interval(each, window)
+        if BY_NAME[name].unit == "fraction":
+            found[name] = widened(sum(each) / sum(window), found[name], peak.relative_half_width)
+    return found
 
 
 def _none_steady(warmup_steps: int) -> Steadiness:

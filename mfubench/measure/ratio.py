@@ -23,8 +23,8 @@ class Ratio:
     """The ratio other / one of two settings' times, with its 95 % interval."""
 
     ratio: float
-    low: float
-    high: float
+    low: float | None  # None, as `high`: too few steps for an interval
+    high: float | None
     basis: Literal["pairs", "runs", "single"]  # what the interval is over; single: only the steps within a run
     pairs: int  # 0: the runs are in none
     # That would resolve a difference of the size seen; 0: it is; None: more than anyone would run, or it can't be told.
@@ -33,7 +33,9 @@ class Ratio:
     @property
     def resolved(self) -> bool:
         """True if repeats show a difference between the settings."""
-        return self.basis != "single" and not self.low <= 1 <= self.high
+        return (
+            self.low is not None and self.high is not None and self.basis != "single" and not self.low <= 1 <= self.high
+        )
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Ratio:
@@ -76,14 +78,16 @@ def unpaired(one: Sequence[float], other: Sequence[float]) -> Ratio:
     return _ratio(mean, half(len(one), len(other)), fewer, lambda n: half(n, n))
 
 
-def single(one: tuple[float, float], other: tuple[float, float]) -> Ratio:
+def single(one: tuple[float, float | None], other: tuple[float, float | None]) -> Ratio:
     """Return the ratio other / one of two means, if a side has one run only; it is never resolved.
 
-    Relative half widths add in squares (first derivative of the logarithm). The interval holds for these runs' steps, not for
-    the settings.
+    Each is a mean and half its interval, None if it has none. Relative half widths add in squares (first derivative of the
+    logarithm). The interval holds for these runs' steps, not for the settings.
     """
-    half = math.hypot(*(width / mean for mean, width in (one, other)))
     ratio = other[0] / one[0]
+    if one[1] is None or other[1] is None:
+        return Ratio(ratio, None, None, "single", 0, None)
+    half = math.hypot(one[1] / one[0], other[1] / other[0])
     return Ratio(ratio, ratio * math.exp(-half), ratio * math.exp(half), "single", 0, None)
 
 

@@ -12,6 +12,7 @@ from mfubench.config.defaults import defaults
 from mfubench.flops import FlopCount
 from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
+from mfubench.measure.intervals import MIN_STEPS
 from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Figures
 from mfubench.measure.observe import Observed
@@ -110,7 +111,9 @@ def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement
     took = f"steps took {measurement.step_time_s_min:.3g} to {measurement.step_time_s_max:.3g} s"
     after = f"after {measurement.steps} steady steps in {measurement.steps * measurement.step_time_s:.3g} s; {took}"
     more = "a quiet machine, longer (measurement=thorough) or several runs (repeat=range(5)) would tell more"
-    if precision is not None and known > precision:
+    if known is None:
+        yield RunWarning("imprecise", f"{measurement.steps} steps: no interval, which takes {MIN_STEPS}; {more}")
+    elif precision is not None and known > precision:
         asked_for = f"not to the ±{precision:.2%} asked for"
         yield RunWarning("imprecise", f"the mean step time is known to ±{known:.2%}, {asked_for}, {after}; {more}")
     elif precision is None and known > UNSTABLE:

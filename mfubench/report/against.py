@@ -131,7 +131,7 @@ def _change(name: str, old: Pooled | None, new: Pooled | None, tolerance: float,
         return Change(name, old, new, None, f"only in the {where} results", bool(old and old.ok), "")
     comparison = compare(old, new, in_pairs=False) if old.ok and new.ok else None
     worse = (old.status == "ok" and new.status != "ok") or (bool(old.ok) and not new.ok)
-    beyond = comparison is not None and comparison.ratio.resolved and comparison.ratio.low > 1 + tolerance
+    beyond = comparison is not None and comparison.ratio.resolved and (comparison.ratio.low or 0.0) > 1 + tolerance
     different = "; ".join([*map(str, comparison.differences if comparison else ()), *told])
     verdict = f"not ok any more: {new.status}" if worse else _verdict(comparison, new, beyond)
     return Change(name, old, new, comparison, verdict, worse or beyond, different)

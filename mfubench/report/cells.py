@@ -17,15 +17,20 @@ def figures_in_words(pooled: Pooled) -> dict[str, str]:
         figure = pooled.figure(metric.name)
         if figure and (figure.mean or metric.shown != "unless zero"):
             text = WORDS[metric.unit](figure.mean)
-            cells[heading] = with_interval(figure, text) if metric.with_interval else text
+            cells[heading] = with_interval(figure, metric.unit) if metric.with_interval else text
         elif metric.shown == "always":
             cells[heading] = ABSENT
     return cells
 
 
-def with_interval(figure: Figure, text: str) -> str:
-    """The text of a figure's mean, and ± half the interval in percent of it."""
-    return text if figure.half_width is None else f"{text} ±{figure.half_width / figure.mean:.1%}"
+def with_interval(figure: Figure, unit: str) -> str:
+    """Write a figure's mean with ± half its interval: of a fraction in percentage points, else in percent of the mean."""
+    text, half = WORDS[unit](figure.mean), figure.half_width
+    if half is None:
+        return text
+    if unit == "fraction":
+        return f"{text.removesuffix('%')} ±{max(100 * half, 0.1):.1f}%"
+    return f"{text} ±{half / figure.mean:.1%}"
 
 
 def percent(pooled: Pooled, name: str) -> str:

@@ -42,7 +42,13 @@ def compare(one: Pooled, other: Pooled, in_pairs: bool = True) -> Comparison:
 
 
 def step_time_ratio(one: Pooled, other: Pooled, in_pairs: bool = True) -> Ratio:
-    """Return the step time of `other` over that of `one`; by pairs if wanted and if there are at least two."""
+    """Return the step time of `other` over that of `one`; by pairs if wanted and if there are at least two.
+
+    If a run has too few steps for an interval, the ratio has none either, whatever the number of runs: nobody knows if the
+    run was steady.
+    """
+    if any(run.measurement and run.measurement.relative_half_width is None for run in (*one.ok, *other.ok)):
+        return single((_mean(one)[0], None), (_mean(other)[0], None))
     beside = pairs(one, other) if in_pairs else []
     if len(beside) >= 2:
         return paired(*(_step_times(side) for side in zip(*beside, strict=True)))
@@ -104,6 +110,8 @@ def sentence(ratio: Ratio, one: str, other: str) -> str:
 
 def amount(ratio: Ratio) -> str:
     """1.043× ± 0.006, or the ends of a wide interval."""
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.ratio:.2f}×"
     half = (ratio.high - ratio.low) / 2
     if half > WIDE:
         low = f"{ratio.low:.2f}×" if ratio.low >= 0.01 else "less than 0.01×"
@@ -117,8 +125,8 @@ def _step_times(runs: Iterable[Result]) -> list[float]:
     return [run.measurement.step_time_s for run in runs if run.measurement]
 
 
-def _mean(pooled: Pooled) -> tuple[float, float]:
-    """The mean step time of a setting that is ok, and half the width of its interval."""
+def _mean(pooled: Pooled) -> tuple[float, float | None]:
+    """The mean step time of a setting that is ok, and half the width of its interval; None if it has none."""
     figure = pooled.figure("step_time_s")
-    assert figure is not None and figure.half_width is not None
+    assert figure is not None
     return figure.mean, figure.half_width

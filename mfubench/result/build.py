@@ -115,6 +115,7 @@ def _hardware(target: Target, peaks: Peaks | None) -> FoundHardware:
         peak_dtype=None if peak is None else peak.dtype,
         peak_source=None if peak is None else peak.source,
         peak_measured=None if peak is None else peak.measured,
+        peak_relative_half_width=None if peak is None else peak.relative_half_width,
         ceiling_flops_per_second=None if ceiling is None else ceiling.flops_per_second,
         ceiling_source=None if ceiling is None else ceiling.source,
     )

@@ -17,6 +17,7 @@ from mfubench.files.paths import ROOT
 from .commands import help_page, jobs
 from .comparing import comparing
 from .counting import counting
+from .coverage import coverage
 from .figures import comparisons, table
 from .probe import probe
 
@@ -39,6 +40,7 @@ def main() -> None:
             made += comparing(folder)
     console.print(table([*lines, *own]))
     console.print(comparisons(made))
+    console.print(coverage())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import yaml
@@ -305,6 +306,18 @@ def test_a_cpus_peak_is_the_mean_over_ranks_that_were_busy_at_once(
     assert together > 0.7 * longest
 
 
+def test_a_measured_peak_is_known_as_well_as_the_best_rates_of_its_sections_agree(
+    measured: tuple[hardware.Peak, list[dict[str, Any]]],
+) -> None:
+    found, ranks = measured
+    assert [max(rank["best_of_sections"]) for rank in ranks] == [rank["flops_per_second"] for rank in ranks]
+    sections = [fmean(bests) for bests in zip(*(rank["best_of_sections"] for rank in ranks), strict=True)]
+    mean = fmean(sections)
+    variance = sum((each - mean) ** 2 for each in sections) / 4
+    assert found.relative_half_width == pytest.approx(2.776 * variance**0.5 / mean)  # t(0.975, 4)
+    assert 0 < found.relative_half_width < 0.5
+
+
 def test_a_cpus_peak_is_what_another_matmul_library_says_within_a_factor(
     measured: tuple[hardware.Peak, list[dict[str, float]]],
 ) -> None:
@@ -413,7 +426,7 @@ def test_a_ceiling_that_cant_be_measured_is_unavailable_and_kept_nowhere(
 def test_a_cpus_ceiling_is_measured_as_its_peak_is() -> None:
     def one_rank(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
         assert environment["OMP_NUM_THREADS"] == "1"
-        return [json.dumps({"flops_per_second": 1e9, "shape": [1, 2, 3], "torch": "2"})]
+        return [json.dumps({"flops_per_second": 1e9, "best_of_sections": [1e9] * 5, "shape": [1, 2, 3], "torch": "2"})]
 
     cpu = hardware.detect(Hardware(name="cpu", device="cpu", peaks={}))
     found = hardware.ceiling(cpu, "fp32", 1, 1, one_rank)

@@ -45,7 +45,7 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
 
     def of(
         *overrides: str,
-        times: tuple[float, ...] = (1.0, 1.001, 1.0, 1.001),
+        times: tuple[float, ...] = (1.0, 1.001) * 10,
         peak: Peak = SHEET,
         ceiling_here: Ceiling | None = None,
         **changes: Any,
@@ -68,9 +68,8 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
         plan = make_plan(experiment, WORKLOAD, PLACE)
         prepared = Prepared(target, WORKLOAD, stage["flops"], None, plan)
         observed = Observed(stage["outcome"], records, hardware.monitor(CPU, 1))
-        measured = Measured(
-            stage["measurement"], stage["flops"], stage["in_situ"], [], (), stage["conditions"], 4, Wanted(4, "steps")
-        )
+        steps, stages = len(times), (stage["measurement"], stage["flops"], stage["in_situ"], [], ())
+        measured = Measured(*stages, stage["conditions"], steps, Wanted(steps, "steps"))
         peaks = Peaks(peak, ceiling)
         found = list(run_warnings(experiment, stage["verdict"], target, prepared, peaks, observed, measured))
         assert all(each.kind in get_args(Kind) for each in found)
@@ -90,14 +89,20 @@ def test_a_tiny_model_on_a_gpu_names_a_real_one(said: Callable[..., list[str]]) 
 
 
 def test_a_mean_less_sure_than_asked_for_says_how_sure_it_is(said: Callable[..., list[str]]) -> None:
-    (caveat,) = said(times=(1.0, 3.0, 1.0, 3.0))
-    # Student's t of 3 degrees of freedom, 3.182, times a standard deviation of 1.155 / 2, over the mean of 2
+    unsure = (1.0, 3.0) * 10
+    (caveat,) = said(times=unsure)
+    # Student's t of 19 degrees of freedom, 2.0930, times a standard deviation of 1.02598 / 20 ** 0.5, over the mean of 2
     assert caveat.startswith(
-        "the mean step time is known to ±91.87%, not to the ±1.00% asked for, after 4 steady steps"
+        "the mean step time is known to ±24.01%, not to the ±1.00% asked for, after 20 steady steps"
     )
-    (caveat,) = said("measurement.relative_precision=null", times=(1.0, 3.0, 1.0, 3.0))
-    assert caveat.startswith("the mean step time is only known to ±92%")
-    assert said("measurement.relative_precision=0.92", times=(1.0, 3.0, 1.0, 3.0)) == []
+    (caveat,) = said("measurement.relative_precision=null", times=unsure)
+    assert caveat.startswith("the mean step time is only known to ±24%")
+    assert said("measurement.relative_precision=0.25", times=unsure) == []
+
+
+def test_too_few_steps_have_no_interval_and_say_so(said: Callable[..., list[str]]) -> None:
+    (caveat,) = said("measurement=quick", times=(1.0, 1.001) * 4)
+    assert caveat.startswith("8 steps: no interval, which takes 20")
 
 
 def test_a_step_time_that_drifts_is_not_steady(said: Callable[..., list[str]]) -> None:
@@ -132,7 +137,7 @@ def test_an_exit_status_after_all_steps_is_noted(said: Callable[..., list[str]])
 
 
 def test_a_run_cut_short_by_the_user_says_how_short(said: Callable[..., list[str]]) -> None:
-    assert said(verdict=RunStatus("ok", None, "user")) == ["ended by the user after 4 steady steps of at most 200"]
+    assert said(verdict=RunStatus("ok", None, "user")) == ["ended by the user after 20 steady steps of at most 200"]
 
 
 def test_recomputation_that_a_compiled_model_hides_is_said(said: Callable[..., list[str]]) -> None:
@@ -149,7 +154,7 @@ def test_another_count_in_the_frameworks_process_is_said_with_what_explains_it(s
     assert "did 1.3 TFLOP, +30.0% from the 1 TFLOP that hfu takes it to do: it recomputes; " in caveat
     assert caveat.endswith("no formula counts x::y [2, 3] x [3, 4] ×2")
     (caveat,) = said(PROFILED, in_situ=replace(COUNTED, explanation=None, uncounted={}))
-    assert caveat.endswith("nothing known explains it; flops.in_situ in result.json has its operators")
+    assert caveat.endswith("nothing known explains it; in_situ in result.json has its operators")
     assert said(PROFILED, in_situ=replace(COUNTED, apart=0.009)) == []
 
 

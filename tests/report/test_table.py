@@ -52,7 +52,7 @@ def test_a_native_key_of_the_users_is_never_hidden_behind_the_setting_it_replace
 
 def test_figures_are_printed_with_their_interval_and_in_percent(result: Made, text_of: Text) -> None:
     text = text_of([result()])
-    for cell in ("200 ms ±5.0%", "2,560", "0.0512", "40.0%", "38.0%", "42.0%", "39.0%", "1.50 GiB"):
+    for cell in ("200 ms ±5.0%", "2,560", "0.0512", "40.0 ±2.0%", "38.0%", "42.0%", "39.0%", "1.50 GiB"):
         assert cell in text
     assert "A chip: peak 0.128 TFLOP/s in fp32, a data sheet" in text
 

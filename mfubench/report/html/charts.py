@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from mfubench.measure.metric_table import WORDS, seconds
+from mfubench.report.cells import with_interval
 from mfubench.report.html.axes import MARKERS, Bar, Plot, draw_bars, draw_lines, draw_step_times, interval_errors
 from mfubench.report.html.svg import style
 from mfubench.report.overview import Row, labels
-from mfubench.report.pooling import Figure, Pooled
+from mfubench.report.pooling import Pooled
 
 
 def charts(rows: Sequence[Row]) -> list[Plot]:
@@ -28,7 +29,14 @@ def utilisation(rows: Sequence[Row]) -> Plot | None:
     def of(row: Pooled) -> list[list[Bar]]:
         known = {name: figure for name in kinds if (figure := row.figure(name))}
         return [
-            [Bar(kinds[name], share.mean, f"{name.upper()} {_share(share)}", *interval_errors(share))]
+            [
+                Bar(
+                    kinds[name],
+                    share.mean,
+                    f"{name.upper()} {with_interval(share, 'fraction')}",
+                    *interval_errors(share),
+                )
+            ]
             for name, share in known.items()
         ]
 
@@ -138,12 +146,6 @@ def panels(rows: Sequence[Row]) -> list[Plot]:
             if runs:
                 found.append(Plot(row.name, draw_step_times(runs, f"steps-{number}", f"step times of {row.name}")))
     return found
-
-
-def _share(figure: Figure) -> str:
-    """Write a fraction with half its interval, both in percent: 42.1 ±0.2%."""
-    half = figure.half_width
-    return WORDS["fraction"](figure.mean) if half is None else f"{100 * figure.mean:.1f} ±{max(100 * half, 0.1):.1f}%"
 
 
 def _hardware(row: Pooled, name: str, unit: float = 1) -> float | None:

@@ -131,7 +131,7 @@ def _step_times_of(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
             [
                 *_who(row, run),
                 seconds(row.step_time_s),
-                with_interval(step_time, seconds(step_time.mean)),
+                with_interval(step_time, "s"),
                 seconds(statistics.fmean(last)) if last else ABSENT,
                 f"{statistics.fmean(last) / step_time.mean - 1:+.1%}" if last else ABSENT,
                 f"{seconds(min(steady))} to {seconds(max(steady))}" if steady else ABSENT,
