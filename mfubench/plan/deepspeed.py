@@ -58,10 +58,8 @@ def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: 
             )
 
 
-def _option_at(tree: Mapping[str, Any], key: str) -> Any:
-    value: Any = tree
+def _option_at(tree: Any, key: str) -> Any:
+    """Return the value at a dotted key; None if there is none."""
     for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree

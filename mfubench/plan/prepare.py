@@ -120,18 +120,8 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     except ValueError as error:  # of a model or a mode that can't be built
         given = f"framework={experiment.framework.name} model={experiment.model.name} mode={experiment.mode.name}"
         raise WrongCombination(str(error), given=given, expected="a workload that this model can train") from error
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    place = Place(
-        folder,
-        LAUNCHERS,
-        ROOT,
-        sys.executable,
-        machine.device,
-        precision,
-        target.threads_per_rank,
-        target.engine,
-        visible,
-    )
+    threads, engine, visible = target.threads_per_rank, target.engine, os.environ.get("CUDA_VISIBLE_DEVICES")
+    place = Place(folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, engine, visible)
     plan = make_plan(experiment, made, place)
     for text in (plan.config_text, *plan.other_files.values(), *plan.environment.values(), *plan.command):
         no_secret_in(text, "what the framework would be given")
