@@ -9,8 +9,8 @@ from rich.console import Console
 
 from mfubench.config import Experiment
 from mfubench.hardware.lock import exclusive
-from mfubench.launch import programs
 from mfubench.launch.interrupts import interrupted_once
+from mfubench.launch.programs import responds, run_together
 from mfubench.measure.measure import measure, status_of
 from mfubench.measure.observe import observe
 from mfubench.measure.status import refused
@@ -28,11 +28,11 @@ def run(experiment: Experiment, folder: Path, sweep: Path | None, composed: Comp
     target = prepared = peaks = observed = measured = None
     with interrupted_once():
         try:
-            target = resolve(experiment, programs)
+            target = resolve(experiment, responds)
             with exclusive(target.machine, target.num_devices, job.folder, console):
                 prepared = prepare(target, job.folder, console)
                 check_memory(prepared)
-                peaks = measure_peaks(target, programs, console)
+                peaks = measure_peaks(target, run_together, console)
                 observed = observe(prepared, peaks, console)
                 measured = measure(prepared, peaks, observed)
             status = status_of(observed, measured)
@@ -48,10 +48,10 @@ def dry_run(experiment: Experiment, folder: Path, sweep: Path | None, composed: 
     """Print what would be run and the memory it needs; False if it couldn't run here. Starts nothing. Raises ConfigError."""
     claim_for_preview(folder, composed)
     try:
-        target = resolve(experiment, programs)
+        target = resolve(experiment, responds)
         prepared = prepare(target, folder, console)
         settings = settings_in_words(asdict(target.experiment), target.framework_label, target.precision)
-        preview(prepared, settings, known_peak(target, programs, console))
+        preview(prepared, settings, known_peak(target, run_together, console))
         check_memory(prepared)
     except REFUSALS as error:
         console.print(refused(error, sweep).in_one_line, style="red", markup=False, highlight=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mfubench.config import Experiment, WrongCombination
-from mfubench.plan.support import Values, chosen_layers
+from mfubench.plan.support import Values, branches
 
 AUTO = "auto"
 
@@ -20,8 +20,8 @@ def deepspeed_layers(experiment: Experiment, values: Values) -> list[dict[str, A
     if given is None:
         return None
     base = {key: value for key, value in given.items() if key != "when"}
-    branches = chosen_layers(f"parallelism={experiment.parallelism.name}", {}, given.get("when", {}), values)
-    return [*branches, base]
+    chosen = branches(f"parallelism={experiment.parallelism.name}", given.get("when", {}), values)
+    return [*(content for _, content in chosen), base]
 
 
 def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: str) -> None:
@@ -58,10 +58,8 @@ def check_deepspeed(tree: Mapping[str, Any], experiment: Experiment, precision: 
             )
 
 
-def _option_at(tree: Mapping[str, Any], key: str) -> Any:
-    value: Any = tree
+def _option_at(tree: Any, key: str) -> Any:
+    """Return the value at a dotted key; None if there is none."""
     for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree

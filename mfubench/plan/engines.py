@@ -13,6 +13,7 @@ from pathlib import Path
 from mfubench.config import ConfigError, Engine, Framework
 
 INSTALLED = "installed"  # what launchers/install leaves in an environment when all of it is there
+Responds = Callable[[tuple[str, ...]], bool]  # a command -> True if its program exits with 0
 
 
 class NotInstalled(Exception):
@@ -32,18 +33,11 @@ def engines_of(framework: Framework) -> list[Engine]:
     return [Engine(**entry) for entry in framework.engines or []]
 
 
-def choose(framework: Framework, responds: Callable[[tuple[str, ...]], bool]) -> tuple[Framework, str | None]:
+def choose(framework: Framework, responds: Responds) -> tuple[Framework, str | None]:
     """Return the framework with the command of its first engine that responds, and that engine's name.
 
-    Args:
-        framework: as configured; `framework.engine` restricts the choice to one.
-        responds: runs a program; True if it exits with 0.
-
-    Returns:
-        The framework and the engine's name, None if the framework has no engines.
-
-    Raises:
-        NotInstalled: no engine responds.
+    `framework.engine` restricts the choice to one. A framework without engines is returned as it is, and None as the name.
+    Raises NotInstalled if no engine responds.
     """
     engines = engines_of(framework)
     if not engines:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -25,7 +23,9 @@ from mfubench.config.validate import validate
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.flops import FlopCount, step_flops
 from mfubench.flops.crosscheck import SecondCount, compare_counts
+from mfubench.hardware.matmul_rates import RunTogether
 from mfubench.plan import engines, support
+from mfubench.plan.engines import Responds
 from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_file, threads_per_rank
 from mfubench.workload import NoData, Workload, prepare_workload
 
@@ -40,18 +40,6 @@ REFUSALS = (
     NoData,
     WrongCombination,
 )
-
-
-class Programs(Protocol):
-    """Ways to run other programs, which this room doesn't; launch/programs.py has them."""
-
-    def responds(self, command: tuple[str, ...], /) -> bool:
-        """Return True if the program ends with 0."""
-
-    def run_together(
-        self, commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float, /
-    ) -> list[str]:
-        """Run programs at the same time and return what each printed."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +83,12 @@ class Prepared:
     plan: Plan
 
 
-def resolve(experiment: Experiment, programs: Programs) -> Target:
+def resolve(experiment: Experiment, responds: Responds) -> Target:
     """Resolve the device, the precision and the engine for this machine."""
     machine = hardware.detect(experiment.hardware)
     if not experiment.dry_run:
         engines.check_installed(experiment.framework, ROOT)
-    framework, engine = engines.choose(experiment.framework, programs.responds)
+    framework, engine = engines.choose(experiment.framework, responds)
     precision = hardware.resolve_precision(experiment.precision, machine)
     return Target(replace(experiment, framework=framework), machine, precision, engine)
 
@@ -114,7 +102,7 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     support.check_devices(experiment.parallelism, machine)
 
     console.print("preparing the workload, counting its FLOPs", style="dim")
-    with _wrong_combination(experiment):
+    try:
         made = prepare_workload(
             experiment.model,
             experiment.data,
@@ -127,18 +115,13 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
             dry=experiment.dry_run,
         )
         flops = step_flops(experiment)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    place = Place(
-        folder,
-        LAUNCHERS,
-        ROOT,
-        sys.executable,
-        machine.device,
-        precision,
-        target.threads_per_rank,
-        target.engine,
-        visible,
-    )
+    except ConfigError:
+        raise  # it says so itself
+    except ValueError as error:  # of a model or a mode that can't be built
+        given = f"framework={experiment.framework.name} model={experiment.model.name} mode={experiment.mode.name}"
+        raise WrongCombination(str(error), given=given, expected="a workload that this model can train") from error
+    threads, engine, visible = target.threads_per_rank, target.engine, os.environ.get("CUDA_VISIBLE_DEVICES")
+    place = Place(folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, engine, visible)
     plan = make_plan(experiment, made, place)
     for text in (plan.config_text, *plan.other_files.values(), *plan.environment.values(), *plan.command):
         no_secret_in(text, "what the framework would be given")
@@ -152,13 +135,13 @@ def check_memory(prepared: Prepared) -> None:
     support.check_weights_fit(prepared.flops.parameters, target.experiment.mode, target.precision, target.machine)
 
 
-def measure_peaks(target: Target, programs: Programs, console: Console) -> hardware.Peaks:
+def measure_peaks(target: Target, run_together: RunTogether, console: Console) -> hardware.Peaks:
     """Find the device's peak, and its ceiling if that is to be measured; a CPU's peak is measured now."""
     settings, machine, ranks = target.experiment.hardware, target.machine, target.num_devices
     if target.peak_is_measured:
         console.print("measuring the CPU's peak", style="dim")
     dtype = hardware.peak_dtype(target.precision, machine.device)
-    threads, run_together = target.threads_per_rank, programs.run_together
+    threads = target.threads_per_rank
     peak = hardware.peak(settings, machine, dtype, ranks, threads, run_together)
     ceiling = None
     if peak.measured:
@@ -169,9 +152,9 @@ def measure_peaks(target: Target, programs: Programs, console: Console) -> hardw
     return hardware.Peaks(peak, ceiling)
 
 
-def known_peak(target: Target, programs: Programs, console: Console) -> hardware.Peak | None:
+def known_peak(target: Target, run_together: RunTogether, console: Console) -> hardware.Peak | None:
     """Return the peak if it is known without measuring: a GPU's, or the user's own figure."""
-    return None if target.peak_is_measured else measure_peaks(target, programs, console).peak
+    return None if target.peak_is_measured else measure_peaks(target, run_together, console).peak
 
 
 def expected_memory(target: Target) -> MemoryEstimate:
@@ -198,15 +181,3 @@ def expected_memory(target: Target) -> MemoryEstimate:
         reduce_bucket_size=zero.get("reduce_bucket_size", 500_000_000),
         overlap_comm=zero.get("overlap_comm", True),
     )
-
-
-@contextmanager
-def _wrong_combination(experiment: Experiment) -> Iterator[None]:
-    """Turn a stage's ValueError into a refusal of what the user asked for."""
-    try:
-        yield
-    except ConfigError:
-        raise  # it says so itself
-    except ValueError as error:
-        given = f"framework={experiment.framework.name} model={experiment.model.name} mode={experiment.mode.name}"
-        raise WrongCombination(str(error), given=given, expected="a workload that this model can train") from error

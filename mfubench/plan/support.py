@@ -59,18 +59,27 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
 
 def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:
     """Return `base`, the chosen branches of `when` in order, then the user's `native`. Raises Unsupported."""
-    return [*chosen_layers(framework.name, framework.base, _decided(framework.when, values), values), framework.native]
-
-
-def chosen_layers(owner: str, base: dict[str, Any], when: Mapping[str, Any], values: Values) -> list[dict[str, Any]]:
-    """Return `base` and the chosen branches of `when` in order. Raises Unsupported, naming `owner`, if a branch is missing."""
-    return [base, *_branches(owner, when, values)]
+    return [framework.base, *(content for _, content in _branches_of(framework, values)), framework.native]
 
 
 def mapped_settings(framework: Framework, values: Values) -> set[str]:
-    """Return the settings that reach this framework: those under `when`, and those interpolated in its chosen layers."""
+    """Return the settings that reach this framework: those that choose a branch, and those interpolated in its layers."""
     chosen = [framework.command, framework.environment, framework.files, *layers(framework, values)]
-    return set(_interpolated(chosen)) | set(_asked_of(framework.when, values))
+    return {*_interpolated(chosen), *(setting for setting, _ in _branches_of(framework, values))}
+
+
+def branches(owner: str, when: Mapping[str, Any], values: Values) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (setting, content) of the chosen branches in order. Raises Unsupported, naming `owner`, if a branch is missing."""
+    for setting, options in when.items():
+        _must_be_known(setting, f"{owner}: `when`", values)
+        chosen = [content for value, content in options.items() if _matches(values[setting], value)]
+        if not chosen:
+            known = ("; " if setting == "mode.target_modules" else ", ").join(map(_as_written, options))
+            raise Unsupported(f"{owner} does not support {setting}={_as_written(values[setting])}; it supports {known}")
+        content = dict(chosen[0] or {})
+        nested = content.pop("when", {})
+        yield setting, content
+        yield from branches(owner, nested, values)
 
 
 def check_supported(experiment: Experiment, values: Values, defaults: Values) -> None:
@@ -158,37 +167,16 @@ def _check_rules(owner: str, where: str, given: list[dict[str, Any]], values: Va
             raise Unsupported(f"{owner} with {what}: {rule['because']}")
 
 
-def _branches(name: str, when: Mapping[str, Any], values: Values) -> Iterator[dict[str, Any]]:
-    for setting, branches in when.items():
-        _must_be_known(setting, f"{name}: `when`", values)
-        chosen = [content for value, content in branches.items() if _as_written(value) == _as_written(values[setting])]
-        if not chosen:
-            known = ("; " if setting == "mode.target_modules" else ", ").join(_as_written(value) for value in branches)
-            raise Unsupported(f"{name} does not support {setting}={_as_written(values[setting])}; it supports {known}")
-        content = dict(chosen[0] or {})
-        nested = content.pop("when", {})
-        yield content
-        yield from _branches(name, nested, values)
-
-
 def _must_be_known(setting: str, where: str, values: Values) -> None:
     if setting not in values:
         raise ConfigError(f"{where} names what is no setting", given=setting, expected=f"one of {', '.join(values)}")
 
 
-def _decided(when: Mapping[str, Any], values: Values) -> Mapping[str, Any]:
-    """Return the branches chosen by the settings; under comparison=defaults, without those left to the framework."""
+def _branches_of(framework: Framework, values: Values) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the framework's chosen branches; under comparison=defaults, without those of settings left to the framework."""
     left_open = LEFT_OPEN if values["comparison"] == "defaults" else ()
-    return {setting: branches for setting, branches in when.items() if setting not in left_open}
-
-
-def _asked_of(when: Mapping[str, Any], values: Values) -> Iterator[str]:
-    """Yield every setting by which a branch is chosen, in the chosen branches too."""
-    for setting, branches in when.items():
-        yield setting
-        for value, content in branches.items():
-            if _matches(values[setting], value):
-                yield from _asked_of((content or {}).get("when", {}), values)
+    decided = {setting: options for setting, options in framework.when.items() if setting not in left_open}
+    return branches(framework.name, decided, values)
 
 
 def _matches(value: object, wanted: object) -> bool:
