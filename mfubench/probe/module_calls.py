@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import threading
@@ -46,26 +45,16 @@ def watch_module_calls(observer: Observer) -> None:
 
 
 def _codes_of_the_probe() -> Iterator[CodeType]:
-    """The code of every function and method in the loaded modules of the probe, and of functions defined inside them.
+    """The code of all functions and methods in the loaded modules of the probe, and of functions defined inside them.
 
-    Found by module, so that no list of classes has to be kept; decorated functions include the function they wrap.
+    Found by module, so that no list of them has to be kept.
     """
-    modules = [module for name, module in list(sys.modules.items()) if _is_of_the_probe(name)]
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(f"{PROBE_PACKAGE}.")]
     values = [value for module in modules for value in vars(module).values()]
-    for value in values:
-        if _is_of_the_probe(getattr(value, "__module__", None)):
-            for member in list(vars(value).values()) if isinstance(value, type) else [value]:
-                function: Any = member.fget if isinstance(member, property) else member
-                for layer in (function, inspect.unwrap(function)):
-                    # Code of the standard library's decorators is everybody's; dataclass's generated code is in "<string>".
-                    if isinstance(layer, FunctionType) and layer.__code__.co_filename.startswith(
-                        (PROBE_FOLDER, "<string>")
-                    ):
-                        yield from _with_inner_codes(layer.__code__)
-
-
-def _is_of_the_probe(module: object) -> bool:
-    return isinstance(module, str) and (module == PROBE_PACKAGE or module.startswith(f"{PROBE_PACKAGE}."))
+    members = [member for value in values if isinstance(value, type) for member in vars(value).values()]
+    for function in (*values, *members):
+        if isinstance(function, FunctionType) and function.__code__.co_filename.startswith(PROBE_FOLDER):
+            yield from _with_inner_codes(function.__code__)
 
 
 def _with_inner_codes(code: CodeType) -> Iterator[CodeType]:
