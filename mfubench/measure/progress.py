@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,7 +14,8 @@ from mfubench.launch.supervision import Stall
 from mfubench.measure.intervals import half_width
 from mfubench.measure.stopping_rule import Rule, enough_after
 from mfubench.plan.native import Plan
-from mfubench.records import Follower, RankProgress
+from mfubench.records import Follower
+from mfubench.records.rank_events import RankEvents
 
 MIN_STEPS_FOR_AN_INTERVAL = 4
 
@@ -32,33 +33,28 @@ def progress_bar(
     import scipy.special  # noqa: F401
 
     follower, stall = Follower(plan.records), Stall(stall_s)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    text = TextColumn("{task.description}")
+    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("starting the framework", total=plan.periods)
 
         def poll() -> Ending | None:
             ranks = follower.poll()
-            seen = list(ranks.values())
-            done = min(rank.periods for rank in seen) if len(seen) >= plan.num_ranks else 0
-            if seen:
-                bar.update(task, description=_description(seen, rule, ideal_step_s) if done else "training")
+            times = {name: rank.step_times_s for name, rank in ranks.items()}
+            done = min(map(len, times.values())) if len(times) >= plan.num_ranks else 0
+            if ranks:
+                bar.update(task, description=_description(ranks.values(), rule, ideal_step_s) if done else "training")
             bar.update(task, completed=min(done, plan.periods))
             bar.refresh()
-            if done and enough_after([rank.step_times_s for rank in seen], rule) is not None:
+            if done and enough_after(list(times.values()), rule) is not None:
                 return Ending("stopped")
-            still = stall.poll({name: rank.step_times_s for name, rank in ranks.items()}, time.monotonic())
+            still = stall.poll(times, time.monotonic())
             return None if still is None else Ending("stalled", still)
 
         yield poll
 
 
-def _description(ranks: Sequence[RankProgress], rule: Rule, ideal_step_s: float) -> str:
+def _description(ranks: Collection[RankEvents], rule: Rule, ideal_step_s: float) -> str:
     """The slowest rank's recent step time, the running MFU, and how sure the mean is by now."""
     recent = max(rank.recent_step_time_s or 0.0 for rank in ranks)
     words = f"training  {recent:.3f} s/step  MFU {ideal_step_s / recent:.1%}"

@@ -1,19 +1,21 @@
-"""Report every call of a module to a listener, the observer, and keep torch.compile away from the probe's own code."""
+"""Report every call of a module to the observer, and keep torch.compile away from the probe's own code."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import threading
 import time
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Callable, Iterator, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import torch
 from torch import nn
 
 from .import_hook import after_import
+
+if TYPE_CHECKING:
+    from .observer import Observer
 
 PROBE_PACKAGE = __name__.rpartition(".")[0]  # the name under which the probe was loaded
 PROBE_FOLDER = os.path.join(os.path.dirname(__file__), "")
@@ -26,27 +28,7 @@ class _CallState(threading.local):
     in_a_call = False
 
 
-class CallListener(Protocol):
-    """The observer's interface for module calls."""
-
-    @property
-    def details(self) -> object:
-        """None if inner calls are not of interest."""
-
-    def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-        """Report a module call outside any other in this thread. If it returns true, `root_returned` must follow."""
-
-    def inner_call(self, module: nn.Module) -> object:
-        """Report a module call inside another one, while details are wanted."""
-
-    def root_returned(self) -> object:
-        """Report the end of a call for which `outermost_call` returned true."""
-
-    def switch_off(self, error: Exception) -> None:
-        """Report an error of the probe."""
-
-
-def watch_module_calls(observer: CallListener) -> None:
+def watch_module_calls(observer: Observer) -> None:
     """Replace nn.Module.__call__, the only entry that sees keyword inputs and that torch.compile follows without a break.
 
     It stays for good: torch.compile takes the function that it finds when loaded for the original one.
@@ -63,26 +45,16 @@ def watch_module_calls(observer: CallListener) -> None:
 
 
 def _codes_of_the_probe() -> Iterator[CodeType]:
-    """The code of every function and method in the loaded modules of the probe, and of functions defined inside them.
+    """The code of all functions and methods in the loaded modules of the probe, and of functions defined inside them.
 
-    Found by module, so that no list of classes has to be kept; decorated functions include the function they wrap.
+    Found by module, so that no list of them has to be kept.
     """
-    modules = [module for name, module in list(sys.modules.items()) if _is_of_the_probe(name)]
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(f"{PROBE_PACKAGE}.")]
     values = [value for module in modules for value in vars(module).values()]
-    for value in values:
-        if _is_of_the_probe(getattr(value, "__module__", None)):
-            for member in list(vars(value).values()) if isinstance(value, type) else [value]:
-                function: Any = member.fget if isinstance(member, property) else member
-                for layer in (function, inspect.unwrap(function)):
-                    # Code of the standard library's decorators is everybody's; dataclass's generated code is in "<string>".
-                    if isinstance(layer, FunctionType) and layer.__code__.co_filename.startswith(
-                        (PROBE_FOLDER, "<string>")
-                    ):
-                        yield from _with_inner_codes(layer.__code__)
-
-
-def _is_of_the_probe(module: object) -> bool:
-    return isinstance(module, str) and (module == PROBE_PACKAGE or module.startswith(f"{PROBE_PACKAGE}."))
+    members = [member for value in values if isinstance(value, type) for member in vars(value).values()]
+    for function in (*values, *members):
+        if isinstance(function, FunctionType) and function.__code__.co_filename.startswith(PROBE_FOLDER):
+            yield from _with_inner_codes(function.__code__)
 
 
 def _with_inner_codes(code: CodeType) -> Iterator[CodeType]:
@@ -92,7 +64,7 @@ def _with_inner_codes(code: CodeType) -> Iterator[CodeType]:
             yield from _with_inner_codes(constant)
 
 
-def cost_of_an_inner_call_ns(observer: CallListener) -> float:
+def cost_of_an_inner_call_ns(observer: Observer) -> float:
     """Nanoseconds that the probe adds to a module call inside another one, once details are no longer wanted.
 
     Measured, at its best, on an empty call: timing each call would cost more than the call.
@@ -118,7 +90,7 @@ def _fastest_ns(call: Callable[..., Any]) -> float:
     return min(rounds) / CALLS
 
 
-def _watched(original: Callable[..., Any], observer: CallListener, here: _CallState) -> Callable[..., Any]:
+def _watched(original: Callable[..., Any], observer: Observer, here: _CallState) -> Callable[..., Any]:
     is_compiling = torch.compiler.is_dynamo_compiling
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import set_eval_frame
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from . import describe
@@ -55,12 +56,14 @@ def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]
         if self._off:
             return None
         began = time.perf_counter_ns()
+        compiler = set_eval_frame(None)  # else torch.compile could compile the probe, and all that it calls
         try:
             return method(self, *args)
         except Exception as error:
             self.switch_off(error)
             return None
         finally:
+            set_eval_frame(compiler)
             self._step.own_ns += time.perf_counter_ns() - began
 
     return call

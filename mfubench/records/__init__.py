@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from mfubench.records.expected import Difference, Expected
 from mfubench.records.invariants import differences
-from mfubench.records.reading import Follower, MicroBatch, RankProgress, RankRecord, Records, StepFlops, read_records
+from mfubench.records.reading import Follower, MicroBatch, RankRecord, Records, StepFlops, read_records
 
 __all__ = [
     "Difference",
     "Expected",
     "Follower",
     "MicroBatch",
-    "RankProgress",
     "RankRecord",
     "Records",
     "StepFlops",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 Event = Mapping[str, Any]
+RECENT_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,20 @@ class RankEvents:
     errors: list[str] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     memory_kind: str | None = None
-    boundaries: list[Event] = field(default_factory=list)  # the first forward of each step
     forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step
     on_device: bool = False
     _on_device: dict[int, DevicePeriod] = field(default_factory=dict)  # by the index of the following step
-    _roots: list[int] = field(default_factory=list)
+    _root: int | None = None
 
-    def take(self, event: Event) -> None:
-        """Add one event."""
+    def read(self, lines: bytes) -> None:
+        """Add the events in whole lines, up to the first torn one."""
+        for line in lines.decode(errors="replace").splitlines():
+            try:
+                self._take(json.loads(line))
+            except json.JSONDecodeError:
+                return
+
+    def _take(self, event: Event) -> None:
         if "device" in event and event["event"] != "work":  # in a "work" event "device" is the kind of device
             self.on_device = True
             heard_s = event["t"] / 1e9
@@ -50,11 +57,8 @@ class RankEvents:
             case "start":
                 self.start = event
             case "root":
-                self._roots.append(event["root"])
-                self.boundaries, self.forwards = (
-                    [],
-                    [],
-                )  # earlier events are of another model, or of this one without its wrapper
+                self._root = event["root"]
+                self.forwards = []  # earlier ones are of another model, or of this one without its wrapper
             case "forward":
                 self._take_forward(event)
             case "step":
@@ -67,17 +71,21 @@ class RankEvents:
                 self.errors.append(event["error"].strip())
 
     def _take_forward(self, event: Event) -> None:
-        if event["root"] != self._roots[-1]:
-            error = f"models {event['root']} and {self._roots[-1]} of this process both trained"
+        if event["root"] != self._root:
+            error = f"models {event['root']} and {self._root} of this process both trained"
             if event["root"] == -1:
                 error = "the model was also trained past its wrapper, in forwards that no step counts"
             if error not in self.errors:
                 self.errors.append(error)
             return
-        if not self.boundaries or event["step"] != self.boundaries[-1]["step"]:
-            self.boundaries.append(event)
+        if not self.forwards or event["step"] != self.forwards[-1][0]["step"]:
             self.forwards.append([])
         self.forwards[-1].append(event)
+
+    @property
+    def boundaries(self) -> list[Event]:
+        """The first forward of each step."""
+        return [step[0] for step in self.forwards]
 
     @property
     def device_periods(self) -> list[DevicePeriod]:
@@ -101,12 +109,8 @@ class RankEvents:
         """Number of complete periods; on a device, of those whose end its clock has confirmed."""
         return len(self.step_times_s)
 
-
-def events_of(text: str) -> Iterator[Event]:
-    """The events in whole lines of text, up to the first torn line."""
-    for line in text.splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            return
-        yield event
+    @property
+    def recent_step_time_s(self) -> float | None:
+        """The mean of the last step times; None before the first."""
+        recent = self.step_times_s[-RECENT_STEPS:]
+        return sum(recent) / len(recent) if recent else None

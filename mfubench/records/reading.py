@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mfubench.records.rank_events import RankEvents, events_of
+from mfubench.records.rank_events import RankEvents
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def read_records(folder: Path) -> Records:
 
 def _events_in(path: Path) -> RankEvents:
     series = RankEvents()
-    for event in events_of(path.read_text(encoding="utf-8", errors="replace")):
-        series.take(event)
+    series.read(path.read_bytes())
     return series
 
 
@@ -143,51 +143,21 @@ def _micro_batch(forward: Mapping[str, Any]) -> MicroBatch:
     return MicroBatch(batch, sequence, forward["real"], forward["trained"], forward.get("ids"))
 
 
-RECENT_STEPS = 10
-
-
-@dataclass(frozen=True)
-class RankProgress:
-    """The complete step periods of one process so far, by the clock of `RankRecord.step_times_s`."""
-
-    step_times_s: Sequence[float]
-
-    @property
-    def periods(self) -> int:
-        """The number of complete periods."""
-        return len(self.step_times_s)
-
-    @property
-    def recent_step_time_s(self) -> float | None:
-        """The mean of the last step times; None before the first."""
-        recent = self.step_times_s[-RECENT_STEPS:]
-        return sum(recent) / len(recent) if recent else None
-
-
-@dataclass
-class _FileProgress:
-    series: RankEvents = field(default_factory=RankEvents)
-    offset: int = 0  # bytes of whole lines read
-
-
 class Follower:
     """Follow the records in `folder`, which may not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[Path, _FileProgress] = {}
+        self._ranks: dict[str, RankEvents] = {}
+        self._read_bytes: Counter[str] = Counter()  # of whole lines, by file name
 
-    def poll(self) -> Mapping[str, RankProgress]:
-        """Read what is new; the progress by file name: `rank0`, `rank1`, ..."""
+    def poll(self) -> Mapping[str, RankEvents]:
+        """Read what is new; return the events so far by file name: `rank0`, `rank1`, ..."""
         for path in sorted(self._folder.glob("rank*.jsonl")):
-            self._read_on(path, self._files.setdefault(path, _FileProgress()))
-        return {path.stem: RankProgress(followed.series.step_times_s) for path, followed in self._files.items()}
-
-    def _read_on(self, path: Path, followed: _FileProgress) -> None:
-        with path.open("rb") as file:
-            file.seek(followed.offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]  # the writer may be in the middle of a line
-        followed.offset += len(whole)
-        for event in events_of(whole.decode(errors="replace")):
-            followed.series.take(event)
+            with path.open("rb") as file:
+                file.seek(self._read_bytes[path.stem])
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]  # the writer may be in the middle of a line
+            self._read_bytes[path.stem] += len(whole)
+            self._ranks.setdefault(path.stem, RankEvents()).read(whole)
+        return self._ranks

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,12 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
         if records:
             environment["MFUBENCH_RECORDS"] = str(records)
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, env=environment, input=given, capture_output=True, text=True, timeout=600)
+        extensions.release()
+        began_s = time.time()
+        try:
+            return subprocess.run(command, env=environment, input=given, capture_output=True, text=True, timeout=600)
+        finally:
+            extensions.release(began_s)  # of a build that was killed
 
     return python
 

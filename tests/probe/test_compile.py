@@ -7,23 +7,26 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from mfubench.records import read_records
 
 
 def test_torch_compile_captures_the_same_graphs_with_and_without_the_probe(
-    tmp_path: Path, run: Callable, trainers: Path
+    tmp_path: Path, run: Callable, trainers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MFUBENCH_PROFILE_FLOPS", "1")  # the second step's counter is the probe's code too
     bare = run(trainers / "compiled.py", records=None)
     probed = run(trainers / "compiled.py", records=tmp_path)
     assert bare.returncode == probed.returncode == 0, probed.stderr
     said = json.loads(bare.stdout)
     assert json.loads(probed.stdout) == said
-    assert len(said) == 8
+    assert len(said) == 9
     assert said["method, whole"]["breaks"] == 0 < said["method, broken"]["breaks"]
 
     # Every step of every model, of those too whose call is one compiled graph in which no other call is seen.
     lines = map(json.loads, (tmp_path / "rank0.jsonl").read_text().splitlines())
-    assert Counter(line["root"] for line in lines if line["event"] == "forward") == {root: 3 for root in range(8)}
+    assert Counter(line["root"] for line in lines if line["event"] == "forward") == {root: 3 for root in range(9)}
 
     (record,) = read_records(tmp_path).ranks  # of the last model, which has compiled blocks
     assert len(record.step_times_s) == 2
