@@ -122,6 +122,9 @@ class Hardware:
     device: str = MISSING  # auto | cpu | cuda
     device_name: str | None = None  # words of the driver's name for it; commas between alternatives
     peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8 -> FLOP/s
+    memory_bytes: float | None = (
+        None  # by the data sheet, of which a driver shows a little more; only planning reads it
+    )
     source: str | None = None
     peak_flops_per_second: float | None = None  # the user's own figure; overrides all others
     measure_ceiling: bool = False  # also measure the largest matmul rate of this very device

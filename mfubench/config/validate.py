@@ -45,6 +45,8 @@ def validate(experiment: Experiment) -> None:
         _reject("seed", experiment.seed, "less than 2**32, as numpy takes it", 0)
     if experiment.hardware.peak_flops_per_second is not None:
         _more_than_zero("hardware.peak_flops_per_second", experiment.hardware.peak_flops_per_second, 312e12)
+    if experiment.hardware.memory_bytes is not None:
+        _more_than_zero("hardware.memory_bytes", experiment.hardware.memory_bytes, 80e9)
     if experiment.hardware.price_per_hour is not None:
         _more_than_zero("hardware.price_per_hour", experiment.hardware.price_per_hour, 2.5)
     _one_of("precision", experiment.precision, PRECISIONS)

@@ -26,6 +26,8 @@ from mfubench.flops.breakdown import by_module, by_operator, by_phase, hardware_
 from mfubench.flops.conventions import figures
 from mfubench.flops.flop_table import TOTALS, CountedStep, flops_share, show_step
 from mfubench.flops.step import profile_of, second_count, step_flops
+from mfubench.hardware import Unavailable, peak_dtype, planned, resolve_precision
+from mfubench.hardware import peak as find_peak
 
 FLOPS_COMMAND = "python -m mfubench.flops"
 
@@ -59,9 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     given = _flops_parser().parse_intermixed_args(arguments)
     try:
-        if (given.step_time_s is None) != (given.peak_tflops is None):
-            raise ValueError("--step-time-s and --peak-tflops make an MFU together; give both or neither")
         experiment = compose_one(given.overrides)
+        peak = _peak(experiment, given)
         counted = count_step(experiment, documents=given.documents, trained_tokens=given.trained_tokens)
     except ConfigError as error:
         print(error.screen(arguments, FLOPS_COMMAND), file=sys.stderr)
@@ -75,12 +76,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    rate = None if given.step_time_s is None else given.step_time_s * given.peak_tflops * 1e12
+    rate = None if peak is None else given.step_time_s * peak
     if given.json:
         print(json.dumps(step_as_json(counted, rate), indent=1))
     else:
         show_step(counted, rate, Console(), conventions=given.conventions)
     return _exit_status(counted)
+
+
+def _peak(experiment: Experiment, given: argparse.Namespace) -> float | None:
+    """Return the peak in FLOP/s that a given step time is set against, None without one. Raises ValueError if it isn't known."""
+    if given.step_time_s is None:
+        if given.peak_tflops is not None:
+            raise ValueError("--peak-tflops makes an MFU together with --step-time-s; give both or neither")
+        return None
+    if given.peak_tflops is not None:
+        return float(given.peak_tflops * 1e12)
+    option = experiment.hardware
+    if option.device_name is None:
+        raise ValueError("--step-time-s needs a peak: hardware=NAME, such as hardware=h100-sxm, or --peak-tflops 989.4")
+    machine = planned(option, experiment.parallelism.num_devices)
+    try:
+        dtype = peak_dtype(resolve_precision(experiment.precision, machine), machine.device)
+    except Unavailable as error:
+        raise ValueError(str(error)) from error
+    return find_peak(option, machine, dtype, 1, 1, _nothing_is_measured).flops_per_second
+
+
+def _nothing_is_measured(*_: Any) -> list[str]:
+    raise AssertionError("the peak of a named GPU is a data sheet's")
 
 
 def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str, Any]:
@@ -156,7 +180,7 @@ def _flops_parser() -> argparse.ArgumentParser:
         "--step-time-s", type=_positive, metavar="S", help="a measured step time in seconds: prints its MFU"
     )
     parser.add_argument(
-        "--peak-tflops", type=_positive, metavar="P", help="the device's peak in TFLOP/s, with --step-time-s"
+        "--peak-tflops", type=_positive, metavar="P", help="the peak in TFLOP/s; default: that of hardware=NAME"
     )
     parser.add_argument(
         "--documents", type=_lengths, metavar="L,L,...", help="pack every sequence with documents of these lengths"

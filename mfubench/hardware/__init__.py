@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.hardware.conditions import Conditions, CpuConditions, GpuConditions, Window, troubles
-from mfubench.hardware.machine import Machine, Unavailable, detect, resolve_precision
+from mfubench.hardware.machine import Machine, Unavailable, detect, planned, resolve_precision
 from mfubench.hardware.monitor_cpu import CpuMonitor
 from mfubench.hardware.monitor_gpu import GpuMonitor
 from mfubench.hardware.peaks import Ceiling, Peak, Peaks, UnknownPeak, ceiling, peak, peak_dtype
@@ -27,6 +27,7 @@ __all__ = [
     "monitor",
     "peak",
     "peak_dtype",
+    "planned",
     "resolve_precision",
     "troubles",
 ]

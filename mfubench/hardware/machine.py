@@ -61,6 +61,20 @@ def detect(hardware: Hardware) -> Machine:
     return machine or _cpu()
 
 
+def planned(hardware: Hardware, num_devices: int) -> Machine:
+    """Describe a machine of `num_devices` GPUs of the kind that `hardware` names, by its data sheet; it need not be here."""
+    assert hardware.device_name is not None
+    return Machine(
+        device=hardware.device,
+        device_name=hardware.device_name,
+        num_devices=num_devices,
+        cores=len(os.sched_getaffinity(0)),
+        supports_bf16="bf16" in hardware.peaks,
+        driver=None,
+        memory_bytes=None if hardware.memory_bytes is None else int(hardware.memory_bytes),
+    )
+
+
 def of_gpus(
     hardware: Hardware, driver: str | None, listed: Sequence[Gpu], environment: Mapping[str, str]
 ) -> Machine | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from mfubench.workload import NoData, Workload, prepare_workload
 if TYPE_CHECKING:
     from mfubench.flops.memory import MemoryEstimate
 
+LARGEST_BATCH = 4096  # to look for
 REFUSALS = (
     support.Unsupported,
     engines.NotInstalled,
@@ -84,8 +86,11 @@ class Prepared:
 
 
 def resolve(experiment: Experiment, responds: Responds) -> Target:
-    """Resolve the device, the precision and the engine for this machine."""
-    machine = hardware.detect(experiment.hardware)
+    """Resolve the device, the precision and the engine for this machine; a dry run may plan for a GPU that isn't here."""
+    if experiment.dry_run and experiment.hardware.device_name is not None:
+        machine = hardware.planned(experiment.hardware, experiment.parallelism.num_devices)
+    else:
+        machine = hardware.detect(experiment.hardware)
     if not experiment.dry_run:
         engines.check_installed(experiment.framework, ROOT)
     framework, engine = engines.choose(experiment.framework, responds)
@@ -155,6 +160,19 @@ def measure_peaks(target: Target, run_together: RunTogether, console: Console) -
 def known_peak(target: Target, run_together: RunTogether, console: Console) -> hardware.Peak | None:
     """Return the peak if it is known without measuring: a GPU's, or the user's own figure."""
     return None if target.peak_is_measured else measure_peaks(target, run_together, console).peak
+
+
+def largest_batch(target: Target, memory_bytes: int) -> int:
+    """Return the largest batch size of a device that its memory holds by the estimate; 0 if even one sequence doesn't fit."""
+    from mfubench.flops import memory
+
+    def too_large(batch_size: int) -> bool:
+        asked = replace(target, experiment=replace(target.experiment, batch_size=batch_size))
+        return not memory.fits(expected_memory(asked), memory_bytes)
+
+    powers = [2**power for power in range(LARGEST_BATCH.bit_length())]
+    above = next(filter(too_large, powers), LARGEST_BATCH + 1)
+    return bisect_left(range(1, above), True, key=too_large)
 
 
 def expected_memory(target: Target) -> MemoryEstimate:

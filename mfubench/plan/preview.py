@@ -10,10 +10,10 @@ from rich.table import Table
 
 from mfubench.flops import FlopCount
 from mfubench.flops.crosscheck import second_count_in_words
-from mfubench.flops.memory import MemoryEstimate, fits
-from mfubench.hardware import Machine, Peak
+from mfubench.flops.memory import fits
+from mfubench.hardware import Peak
 from mfubench.plan.native import write_files
-from mfubench.plan.prepare import Prepared, expected_memory
+from mfubench.plan.prepare import Prepared, Target, expected_memory, largest_batch
 
 EXAMPLE_MFU = 0.4
 
@@ -40,9 +40,11 @@ def preview(prepared: Prepared, settings: Mapping[str, str], peak: Peak | None) 
     console.print(_flops_table(prepared.flops, second_count, peak))
     _heading("expected memory of one device (an estimate)", console)
     try:
-        console.print(_memory_table(expected_memory(prepared.target), prepared.target.machine, plan.num_ranks))
+        console.print(_memory_table(prepared.target))
     except ValueError as error:  # a framework's YAML may name an optimizer that no formula knows
         console.print(str(error))
+    if prepared.target.machine.device == "cpu":
+        console.print("\nFor a GPU that isn't here: hardware=h100-sxm, or another of conf/hardware", highlight=False)
     console.print(
         f"\nNothing was started. These files, and plan.json, are in {plan.folder}", highlight=False, soft_wrap=True
     )
@@ -68,28 +70,35 @@ def _flops_table(flops: FlopCount, second_count: str, peak: Peak | None) -> Tabl
         table.add_row("peak", f"{peak.flops_per_second / 1e12:,.4g} TFLOP/s", f"{peak.dtype}, {peak.source}")
         step_s = flops.model_flops / (EXAMPLE_MFU * peak.flops_per_second)
         table.add_row("a step", f"{step_s:.3g} s", f"at an MFU of {EXAMPLE_MFU:.0%}")
+        table.add_row("your step time", "", "python -m mfubench.flops, the same settings, and --step-time-s SECONDS")
     return table
 
 
-def _memory_table(memory: MemoryEstimate, machine: Machine, num_ranks: int) -> Table:
+def _memory_table(target: Target) -> Table:
+    memory, machine = expected_memory(target), target.machine
     table = Table(box=None, pad_edge=False, show_header=False)
     parts = {
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
         "communication": memory.communication,
-        "activations, at the peak": memory.activations,  # when some gradients are not there yet
+        "activations": memory.activations,
     }
     for name, amount in parts.items():
         if amount:
-            table.add_row(name, _size(amount))
+            table.add_row(
+                name, _size(amount), "at the peak, when some gradients aren't there yet" * (name == "activations")
+            )
     here = machine.memory_bytes
     if here is None:
         table.add_row("together", _size(memory.total))
         return table
-    share = here // num_ranks if machine.device == "cpu" else here  # the ranks share a host's memory
+    share = here // target.num_devices if machine.device == "cpu" else here  # the ranks share a host's memory
     verdict = "[green]fits[/green]" if fits(memory, share) else "[red]does not fit[/red]"
     table.add_row("together", _size(memory.total), f"of {_size(share)}: {verdict}")
+    largest = largest_batch(target, share)
+    sequences = f"{largest} × {target.experiment.sequence_length}" if largest else "none"
+    table.add_row("largest batch", sequences, "per device, by this estimate")
     return table
 
 

@@ -168,6 +168,7 @@ def test_a_steps_time_and_a_peak_give_the_utilisation_that_each_would_print(caps
     found = asked(capsys, *PUBLISHED, "mode=lora", EIGHT, "--step-time-s", "1.15", "--peak-tflops", "312")
     printed = {convention["name"]: round(100 * convention["mfu"], 1) for convention in found["conventions"]}
     assert (printed["Profiled"], printed["PaLM"], printed["TRL"]) == (55.9, 38.0, 55.1)
+    assert asked(capsys, *PUBLISHED, "mode=lora", EIGHT, "--step-time-s", "1.15", "hardware=a100") == found
     assert main([*PUBLISHED, "--step-time-s=1.48", "--peak-tflops=312", "--conventions"]) == 0
     page = capsys.readouterr().out
     assert "56.6%" in page and "42.8%" in page and "6*N*T + 12*L*h*s*T" in page
@@ -221,7 +222,9 @@ def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.Captur
         (["+model.architecture.hiden_size=8"], "did you mean hidden_size"),
         (["model.architecture.model_type=lama"], "did you mean llama"),
         (["model=mixtral-8x7b", "model.architecture.num_experts_per_tok=9"], "k not in range"),
-        (["--step-time-s", "1.5"], "give both or neither"),
+        (["--step-time-s", "1.5"], "needs a peak: hardware=NAME, such as hardware=h100-sxm, or --peak-tflops 989.4"),
+        (["--peak-tflops", "312"], "give both or neither"),
+        (["--step-time-s", "1", "hardware=t4"], "needs bf16, which Tesla T4 doesn't have"),
         (
             ["model.architecture.model_type=ctrl", "attention=eager", "gradient_checkpointing=reentrant"],
             "expected  none",

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from mfubench.config import Experiment
+from mfubench.launch.programs import responds
+from mfubench.plan import prepare
 
 COMMAND = [sys.executable, "-m", "mfubench", "dry_run=true"]
 
@@ -43,6 +49,27 @@ def test_a_dry_run_of_what_does_not_fit_says_so_with_its_figures(tmp_path: Path)
     assert done.returncode == 3
     assert "does not fit" in done.stdout and "262.83 GiB" in done.stdout  # 70,553,706,496 weights of 4 bytes
     assert "unsupported: the weights alone take 263 GiB" in done.stderr
+
+
+def test_a_gpu_that_is_not_here_is_planned_for_by_its_data_sheet_and_never_asked_for(
+    tmp_path: Path, compose: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = ("hardware=h100-sxm", "model=llama-3.2-1b", "mode=lora", "sequence_length=1024")
+    done = shown(tmp_path, *planned)
+    assert done.returncode == 0, done.stderr
+    assert "989.4 TFLOP/s  bf16" in done.stdout and "of 74.51 GiB: fits" in done.stdout  # 80e9 bytes
+    (largest,) = re.findall(r"largest batch +(\d+) × 1024", done.stdout)
+
+    def detected(*_: object) -> None:
+        raise AssertionError("the device was asked for")
+
+    monkeypatch.setattr(prepare.hardware, "detect", detected)
+
+    def needed(batch_size: int) -> int:
+        experiment = compose("dry_run=true", *planned, f"batch_size={batch_size}")
+        return prepare.expected_memory(prepare.resolve(experiment, responds)).total
+
+    assert needed(int(largest)) <= 80e9 < needed(int(largest) + 1)
 
 
 def test_a_dry_run_writes_no_weights_and_asks_no_hub(tmp_path: Path) -> None:
