@@ -83,31 +83,31 @@ class Result:
     Only a run whose status is `ok` has a `measurement`; the figures of others, if any, are under `withheld`.
     """
 
-    name: str  # framework[-engine]-model-mode-parallelism-checkpointing-bs
-    framework: str  # as readers are shown it: with its engine, unless that is the framework's own program
-    engine: str | None  # which of the framework's engines ran; None: it has no several, or none was found
     status: str
     reason: str | None  # why it isn't ok
+    name: str  # framework[-engine]-model-mode-parallelism-checkpointing-bs
+    measurement: Figures | None
+    settings: Mapping[str, Any]  # the experiment as asked: `auto` and the framework's ${...} stand as they are
+    framework: str  # as readers are shown it: with its engine, unless that is the framework's own program
+    engine: str | None  # which of the framework's engines ran; None: it has no several, or none was found
     stopped_by: str | None  # mfubench (enough was recorded) | user | None: the framework ended by itself
     group: str | None  # the sweep
     started_at: str  # ISO 8601, UTC
-    settings: Mapping[str, Any]  # the experiment as asked: `auto` and the framework's ${...} stand as they are
     hardware: FoundHardware | None
     flops: FlopCount | None  # per optimizer step and device
     second_count: SecondCount | None  # of the same step; None: this model or mode has no analytic count
     in_situ: InSitu | None  # the count of one warm-up step in the framework's process; None: there was none
     work: Mapping[str, Any] | None  # as the probe describes it on the measured rank
     differences: tuple[Difference, ...]  # from what was expected
-    measurement: Figures | None
     withheld: Figures | None
+    warnings: tuple[RunWarning, ...]
+    conditions: tuple[GpuConditions | CpuConditions, ...]  # of each device
+    outcome: Outcome | None  # how the processes ended, the log's last lines
+    plan: PlanFile | None
+    provenance: Provenance
+    conventions: Mapping[str, str]  # what each figure means
     step_times_s: Mapping[str, tuple[float, ...]]  # by rank, warm-up included
     history: tuple[Mapping[str, float], ...]  # a row per step period of the measured rank, warm-up included
-    conditions: tuple[GpuConditions | CpuConditions, ...]  # of each device
-    warnings: tuple[RunWarning, ...]
-    conventions: Mapping[str, str]  # what each figure means
-    plan: PlanFile | None
-    outcome: Outcome | None  # how the processes ended, the log's last lines
-    provenance: Provenance
     schema_version: int = SCHEMA_VERSION
 
 
