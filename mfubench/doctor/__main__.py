@@ -1,7 +1,7 @@
 """`python -m mfubench.doctor [group=option] [key=value]`: what is ready on this machine, and what to run next.
 
 Takes the command line of a run and flags of its own; prints tables or JSON.
-Exit status: 0 everything is ready; 3 something isn't, and the output names it; 2 the command line is wrong.
+Exit status: 0 a run of what was asked for can start; 3 something lacks, and the output names it; 2 the command line is wrong.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from mfubench.config import Experiment
 from mfubench.config.compose import compose_one
 from mfubench.config.errors import COMMAND, key_of
 from mfubench.doctor.here import (
-    STATE_CHANGED,
     STATE_MISSING,
     STATE_READY,
     Cache,
@@ -23,9 +22,11 @@ from mfubench.doctor.here import (
     devices,
     framework_environment,
 )
-from mfubench.doctor.matrix import MatrixRow, every_option, matrix
+from mfubench.doctor.matrix import MatrixRow, at_best_precision, every_option, matrix
 from mfubench.tracking import destination
 from mfubench.workload.hub import has_token
+
+INSTALLED_SIZE = "3 to 9 GB"  # of disk: the least with torch for CPUs, the most with CUDA
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Findings:
     python: str
     devices: Devices
     environments: dict[str, Environment]  # by framework
+    precisions: dict[
+        str, str
+    ]  # by framework: of the matrix and the commands; auto, unless another one runs in more modes
     rows: list[MatrixRow]  # the support matrix
     tracking: str  # online | offline | disabled
     hub_token: bool
@@ -51,20 +55,25 @@ def examine(overrides: Sequence[str]) -> Findings:
     named = any(key_of(override) == "framework" for override in overrides)
     frameworks = [base.framework] if named else list(options["framework"].values())
     environments = {framework.name: framework_environment(framework) for framework in frameworks}
-    experiments = {each.name: replace(base, framework=environments[each.name].framework) for each in frameworks}
     found, kept = devices(base.hardware), cache()
+    experiments = {
+        each.name: at_best_precision(replace(base, framework=environments[each.name].framework), options, found.machine)
+        for each in frameworks
+    }
+    precisions = {name: each.precision for name, each in experiments.items()}
     rows = matrix(experiments, options, found.machine)
     return Findings(
         version=mfubench.__version__,
         python=platform.python_version(),
         devices=found,
         environments=environments,
+        precisions=precisions,
         rows=rows,
         tracking=destination(base.tracking),
         hub_token=has_token(),
         cache=kept,
-        problems=list(_problems(found, environments, kept)),
-        commands=list(_commands(overrides, base, found, environments, rows)),
+        problems=list(_problems(found, environments[base.framework.name], kept)),
+        commands=list(_commands(overrides, base, found, environments, rows, precisions)),
     )
 
 
@@ -77,14 +86,14 @@ def findings_as_json(found: Findings) -> dict[str, Any]:
     return tree
 
 
-def _problems(found: Devices, environments: dict[str, Environment], kept: Cache) -> Iterator[str]:
+def _problems(found: Devices, environment: Environment, kept: Cache) -> Iterator[str]:
+    """Yield the obstacles to a run of what was asked for; other frameworks may be missing."""
     if found.problem is not None:
         yield found.problem
     if not kept.writable:
         yield f"{kept.folder} can't be written to; choose another folder with MFUBENCH_CACHE=FOLDER"
-    for state in (STATE_MISSING, STATE_CHANGED):
-        if names := [name for name, each in environments.items() if each.state == state]:
-            yield f"{state}: {', '.join(names)}"
+    if environment.state != STATE_READY:
+        yield f"{environment.framework.name} is {environment.state}"
 
 
 def _commands(
@@ -93,8 +102,9 @@ def _commands(
     found: Devices,
     environments: dict[str, Environment],
     rows: Sequence[MatrixRow],
+    precisions: dict[str, str],
 ) -> Iterator[str]:
-    """Commands to type next: a run of everything that is ready here, and installers for the rest."""
+    """Commands to type next: runs of everything that is ready here, and installers for the rest."""
     on_cpu = ["hardware=cpu"] if found.problem else []
     kept = [o for o in overrides if key_of(o) not in ("framework", "mode", *(["hardware"] if on_cpu else []))]
     in_modes = {
@@ -102,14 +112,17 @@ def _commands(
         for name, each in environments.items()
         if each.state != STATE_MISSING
     }
-    able = {name: modes for name, modes in in_modes.items() if base.mode.name in modes}
-    if able:
+    for precision in dict.fromkeys(precisions.values()):
+        able = {n: modes for n, modes in in_modes.items() if base.mode.name in modes and precisions[n] == precision}
+        if not able:
+            continue
         shared = [mode for mode in next(iter(able.values())) if all(mode in modes for modes in able.values())]
         flag = ["-m"] if len(able) > 1 or len(shared) > 1 else []
         sweep = [*flag, f"framework={','.join(able)}", f"mode={','.join(shared)}"]
+        sweep += [f"precision={precision}"] if precision != base.precision else []
         yield f"{COMMAND} {shlex.join([*sweep, *kept, *on_cpu])}"
     own = [
         name for name, each in environments.items() if each.state != STATE_READY and each.framework.python is not None
     ]
     if own:
-        yield f"launchers/install {' '.join(own)}"
+        yield f"launchers/install {' '.join(own)}   # {INSTALLED_SIZE} each"

@@ -14,10 +14,10 @@ from mfubench.doctor.here import STATE_MISSING, STATE_READY, Environment
 from mfubench.doctor.matrix import MatrixCell, MatrixRow
 from mfubench.plan.engines import label
 
-WIDEST = 1000  # columns
-MATRIX_LEGEND = (
-    "✓ runs here   full, lora: here in these modes only   {other}: runs on one   –: doesn't run   1: reason, below"
-)
+SETTING_WIDTH = 32  # columns: beside eight frameworks the matrix has MATRIX_WIDTH
+MATRIX_WIDTH = 100
+MATRIX_LEGEND = "✓ runs here   full, lora: in these modes only   {other}: runs on one   –: doesn't run   ¹: see below"
+SUPERSCRIPTS = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 SHOWN_ALREADY = ("does not support ", "has no way to set ")  # by the matrix itself: needs no reason below it
 
 
@@ -29,7 +29,9 @@ def show_findings(findings: Findings, console: Console) -> None:
     console.print(_frameworks(findings.environments))
     if findings.rows:
         reasons = _numbered_reasons(findings.rows)
-        _wide(_matrix(findings, reasons), console)
+        width, console.width = console.width, max(console.width, MATRIX_WIDTH)  # folded rows are harder to read
+        console.print(_matrix(findings, reasons))
+        console.width = width
         other = "CUDA" if findings.devices.machine.device == "cpu" else "CPU"
         console.print(MATRIX_LEGEND.format(other=other), style="dim", highlight=False)
         notes = Table.grid(padding=(0, 2))
@@ -73,18 +75,17 @@ def _frameworks(environments: dict[str, Environment]) -> Table:
 
 
 def _matrix(findings: Findings, reasons: dict[str, int]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     for name, environment in findings.environments.items():
-        table.add_column(
-            name.replace("_", "_\n"), no_wrap=True, style="dim" if environment.state == STATE_MISSING else ""
-        )
+        precision = findings.precisions[name]
+        heading = name.replace("_", "_\n") + ("" if precision == "auto" else f"\n{precision}")
+        table.add_column(heading, no_wrap=True, style="dim" if environment.state == STATE_MISSING else "")
     other = "CUDA" if findings.devices.machine.device == "cpu" else "CPU"
-    for before, row in zip([None, *findings.rows], findings.rows, strict=False):
+    for row in findings.rows:
+        asked = f"{row.setting}={row.value}"
         table.add_row(
-            "" if before and before.setting == row.setting else row.setting,
-            row.value,
+            asked if len(asked) <= SETTING_WIDTH else asked.replace("=", "\n  ="),
             *(_cell_in_words(row.cells[name], other, reasons) for name in findings.environments),
         )
     return table
@@ -92,11 +93,11 @@ def _matrix(findings: Findings, reasons: dict[str, int]) -> Table:
 
 def _cell_in_words(cell: MatrixCell, other: str, reasons: dict[str, int]) -> Text:
     notes = dict.fromkeys(map(_note, cell.reasons.values()))
-    numbers = ",".join(str(reasons[note]) for note in notes if note in reasons)
+    numbers = ",".join(str(reasons[note]) for note in notes if note in reasons).translate(SUPERSCRIPTS)
     if not cell.here:
-        return Text(f"{other if cell.elsewhere else '–'} {numbers}", style="" if cell.elsewhere else "dim")
-    modes = "✓" if cell.everywhere else ",".join(cell.here)
-    return Text(" ".join(filter(None, (modes, numbers))), style="green")
+        return Text((other if cell.elsewhere else "–") + numbers, style="" if cell.elsewhere else "dim")
+    modes = "✓" if cell.everywhere else ",\n".join(cell.here)
+    return Text(modes + numbers, style="green")
 
 
 def _numbered_reasons(rows: Sequence[MatrixRow]) -> dict[str, int]:
@@ -109,11 +110,3 @@ def _numbered_reasons(rows: Sequence[MatrixRow]) -> dict[str, int]:
 def _note(reason: str) -> str:
     """A reason without its subject, which its place in the matrix shows."""
     return reason.partition(": ")[2] if reason.startswith("with ") else reason
-
-
-def _wide(table: Table, console: Console) -> None:
-    """Print a table without folding its rows: long rows are easier to read than folded ones."""
-    width = console.width
-    console.width = max(width, console.measure(table, options=console.options.update(width=WIDEST)).maximum)
-    console.print(table)
-    console.width = width

@@ -1,4 +1,4 @@
-"""The support matrix: for every value of every setting, the modes in which each framework runs it. Pure but for reading conf/.
+"""The support matrix: for every value of every setting, the modes in which each framework runs it.
 
 A cell also has the modes that run on other devices only, and the reasons for the rest. A value is tried alone, over the
 defaults: for combinations there is `dry_run=true`.
@@ -67,6 +67,18 @@ def every_option() -> Options:
         for group, name in chosen.items():
             found[group][name] = getattr(experiment, group)
     return found
+
+
+def at_best_precision(experiment: Experiment, options: Options, machine: Machine) -> Experiment:
+    """Replace precision=auto by the first precision at which the framework runs here in most modes, if `auto` isn't one."""
+    if experiment.precision != "auto":
+        return experiment
+
+    def modes_that_run(precision: str) -> int:
+        tried = (replace(experiment, precision=precision, mode=mode) for mode in options["mode"].values())
+        return sum(why_not(each, machine) is None for each in tried)
+
+    return replace(experiment, precision=max(PRECISIONS, key=modes_that_run))  # the first of several
 
 
 def matrix(base: Mapping[str, Experiment], options: Options, machine: Machine) -> list[MatrixRow]:
