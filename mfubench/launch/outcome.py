@@ -25,11 +25,17 @@ OUT_OF_MEMORY = {
         r"|ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory"
     ),
 }
-# A Python exception with a message; a launcher's exception about its ranks doesn't tell the cause.
+# A Python exception, if need be without a message, or what `python -m` says of a module that it can't find.
 EXCEPTION_LINE = re.compile(
-    r"^(\[rank(?P<rank>\d+)\]:\s*)?(?!subprocess\.CalledProcessError)"
-    r"([A-Za-z_][\w.]*(Error|Exception): \S|Fatal Python error: \S)"
+    r"^(\[rank(?P<rank>\d+)\]:\s*)?"
+    r"([A-Za-z_][\w.]*(Error|Exception)(: \S|$)|Fatal Python error: \S|\S*python\S*: (No module named|Error while finding) )"
 )
+# Exceptions of a launcher about its ranks, at the end of its own traceback, don't tell the cause; neither do its log and rules.
+LAUNCHERS_EXCEPTION = re.compile(
+    r"^(subprocess\.CalledProcessError|torch\.distributed\.elastic\.\S*ChildFailedError)\b"
+)
+LAUNCHERS_LINE = re.compile(r"^([EWI]\d{4} \S+ \d+ torch/distributed/|[-=*]{10,}$)")
+TRACEBACK = "Traceback (most recent call last):"
 # Messages of a rank that has lost another one: they don't tell the cause either.
 LOST_A_PEER = re.compile(
     r"[Cc]onnection (closed|reset|refused|was likely closed)|Broken pipe|ncclRemoteError|NCCL communicator was aborted"
@@ -111,7 +117,16 @@ def _full_memory(lines: Sequence[str]) -> tuple[Literal["device", "host"] | None
     return None, None
 
 
-def _cause_line(lines: Sequence[str]) -> str | None:
+def _before_launchers_report(lines: Sequence[str]) -> list[str]:
+    """Return the lines before the traceback and report of a launcher whose rank failed, without its log."""
+    report = next((index for index, line in enumerate(lines) if LAUNCHERS_EXCEPTION.search(line)), len(lines))
+    begins = [index for index, line in enumerate(lines[:report]) if line.endswith(TRACEBACK)]
+    kept = lines[: begins[-1] if begins and report < len(lines) else report]
+    return [line for line in kept if line.strip() and not LAUNCHERS_LINE.search(line)]
+
+
+def _cause_line(log: Sequence[str]) -> str | None:
+    lines = _before_launchers_report(log) or log
     exceptions = [line for line in lines if EXCEPTION_LINE.search(line)]
     first_hand = [line for line in exceptions if not LOST_A_PEER.search(line)]
     for said in (first_hand, exceptions, lines):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mfubench.launch.outcome import How, Outcome, with_cause
 
+DATA = Path(__file__).parents[1] / "data"
 REPORT = """\
 ======================================================
 train.py FAILED
@@ -135,6 +138,28 @@ def test_what_the_launcher_ended_is_not_what_failed() -> None:
     outcome = after(f"{words}\n{lost}\n{report(one(0, -15, 'SIGTERM'), one(1, 1))}")
     assert (outcome.failed_rank, outcome.signal, outcome.last_words) == (1, None, words)
     assert after(f"{report(one(0, -15, 'SIGTERM'), one(1, 1))}").failed_rank == 1
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("torchrun-exception", "ValueError: a bad sample"),
+        ("torchrun-missing-module", "(ModuleNotFoundError: No module named 'nosuch')"),
+        ("torchrun-long-message", "RuntimeError: first line"),
+        ("torchrun-assertion", "AssertionError"),
+        ("torchrun-chained", "RuntimeError: could not load weights"),
+        ("torchrun-exit-status", "config file is missing: x.yaml"),
+        ("torchrun-exit-message", "tune: error: no recipe named x"),
+        ("torchrun-arguments", "train: error: unrecognized arguments: --nope"),
+        ("accelerate-exception", "ValueError: a bad sample"),
+        ("accelerate-missing-module", "(ModuleNotFoundError: No module named 'nosuch')"),
+        ("python-missing-module", "(ModuleNotFoundError: No module named 'nosuch')"),
+    ],
+)
+def test_the_reason_is_what_the_rank_said_and_not_its_launcher(log: str, words: str) -> None:
+    """Logs of real launchers (torch 2.13, accelerate 1.15) whose one rank failed so."""
+    outcome = after((DATA / "logs" / f"{log}.txt").read_text())
+    assert (outcome.last_words or "").endswith(words)
 
 
 def test_where_only_lost_peers_speak_they_are_heard() -> None:
