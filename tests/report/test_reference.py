@@ -14,35 +14,51 @@ from made_results import make_result
 
 from mfubench.config import Experiment
 from mfubench.flops import step_flops
-from mfubench.measure.intervals import summarize
-from mfubench.report.reference.command import main
-from mfubench.report.reference.readme import BEGIN, END, NONE_YET, with_tables
-from mfubench.report.reference.submission import Submission, submission, submissions
+from mfubench.measure.intervals import MIN_STEPS, summarize
+from mfubench.measure.metric_table import STEP_RATES
+from mfubench.measure.steady_state import steadiness
+from mfubench.report.reference.command import main, submission
 from mfubench.result import Result, write_result
 
-COMMAND = "python -m mfubench -m batch_size=1,2 gradient_checkpointing=reentrant measurement=quick"
+COMMAND = "python -m mfubench -m batch_size=1,2 gradient_checkpointing=reentrant measurement=quick measurement.steps=24"
 PEAK = 312e12
-WARMUP, STEPS = 2, 8  # of measurement=quick
-SERIES = [0.9, 0.3, *(0.1 + 0.001 * k for k in range(STEPS))]
+WARMUP, STEPS = 2, 24
+SERIES = [0.9, 0.3, *(0.1 + 0.001 * (3 * k % 8) for k in range(STEPS))]
 CHANGES: dict[str, tuple[str, Any, str]] = {
-    "step time": ("measurement.step_time_s", 0.1, "step_time_s is 0.1; worked out anew it is 0.1035"),
-    "mfu": ("measurement.mfu", 0.5, "mfu is 0.5; worked out anew"),
-    "hfu": ("measurement.hfu_causal", 0.001, "hfu_causal is 0.001; worked out anew"),
-    "interval": ("measurement.ci95.step_time_s", [0.10, 0.11], "the interval of step_time_s is 0.1 to 0.11"),
-    "interval of a rate": ("measurement.ci95.mfu", [0.0, 1.0], "the interval of mfu is 0.0 to 1.0"),
-    "reason of its end": ("measurement.stopped_because", "user", "it has 10 steps and says that user ended it"),
-    "spread": ("measurement.step_time_s_std", 0.0, "step_time_s_std is 0.0"),
-    "flops": ("flops.model_flops", 10**12, "flops.model_flops is 1000000000000; counted anew from the settings"),
-    "parameters": ("flops.trainable_parameters", 1, "flops.trainable_parameters is 1"),
-    "positions": ("measurement.positions_per_step", 1024, "positions_per_step is 1024; the settings make it 512"),
-    "peak": ("hardware.peak_flops_per_second", 156e12, "conf/hardware has 312000000000000.0"),
+    "step time": ("measurement.step_time_s", 0.1, "measurement.step_time_s is 0.1, measured again 0.1035"),
+    "mfu": ("measurement.mfu", 0.5, "measurement.mfu is 0.5, measured again"),
+    "hfu": ("measurement.hfu_causal", 0.001, "measurement.hfu_causal is 0.001, measured again"),
+    "interval": (
+        "measurement.ci95.step_time_s",
+        [0.10, 0.11],
+        "measurement.ci95.step_time_s.0 is 0.1, measured again 0.1025",
+    ),
+    "interval of a rate": ("measurement.ci95.mfu", [0.0, 1.0], "measurement.ci95.mfu.1 is 1.0, measured again"),
+    "reason of its end": (
+        "measurement.stopped_because",
+        "user",
+        "measurement.stopped_because is user, measured again steps",
+    ),
+    "spread": ("measurement.step_time_s_std", 0.0, "measurement.step_time_s_std is 0.0, measured again 0.002"),
+    "flops": ("flops.model_flops", 10**12, "flops.model_flops is 1000000000000, measured again"),
+    "parameters": ("flops.trainable_parameters", 1, "flops.trainable_parameters is 1, measured again"),
+    "positions": ("measurement.positions_per_step", 1024, "measurement.positions_per_step is 1024, measured again 512"),
+    "peak": (
+        "hardware.peak_flops_per_second",
+        156e12,
+        "peak_flops_per_second is 156000000000000.0, measured again 312000000000000.0",
+    ),
     "device": ("hardware.device_name", "NVIDIA H100 80GB HBM3", "belongs into h100-sxm/, not a100/"),
-    "series": ("step_times_s.0", SERIES[:9], "it has 9 steps and says that steps ended it"),
-    "history": ("history", [], "its history has other step times"),
+    "series": ("step_times_s.0", SERIES[:9], "measurement.steps is 24, measured again 7"),
+    "history": ("history", [], "history.0.step_time_s is None, measured again 0.9"),
     "ranks": ("step_times_s.1", SERIES, "2 ranks have step times; asked for were 1"),
-    "shapes": ("measurement.sequence_length_min", 17, "one shape of micro-batch"),
-    "warm-up": ("settings.measurement.warmup_steps", 5, "it has 10 steps and says that steps ended it"),
-    "settings": ("settings.measurement.typo", 1, "measurement.typo missing or unknown"),
+    "shapes": ("measurement.sequence_length_min", 17, "measurement.sequence_length_min is 17, measured again 256"),
+    "warm-up": (
+        "settings.measurement.warmup_steps",
+        5,
+        "doesn't ask for this run, or not again: batch_size=2 measurement.warmup_steps=5",
+    ),
+    "settings": ("settings.measurement.typo", 1, "measurement.typo=1"),
     "commit": ("provenance.commit", "abc-dirty", "without local changes"),
     "status": ("status", "inconsistent", "figures of a run that is not ok"),
     "differences": ("differences", [{"what": "seed", "asked": "0", "seen": "1"}], "seed: asked 0, seen 1"),
@@ -55,11 +71,19 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
 def good(compose: Callable[..., Experiment]) -> Callable[..., Result]:
     """A result of the command above, its figures worked out here by the standard library."""
 
-    def made(batch_size: int, *, series: list[float] = SERIES, warmup: int = WARMUP, because: str = "steps") -> Result:
-        """`warmup`: what the figures leave out, to be of the rest of the series."""
-        experiment = compose("gradient_checkpointing=reentrant", f"batch_size={batch_size}", "measurement=quick")
+    def made(
+        batch_size: int,
+        *,
+        series: list[float] = SERIES,
+        warmup: int = WARMUP,
+        because: str = "steps",
+        masked: bool = False,
+    ) -> Result:
+        """`warmup`: what the figures leave out, to be of the rest of the series; `masked`: by a kernel that skips nothing."""
+        experiment = compose(*COMMAND.replace("1,2", str(batch_size)).split()[4:])
         flops, window = step_flops(experiment), series[warmup:]
-        mean, interval = statistics.fmean(window), summarize(window)
+        flops = replace(flops, hardware_flops_causal=flops.hardware_flops) if masked else flops
+        mean, interval, steady = statistics.fmean(window), summarize(window), steadiness(window)
         positions = 256 * batch_size
         rates = {
             "tokens_per_second_per_device": positions / mean,
@@ -75,23 +99,20 @@ def good(compose: Callable[..., Experiment]) -> Callable[..., Result]:
             "steps": len(window),
             "warmup_steps": warmup,
             "stopped_because": because,
-            "rank": 0,
+            "settled": steady.settled,
+            "drift": steady.drift,
             "step_time_s": mean,
             "step_time_s_median": statistics.median(window),
             "step_time_s_std": statistics.stdev(window),
             "step_time_s_min": min(window),
             "step_time_s_max": max(window),
-            "relative_half_width": interval.ci95_high / mean - 1,
+            "relative_half_width": interval.ci95_high / mean - 1 if len(window) >= MIN_STEPS else None,
             # All steps do the same work, so that a rate's ends are the work over the time's.
             "ci95": {"step_time_s": ends}
-            | {name: [rate * mean / end for end in ends[::-1]] for name, rate in rates.items()},
+            | {name: [rate * mean / end for end in ends[::-1]] for name, rate in rates.items()}
+            if len(window) >= MIN_STEPS
+            else {},
             "positions_per_step": positions,
-            "sequence_length_min": 256,
-            "sequence_length_max": 256,
-            "peak_memory_bytes": 2**30,
-            "padding_fraction": 0.0,
-            "joules_per_token": None,
-            "of_ceiling": None,
         } | rates
         return make_result(
             name=f"run-{batch_size}",
@@ -118,7 +139,11 @@ def good(compose: Callable[..., Experiment]) -> Callable[..., Result]:
             measurement=measurement,
             withheld=None,
             step_times_s={"0": series},
-            history=[{"step_time_s": t, "warmup": int(i < warmup)} for i, t in enumerate(series)],
+            history=[
+                {"step": i + 1, "warmup": int(i < warmup), "step_time_s": t}
+                | {name: rates[name] * mean / t for name in STEP_RATES}
+                for i, t in enumerate(series)
+            ],
             conditions=[],
             warnings=[],
             conventions={},
@@ -175,10 +200,23 @@ def test_a_figure_that_was_changed_by_hand_is_found(folder: Path, name: str) -> 
     assert any(said in problem and "2/result.json" in problem for problem in found), found
 
 
+def test_steps_faster_than_the_chip_are_found_though_every_figure_follows_from_them(
+    good: Callable[..., Result], folder: Path
+) -> None:
+    write_result(good(2, series=[time / 1e3 for time in SERIES]), folder / "2")
+    (problem,) = submission(folder).problems
+    assert "measured again at most 312 TFLOP/s" in problem
+
+
+def test_an_attention_kernel_that_was_given_a_mask_skips_nothing(good: Callable[..., Result], folder: Path) -> None:
+    write_result(good(2, masked=True), folder / "2")
+    assert submission(folder).problems == ()
+
+
 def test_a_window_that_was_chosen_by_hand_is_found(good: Callable[..., Result], folder: Path) -> None:
     write_result(good(2, warmup=4), folder / "2")
     (problem,) = submission(folder).problems
-    assert "are of 6 steps after 4 of warm-up; its settings and its series make them 8 after 2" in problem
+    assert "measurement.steps is 22, measured again 24; measurement.warmup_steps is 4, measured again 2" in problem
 
 
 def test_a_run_that_its_user_ended_counts_to_its_end_and_not_before_the_least(
@@ -188,7 +226,7 @@ def test_a_run_that_its_user_ended_counts_to_its_end_and_not_before_the_least(
     assert submission(folder).problems == ()
     write_result(good(2, series=SERIES[:5], because="user"), folder / "2")  # 3 of the least 4
     (problem,) = submission(folder).problems
-    assert "it has 5 steps and says that user ended it" in problem
+    assert "it has 5 steps; its settings ask for at least 6" in problem
 
 
 @pytest.mark.parametrize(
@@ -204,7 +242,7 @@ def test_a_setting_inside_a_group_that_the_command_does_not_ask_for_is_found(
 ) -> None:
     changed(folder / "2" / "result.json", f"settings.{key}", value)
     assert any(
-        "that the command doesn't ask for" in problem and said in problem for problem in submission(folder).problems
+        "the command doesn't ask for this run" in problem and said in problem for problem in submission(folder).problems
     )
 
 
@@ -228,7 +266,8 @@ def test_what_is_wrong_is_said_and_ends_with_1(folder: Path, capsys: pytest.Capt
         (None, "it must hold the one command"),
         ("rm -rf /", "it must hold the one command"),
         (f"{COMMAND} bach_size=4", "the command is refused: there is no setting 'bach_size'"),
-        (COMMAND.replace("=1,2", "=1"), "1 result(s) that the command doesn't ask for: batch_size=2"),
+        (f"{COMMAND} --no-such-flag", "the command is refused"),
+        (COMMAND.replace("=1,2", "=1"), "the command doesn't ask for this run, or not again: batch_size=2"),
         (COMMAND.replace("=1,2", "=1,2,4"), "1 run(s) that are not there: batch_size=4"),
     ],
 )
@@ -254,7 +293,7 @@ def test_a_run_that_is_handed_in_twice_is_found(good: Callable[..., Result], fol
     assert any("is the same run as" in problem for problem in submission(folder).problems)
     write_result(replace(good(1), started_at="2026-01-02T00:00:00+00:00"), folder / "again")
     (problem,) = submission(folder).problems
-    assert "there are 3 results of the 2 run(s) that the command asks for" in problem
+    assert "again/result.json: the command doesn't ask for this run, or not again: batch_size=1" in problem
 
 
 def test_an_empty_folder_has_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,22 +307,5 @@ def test_a_folder_that_is_not_there_has_nothing_to_check(folder: Path, capsys: p
     assert "gone: no command.txt" in printed.err and printed.out == ""
 
 
-def test_the_readme_gets_a_table_of_every_study_and_keeps_the_rest(folder: Path) -> None:
-    before = f"# Title\n{BEGIN}\nold\n{END}\nmore\n"
-    after = with_tables(before, list(submissions(folder.parent.parent)))
-    assert after.startswith(f"# Title\n{BEGIN}\n### a100/two-batches\n") and after.endswith(f"{END}\nmore\n")
-    assert COMMAND in after and "old" not in after
-    assert sum(line.startswith("| ") and " ok " in line for line in after.splitlines()) == 2
-    assert with_tables(after, list(submissions(folder.parent.parent))) == after
-
-
-def test_without_results_the_readme_says_so() -> None:
-    nothing: list[Submission] = []
-    assert NONE_YET in with_tables(f"{BEGIN}\n{END}", nothing)
-    for wrong in ("", END + BEGIN, BEGIN, BEGIN + END + END):
-        with pytest.raises(ValueError, match="the README needs a line"):
-            with_tables(wrong, nothing)
-
-
-def test_the_results_of_this_project_are_right_and_its_readme_shows_them() -> None:
+def test_the_results_of_this_project_are_right() -> None:
     assert main([]) == 0

@@ -1,8 +1,8 @@
-"""conf/published/ in; out: what was published of which runs, and what this project counts for the same settings. Pure."""
+"""Read conf/published/, and count the published settings' FLOPs by the closed form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,27 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class Study:
-    """A published study: its source, its settings and its rows."""
+    """A published study: its source, its settings and its rows, two for each mode."""
 
     title: str
     source: str
     hardware: str
     peak_flops_per_second: float
+    step_times: str  # a sentence: how they were read
     of: Mapping[str, Any]
     settings: Mapping[str, Any]  # dotted setting -> its value in the published runs
     rows: tuple[StudyRow, ...]
-    remarks: tuple[str, ...]
+    remarks: Sequence[str]
 
 
 def studies(folder: Path = CONF / "published") -> tuple[Study, ...]:
-    """All that is known of, in the order of their names."""
-    found = []
-    for path in sorted(folder.glob("*.yaml")):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        rows = tuple(StudyRow(**row) for row in content.pop("rows"))
-        found.append(Study(rows=rows, remarks=tuple(content.pop("remarks")), **content))
-    return tuple(found)
+    """All published studies, in the order of their files' names."""
+    contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))]
+    return tuple(Study(**{**each, "rows": tuple(StudyRow(**row) for row in each["rows"])}) for each in contents)
 
 
 def counted(study: Study, row: StudyRow, recomputation: str | None = None) -> AnalyticCount:
-    """This project's count of the row's published settings: one step on one device."""
+    """Count one step on one device with the row's published settings."""
     settings = {**study.settings, **study.of, **row.settings, **row.of}
     of_mode = yaml.safe_load((CONF / "mode" / f"{settings['mode.name']}.yaml").read_text())
     model = yaml.safe_load((CONF / "model" / f"{settings['model.name']}.yaml").read_text())

@@ -1,12 +1,11 @@
-"""Results → a published study's tables with what was measured here beside them, where the results are of that study. Pure.
+"""Results → the tables of a published study beside what was measured here, if every row of the study was. Pure.
 
-The figures, and what they are of, are data: conf/published/. A study's printed "MFU" may mean anything, so it is held
-against this project's own counts of the published settings, by closed form: which of them it is, is found and not assumed.
+The published figures are data: conf/published/. A printed "MFU" may mean anything, so that each is compared with this
+project's counts of the published settings, and named after the nearest.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 
 from mfubench.measure.metric_table import seconds
@@ -14,7 +13,6 @@ from mfubench.report.cells import ABSENT, percent, with_interval
 from mfubench.report.overview import Section
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.published.studies import Study, StudyRow, counted, meaning, share, studies
-from mfubench.report.published.tqdm_bar import readings
 from mfubench.report.work_differences import work_differences
 from mfubench.result.flat import at
 from mfubench.result.result_file import Result
@@ -25,191 +23,138 @@ MEANINGS = {
     "hardware_flops": "HFU: it counts what checkpointing recomputes",
     "hardware_flops_causal": "HFU, causal",
 }
+Pairs = Sequence[tuple[StudyRow, Pooled]]  # published rows, each with the runs that repeat it
 
 
 def sections(results: Sequence[Result]) -> tuple[Section, ...]:
-    """The tables of every published study of which each row has a run among the results, ok or not."""
+    """Return the tables of every published study of which each row has a run among the results, ok or not."""
     found: list[Section] = []
     pooled = pool(results)
     for study in studies():
         runs = [_nearest(study, row, pooled) for row in study.rows]
-        here = [(row, run) for row, run in zip(study.rows, runs, strict=True) if run is not None]
-        if len(here) == len(study.rows):
-            found += [_utilisation(study, here), _flops(study, here), _step_times_of(here), _sides(here)]
+        pairs = [(row, run) for row, run in zip(study.rows, runs, strict=True) if run is not None]
+        if len(pairs) == len(study.rows):
+            found += [_utilisation(study, pairs), _flops(study, pairs), _step_times(study, pairs), _sides(study, pairs)]
     return tuple(found)
 
 
 def deviations(study: Study, row: StudyRow, pooled: Pooled) -> list[str]:
-    """The settings in which the runs here are not the published ones."""
-    settings = pooled.results[0].settings
-    asked = {key: (at(settings, key), wanted) for key, wanted in {**study.settings, **row.settings}.items()}
-    return [
-        f"{key} {_setting_text(seen)} for {_setting_text(wanted)}"
-        for key, (seen, wanted) in asked.items()
-        if seen != wanted
-    ]
+    """Return the settings in which the runs here differ from the published ones."""
+    wanted, own = {**study.settings, **row.settings}, pooled.results[0].settings
+    return [f"{key} {_text(at(own, key))} for {_text(wanted[key])}" for key in wanted if at(own, key) != wanted[key]]
 
 
 def _nearest(study: Study, row: StudyRow, pooled: Sequence[Pooled]) -> Pooled | None:
-    """The runs that repeat the row; of several settings, the one with the fewest deviations."""
+    """Return the runs that repeat the row; of several settings, those with the fewest deviations."""
     wanted = {**study.of, **row.of}
     found = [each for each in pooled if all(at(each.results[0].settings, k) == v for k, v in wanted.items())]
     return min(found, key=lambda each: len(deviations(study, row, each)), default=None)
 
 
-def _utilisation(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
-    meanings = {MEANINGS[meaning(study, row)] for row, _ in here}
+def _utilisation(study: Study, pairs: Pairs) -> Section:
     rows = []
-    for row, run in here:
+    for row, run in pairs:
         count = counted(study, row)
         shares = [f"{share(study, row, flops):.1%}" for flops in (count.hardware_flops, count.model_flops)]
-        figures = [percent(run, "hfu"), percent(run, "mfu")] if run.ok else [run.status, ABSENT]
-        rows.append([*_who(row, run), f"{row.mfu:.1%}", *shares, *figures])
+        hfu = percent(run, "hfu") if run.ok else run.status
+        rows.append([*_who(row, run), f"{row.mfu:.1%}", *shares, hfu, percent(run, "mfu")])
+    meanings = sorted({MEANINGS[meaning(study, row)] for row, _ in pairs})
+    devices = [(run.results[0].settings["parallelism"]["num_devices"], run.results[0].hardware) for _, run in pairs]
+    here = dict.fromkeys(f"{number} × {hardware.device_name}" for number, hardware in devices if hardware)
     return Section(
         title=f"{study.title}: utilisation, published and measured",
         paragraphs=(
             f"Published in: {study.source}.",
-            f"What is printed there as MFU is {' and '.join(sorted(meanings))}. Its runs' HFU and MFU: counted here for their "
-            f"settings, over the published step times and {study.peak_flops_per_second / 1e12:.4g} TFLOP/s.",
-            f"Published: {study.hardware}. Here: {', '.join(_device_names(here)) or 'no device'}.",
-            *_differing(study, here),
+            f"The figure printed there as MFU is {' and '.join(meanings)}. Its HFU and its MFU are the FLOPs counted here "
+            f"for the published settings / (published step time × {study.peak_flops_per_second / 1e12:.4g} TFLOP/s).",
+            f"Published: {study.hardware}. Here: {', '.join(here) or 'no device'}.",
+            *_differing(study, pairs),
+            *study.remarks,
         ),
         headers=("framework", "mode", "printed MFU", "its HFU", "its MFU", "HFU here", "MFU here"),
         rows=rows,
     )
 
 
-def _flops(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
+def _flops(study: Study, pairs: Pairs) -> Section:
     rows = []
-    for row, run in here:
-        count, plain = counted(study, row), counted(study, row, "none")
-        flops = run.ok[0].flops if run.ok else None
-        names = ("hardware_flops", "model_flops")
-        rows.append(
-            [
-                *_who(row, run),
-                f"{row.tflop:.1f}",
-                f"{count.hardware_flops / 1e12:.1f}",
-                f"{row.tflop_without_recomputation:.1f}",
-                f"{plain.hardware_flops / 1e12:.1f}",
-                f"{count.model_flops / 1e12:.1f}",
-                *(f"{getattr(flops, name) / 1e12:.4g}" if flops else ABSENT for name in names),
-            ]
-        )
+    for row, run in pairs:
+        count, plain = counted(study, row), counted(study, row, "none").hardware_flops
+        published = [row.tflop, count.hardware_flops / 1e12, row.tflop_without_recomputation, plain / 1e12]
+        here = run.ok[0].flops if run.ok else None
+        seen = [f"{getattr(here, name) / 1e12:.4g}" if here else ABSENT for name in ("hardware_flops", "model_flops")]
+        rows.append([*_who(row, run), *(f"{tflop:.1f}" for tflop in (*published, count.model_flops / 1e12)), *seen])
+    without = ("published, no recomputation", "counted")
     return Section(
         title=f"{study.title}: TFLOP of a step on one device, published and counted",
         paragraphs=(
-            "Counted: what PyTorch's counter counts, by a closed form of this project for the published settings. It takes a "
-            "fused attention's backward for 2.5 times its forward; model TFLOP takes 2, as PaLM does. The last two columns "
-            "are of the runs here.",
+            "Counted: by this project's closed form, for the published settings, as PyTorch's counter counts: the backward "
+            "pass of fused attention is 2.5 times its forward pass. In model TFLOP it is twice, as in PaLM. The last two "
+            "columns are of the runs here.",
         ),
-        headers=(
-            "framework",
-            "mode",
-            "published",
-            "counted",
-            "published, no recomputation",
-            "counted",
-            "model",
-            "hardware here",
-            "model here",
-        ),
+        headers=("framework", "mode", "published", "counted", *without, "model", "hardware here", "model here"),
         rows=rows,
     )
 
 
-def _step_times_of(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
+def _step_times(study: Study, pairs: Pairs) -> Section:
     rows = []
-    for row, run in here:
-        step_time = run.figure("step_time_s")
-        if step_time is None:
-            rows.append([*_who(row, run), seconds(row.step_time_s), run.status, ABSENT, ABSENT, ABSENT])
-            continue
-        bars = [shown for shown in _bars(run) if shown]
-        last, steady = [shown[-1] for shown in bars], [reading for shown in bars for reading in shown]
-        rows.append(
-            [
-                *_who(row, run),
-                seconds(row.step_time_s),
-                with_interval(step_time, "s"),
-                seconds(statistics.fmean(last)) if last else ABSENT,
-                f"{statistics.fmean(last) / step_time.mean - 1:+.1%}" if last else ABSENT,
-                f"{seconds(min(steady))} to {seconds(max(steady))}" if steady else ABSENT,
-            ]
-        )
+    for row, run in pairs:
+        mean = run.figure("step_time_s")
+        here = with_interval(mean, "s") if mean else run.status
+        rows.append([*_who(row, run), seconds(row.step_time_s), here])
     return Section(
-        title="Step time: published off tqdm's bar, and measured",
-        paragraphs=(
-            "tqdm's bar shows a moving average in which a step weighs 0.3, the one before it 0.21, and so on: the last few "
-            "steps, whatever they were. What it would have shown of the runs here: after their last step, and anywhere in "
-            "their measured steps.",
-        ),
-        headers=("framework", "mode", "published", "mean here", "bar here, at the end", "off by", "bar here, anywhere"),
+        title=f"{study.title}: step time, published and measured",
+        paragraphs=(study.step_times,),
+        headers=("framework", "mode", "published", "mean here"),
         rows=rows,
     )
 
 
-def _bars(run: Pooled) -> Iterator[list[float]]:
-    """Yield the readings of the first rank's progress bar in the measured steps of each run."""
-    for result in run.ok:
-        measured = result.measurement
-        assert measured is not None
-        shown = readings(result.step_times_s["0"][: measured.warmup_steps + measured.steps])
-        yield shown[-measured.steps :]
-
-
-def _sides(here: Sequence[tuple[StudyRow, Pooled]]) -> Section:
-    """Compare the first two rows of each mode."""
+def _sides(study: Study, pairs: Pairs) -> Section:
+    """Compare the two rows of each mode."""
     rows: list[list[str]] = []
-    untold: list[str] = []
-    names: list[str] = []
-    for mode in dict.fromkeys(row.of["mode.name"] for row, _ in here):
-        (a, one), (b, other) = [pair for pair in here if pair[0].of["mode.name"] == mode][:2]
-        names = [a.name, b.name]
-        rows += [
-            [mode, key, _setting_text(a.settings[key]), _setting_text(b.settings[key]), "published"]
-            for key in a.settings
-            if a.settings[key] != b.settings[key]
+    incomplete: list[str] = []
+    for mode in dict.fromkeys(row.of["mode.name"] for row, _ in pairs):
+        (a, one), (b, other) = (pair for pair in pairs if pair[0].of["mode.name"] == mode)
+        settings = [
+            *((key, _text(a.settings[key]), _text(b.settings[key]), "published") for key in a.settings),
+            *(
+                (key, one.settings[key], other.settings[key], "asked here")
+                for key in one.settings
+                if key != "framework"
+            ),
         ]
-        asked = ([key, one.settings[key], other.settings[key]] for key in one.settings if key != "framework")
-        rows += [[mode, key, x, y, "asked here"] for key, x, y in asked if x != y]
-        rows += [[mode, d.what, d.one, d.other, "seen here"] for d in work_differences(one, other)]
+        rows += [[mode, *each] for each in settings if each[1] != each[2]]
+        rows += [[mode, each.what, each.one, each.other, "seen here"] for each in work_differences(one, other)]
         if not (one.ok and other.ok):
-            untold.append(f"{mode}: not both sides have figures here, so what they did can't be compared.")
+            incomplete.append(f"{mode}: not both sides have an ok run here, so their work can't be compared.")
     return Section(
-        title="What the two sides did differently",
-        paragraphs=untold,
-        headers=("mode", "what", *names, "where"),
+        title=f"{study.title}: what the two sides did differently",
+        paragraphs=incomplete,
+        headers=("mode", "what", *dict.fromkeys(row.name for row, _ in pairs), "where"),
         rows=rows,
     )
 
 
-def _differing(study: Study, here: Sequence[tuple[StudyRow, Pooled]]) -> Iterator[str]:
-    """Yield the settings and devices that differ between the runs and the published ones."""
+def _differing(study: Study, pairs: Pairs) -> Iterator[str]:
+    """Yield the sentence that lists all deviations, each with its rows unless it is of all, if there are any."""
     found: dict[str, list[str]] = {}
-    for row, run in here:
+    for row, run in pairs:
         for deviation in deviations(study, row, run):
             found.setdefault(deviation, []).append(f"{row.name} {row.of['mode.name']}")
-    told = [
-        deviation + ("" if len(rows) == len(here) else f" ({', '.join(rows)})") for deviation, rows in found.items()
-    ]
-    if told:
-        yield f"The runs here are not the published ones: {'; '.join(told)}."
-    yield from study.remarks
-
-
-def _device_names(here: Sequence[tuple[StudyRow, Pooled]]) -> dict[str, None]:
-    found = [(run.results[0].settings["parallelism"]["num_devices"], run.results[0].hardware) for _, run in here]
-    return dict.fromkeys(f"{devices} × {hardware.device_name}" for devices, hardware in found if hardware)
+    if found:
+        listed = (key if len(of) == len(pairs) else f"{key} ({', '.join(of)})" for key, of in found.items())
+        yield f"Settings here that differ from the published ones: {'; '.join(listed)}."
 
 
 def _who(row: StudyRow, run: Pooled) -> list[str]:
-    """Name a row as published, and as measured if that says more."""
-    measured = run.results[0].framework
-    return [row.name if "(" not in measured else f"{row.name}; here {measured}", row.of["mode.name"]]
+    """Name a row as published, with the framework here if another engine stands in for it; and its mode."""
+    here = run.results[0].framework
+    return [f"{row.name}; here {here}" if "(" in here else row.name, row.of["mode.name"]]
 
 
-def _setting_text(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

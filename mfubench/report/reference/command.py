@@ -1,22 +1,40 @@
-"""`python -m mfubench.reference [DIR]`: checks reference results, such as those handed in in a folder DIR.
+"""`python -m mfubench.reference [DIR]`: checks the reference results below DIR, by default outputs/reference/.
 
-Without DIR: all of outputs/reference/, and whether the README's tables are those of the results; `--readme` writes them.
-Exit status: 0 nothing is wrong, 1 something is, or there is nothing in DIR.
+Each folder <hardware>/<study>/ has results and, in `command.txt`, the one command that makes them. Exit status: 0 nothing is
+wrong, 1 something is, or there is nothing in DIR.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from mfubench.config import Experiment
+from mfubench.config.compose import check_command_line, flags_first, store_schema
+from mfubench.config.errors import COMMAND
+from mfubench.config.vocabulary import CHOSEN_OF_FRAMEWORK, OUTSIDE_THE_WORK
 from mfubench.files.paths import ROOT
-from mfubench.report.reference.readme import with_tables
-from mfubench.report.reference.submission import Submission, submissions
+from mfubench.report.gather import MALFORMED, gather
+from mfubench.report.reference.recompute import problems
+from mfubench.result import find_results
+from mfubench.result.flat import Scalar, leaves
 
 REFERENCE_FOLDER = ROOT / "outputs" / "reference"
-README = ROOT / "README.md"
+COMMAND_FILE = "command.txt"
+Settings = frozenset[tuple[str, Scalar]]  # dotted name, value
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The results of one study on one kind of hardware."""
+
+    num_results: int
+    problems: tuple[str, ...]  # a sentence each, the file in front
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,34 +43,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folder", metavar="DIR", nargs="?", type=Path, help="<hardware>/<study>, or above; default: all"
     )
-    parser.add_argument("--readme", action="store_true", help="write the tables of all results into the README")
-    given = parser.parse_args(argv)
-    if given.folder is not None and given.readme:
-        parser.error("the README's tables are of all results; give no DIR")
-    found = list(submissions((given.folder or REFERENCE_FOLDER).resolve()))
-    wrong = [problem for each in found for problem in each.problems]
-    if given.folder is not None and not found:
-        wrong.append(f"{given.folder}: no command.txt and no result.json in or below it")
-    if given.folder is None and not wrong:
-        wrong += _readme(found, write=given.readme)
-    for problem in wrong:
-        print(f"mfubench.reference: {problem}", file=sys.stderr)
-    for each in found:
-        print(f"{each.name}: {len(each.results)} result(s), {len(each.problems)} problem(s)")
-    return 1 if wrong else 0
+    given = parser.parse_args(argv).folder
+    root = (given or REFERENCE_FOLDER).resolve()
+    folders = {path.parent for path in root.rglob(COMMAND_FILE)}
+    results = find_results([root]) if root.is_dir() else ()
+    folders |= {path.parent for path in results if not folders & {path.parent, *path.parents}}
+    wrong = 0
+    for folder in sorted(folders):
+        checked = submission(folder)
+        wrong += len(checked.problems)
+        for problem in checked.problems:
+            print(f"mfubench.reference: {problem}", file=sys.stderr)
+        name = f"{folder.parent.name}/{folder.name}"
+        print(f"{name}: {checked.num_results} result(s), {len(checked.problems)} problem(s)")
+    if given and not folders:
+        print(f"mfubench.reference: {given}: no command.txt and no result.json in or below it", file=sys.stderr)
+    return 1 if wrong or (given and not folders) else 0
 
 
-def _readme(found: Sequence[Submission], *, write: bool) -> list[str]:
-    """Compare the README's tables with the results, after writing them if `write`; return the problems."""
-    text = README.read_text(encoding="utf-8")
+def submission(folder: Path) -> Submission:
+    """Check the command of a folder, and that the results below it are right and those of the command's jobs."""
+    file, paths = folder / COMMAND_FILE, list(find_results([folder]))
     try:
-        right = with_tables(text, found)
+        jobs = _jobs(file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else "")
     except ValueError as error:
-        return [str(error)]
-    if write:
-        README.write_text(right, encoding="utf-8")
-    elif text != right:
-        return [
-            "the README's tables are not those of outputs/reference/; python -m mfubench.reference --readme writes them"
-        ]
-    return []
+        return Submission(len(paths), (f"{file}: {error}",))
+    found, lacking = list(gather([folder]).copies), dict(jobs)
+    for path in paths:
+        gathered = gather([path])
+        found += gathered.complaints
+        for result in gathered.results:
+            try:
+                settings = _settings(result.settings)
+                if settings in lacking:
+                    found += [f"{path}: {each}" for each in problems(result, lacking.pop(settings), folder.parent.name)]
+                else:
+                    found.append(f"{path}: the command doesn't ask for this run, or not again: {_own(settings, jobs)}")
+            except MALFORMED as error:
+                found.append(f"{path} is not a result of mfubench: {type(error).__name__}: {error}")
+    if lacking:
+        asked = "; ".join(_own(settings, jobs) for settings in lacking)
+        found.append(f"{file}: the command asks for {len(lacking)} run(s) that are not there: {asked}")
+    return Submission(len(paths), tuple(found))
+
+
+def _jobs(command: str) -> dict[Settings, Experiment]:
+    """Return the jobs of a command by their settings. Raises ValueError if it is missing or refused."""
+    if not command.startswith(COMMAND) or "\n" in command:
+        raise ValueError(f"it must hold the one command that made the results, such as {COMMAND} experiment=batch-size")
+    jobs: list[Experiment] = []
+    store_schema()
+    try:
+        check_command_line(flags_first(shlex.split(command.removeprefix(COMMAND))), jobs.append)
+    except (ValueError, SystemExit) as error:  # argparse exits
+        raise ValueError(f"the command is refused: {error}") from error
+    return {_settings(asdict(job)): job for job in jobs}
+
+
+def _settings(tree: Mapping[str, Any]) -> Settings:
+    """Return the settings that any machine shares; of the framework's, those that the user chooses."""
+    framework = {key: tree["framework"][key] for key in CHOSEN_OF_FRAMEWORK}
+    return frozenset(leaves({**tree, **dict.fromkeys(OUTSIDE_THE_WORK), "framework": framework}))
+
+
+def _own(settings: Settings, jobs: Mapping[Settings, Experiment]) -> str:
+    """Write the settings that not all jobs have."""
+    return " ".join(f"{key}={value}" for key, value in sorted(settings.difference(settings.intersection(*jobs))))

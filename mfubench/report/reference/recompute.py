@@ -1,175 +1,121 @@
-"""A Result in; out what in it can't be right: every figure is worked out anew from the series, the settings and the peak.
+"""Measure a result again from its series of step times, its device and its settings, and compare all its figures.
 
-What only the run's records could tell (shapes, boundaries of steps, what each rank did) was checked when it ran.
+Memory, energy, shapes and what each rank did are in the run's records only; they were checked when it ran.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.config.vocabulary import GROUPS, OUTSIDE_THE_WORK
-from mfubench.flops import FlopCount, step_flops
-from mfubench.hardware.catalogue import known_peaks
-from mfubench.measure.intervals import ratio_interval, summarize
-from mfubench.measure.metric_table import AMOUNTS, StepWork, rates
+from mfubench.flops import step_flops
+from mfubench.hardware import Peak, known_peaks
+from mfubench.measure.metrics import impossible, measurement_of, step_history
 from mfubench.measure.observe import rule_of
-from mfubench.measure.steady_state import steadiness
 from mfubench.measure.stopping_rule import enough_after
+from mfubench.records import MicroBatch, RankRecord, Records
 from mfubench.result import Result
+from mfubench.result.result_file import FoundHardware
 
-TOLERANCE = 1e-6  # as a fraction: the same arithmetic, done again
-ROWS = ("ok", "out_of_memory", "unsupported")  # a batch that doesn't fit is a result of its study; a crash is not
+TOLERANCE = 1e-6  # as a fraction: the same arithmetic, on another machine
+STATUSES = ("ok", "out_of_memory", "unsupported")  # a batch that doesn't fit is a result of its study; a crash is not
+LISTED = 8  # of the values that differ
+# Figures that the series doesn't tell, and the one that is a sentence, whose words may change.
+RECORDED = (
+    *("real_tokens_per_step", "trained_tokens_per_step", "padding_fraction", "peak_memory_bytes", "memory_kind"),
+    *("data_wait_s", "forward_to_optimizer_s", "optimizer_to_forward_s", "probe_s", "device_seconds"),
+    *("joules_per_token", "of_ceiling", "usd_per_million_tokens", "steady_because"),
+)
 
 
-def problems(result: Result) -> Iterator[str]:
-    """Yield the problems of a result, a sentence each. Counts its FLOPs, which takes seconds if they aren't cached."""
-    commit = result.provenance.commit
-    if not commit or str(commit).endswith("-dirty"):
+def problems(result: Result, experiment: Experiment, option: str) -> Iterator[str]:
+    """Yield the problems of a result of this experiment on this option of conf/hardware, a sentence each."""
+    commit, device = result.provenance.commit, result.hardware
+    if not commit or commit.endswith("-dirty"):
         yield f"it was measured at commit {commit}; a reference result is of a commit without local changes"
-    if result.status not in ROWS:
-        yield f"its status is {result.status} ({result.reason}); a reference result is {', '.join(ROWS)}"
-    if (result.measurement is not None) != (result.status == "ok"):
-        yield f"a run that is {result.status} has {'figures' if result.measurement else 'none'}"
-    if result.measurement is None or result.status != "ok":
+    if result.status not in STATUSES:
+        yield f"its status is {result.status} ({result.reason}); a reference result is {', '.join(STATUSES)}"
+    if device and (own := _option_and_peak(device)[0]) != option:
+        yield f"it is of {device.device_name}, which belongs into {own}/, not {option}/"
+    if result.status != "ok":
         return
-    yield from (f"{d.what}: asked {d.asked}, seen {d.seen}" for d in result.differences)
+    yield from (f"{each.what}: asked {each.asked}, seen {each.seen}" for each in result.differences)
     try:
-        experiment = experiment_of(result.settings)
+        right = dict(_values(asdict(measured_again(result, experiment))))
     except ValueError as error:
-        yield str(error)
+        yield f"it can't be measured again: {error}"
         return
-    yield from _problems_of_peak(result)
-    yield from _series(result, experiment)
-    yield from _problems_of_counts(result, experiment)
-    yield from _recomputed(result, _tree(result.measurement))
+    stated = dict(_values(asdict(result)))
+    wrong = [name for name in {**right, **stated} if not _same(stated.get(name), right.get(name))]
+    if wrong:
+        listed = [f"{name} is {stated.get(name)}, measured again {right.get(name)}" for name in wrong[:LISTED]]
+        yield "; ".join(listed) + (f"; and {len(wrong) - LISTED} more" if wrong[LISTED:] else "")
 
 
-def experiment_of(settings: Mapping[str, Any]) -> Experiment:
-    """Return the experiment whose settings a result holds.
+def measured_again(result: Result, experiment: Experiment) -> Result:
+    """Return the result that the step times, the device and the experiment make. Takes seconds if FLOPs aren't cached.
 
-    Raises ValueError if they are not those of this version. A setting outside the work, such as a price, may be missing.
+    Raises ValueError if they make none.
     """
-    for kind, values, group in (
-        (Experiment, settings, ""),
-        *((kind, settings.get(name, {}), name) for name, kind in GROUPS.items()),
-    ):
-        known = {field.name for field in fields(kind)}
-        odd = values.keys() - known if group in OUTSIDE_THE_WORK else values.keys() ^ known
-        if odd:
-            named = ", ".join(f"{group}.{key}" if group else key for key in sorted(odd))
-            raise ValueError(f"its settings are not those of this version: {named} missing or unknown")
-    return Experiment(**{**settings, **{name: group(**settings[name]) for name, group in GROUPS.items()}})
-
-
-def _problems_of_peak(result: Result) -> Iterator[str]:
-    hardware = _tree(result.hardware)
-    stated, dtype, device = (hardware.get(key) for key in ("peak_flops_per_second", "peak_dtype", "device_name"))
-    if hardware.get("device") == "cpu":
-        if not hardware.get("peak_measured"):
-            yield "its peak was given; that of a CPU is measured"
-        return
-    option = known_peaks(str(device))
-    known = None if option is None else option.peaks.get(str(dtype))
-    if known is None or not _close(stated, known):
-        yield f"its peak is {stated} FLOP/s in {dtype}; conf/hardware has {known} for {device}"
-
-
-def _series(result: Result, experiment: Experiment) -> Iterator[str]:
-    """Check that the steady steps follow from the settings and the series, on the rank with the longest window."""
-    stated, rule = _tree(result.measurement), rule_of(experiment.measurement)
-    if len(result.step_times_s) != experiment.parallelism.num_devices:
-        yield f"{len(result.step_times_s)} ranks have step times; asked for were {experiment.parallelism.num_devices}"
-    series, rank = list(result.step_times_s.values()), str(stated["rank"])
-    if rank not in result.step_times_s:
-        yield f"rank {rank}, whose its figures are, has no step times"
-        return
-    recorded = min(map(len, series))
-    # A user may end a run at any step after the least; the rest end where the rule says.
-    periods, because = enough_after(series, rule) or (recorded, "user")
-    if periods < rule.warmup + rule.least or stated["stopped_because"] != because:
-        yield f"it has {recorded} steps and says that {stated['stopped_because']} ended it, which its settings don't make so"
-        return
-    first = max(steadiness(times[:periods], rule.warmup).start for times in series)
-    if (stated["warmup_steps"], stated["steps"]) != (first, periods - first):
-        yield (
-            f"its figures are of {stated['steps']} steps after {stated['warmup_steps']} of warm-up; its settings and its "
-            f"series make them {periods - first} after {first}"
-        )
-        return
-    windows = {name: times[first:periods] for name, times in result.step_times_s.items()}
-    longest = max(sum(window) for window in windows.values())
-    if not _close(sum(windows[rank]), longest):
-        yield f"its figures are of rank {rank}, whose steps took {sum(windows[rank]):.6g} s; another's took {longest:.6g} s"
-    told = [row["step_time_s"] for row in result.history if not row["warmup"]]
-    if told != list(windows[rank]):
-        yield "its history has other step times than its series"
-
-
-def _problems_of_counts(result: Result, experiment: Experiment) -> Iterator[str]:
-    """FLOPs and positions of a step, counted anew from the settings."""
-    stated, flops = _tree(result.measurement), _tree(result.flops)
+    series, device, measurement = result.step_times_s, result.hardware, result.measurement
+    if device is None or measurement is None:
+        raise ValueError("it is ok, and has no device or no figures")
     if experiment.comparison != "equal":
-        yield "comparison=defaults: what the framework chose can't be counted from its settings"
-        return
-    lengths = {stated["sequence_length_min"], stated["sequence_length_max"]}
-    if lengths != {experiment.sequence_length}:
-        yield f"its sequences have {min(lengths)} to {max(lengths)} positions; a reference result has one shape of micro-batch"
-        return
-    positions = experiment.batch_size * experiment.sequence_length * experiment.gradient_accumulation_steps
-    if stated["positions_per_step"] != positions:
-        yield f"positions_per_step is {stated['positions_per_step']}; the settings make it {positions}"
-    try:
-        counted: FlopCount = step_flops(experiment)
-    except ValueError as error:
-        yield f"its FLOPs can't be counted: {error}"
-        return
-    for name in (*AMOUNTS, "parameters", "trainable_parameters"):
-        # A kernel that was given a mask doesn't skip the half that causal attention leaves out.
-        right = {getattr(counted, name)} | ({counted.hardware_flops} if name == "hardware_flops_causal" else set())
-        if flops.get(name) not in right:
-            yield f"flops.{name} is {flops.get(name)}; counted anew from the settings it is {getattr(counted, name)}"
+        raise ValueError("comparison=defaults: what the framework chose can't be counted from its settings")
+    if len(series) != experiment.parallelism.num_devices:
+        raise ValueError(f"{len(series)} ranks have step times; asked for were {experiment.parallelism.num_devices}")
+    rule, recorded = rule_of(experiment.measurement), min(map(len, series.values()))
+    # A user may end a run at any step after the least; the rest end where the rule says.
+    periods, because = enough_after([*series.values()], rule) or (recorded, "user")
+    if periods < rule.warmup + rule.least:
+        raise ValueError(f"it has {recorded} steps; its settings ask for at least {rule.warmup + rule.least}")
+    count = step_flops(experiment)
+    if result.flops and result.flops.hardware_flops_causal == count.hardware_flops:
+        count = replace(
+            count, hardware_flops_causal=count.hardware_flops
+        )  # a kernel that is given a mask skips nothing
+    sequences = experiment.batch_size * experiment.gradient_accumulation_steps
+    step = (MicroBatch(sequences, experiment.sequence_length, None, None),)  # all its micro-batches, which are alike
+    ranks = (
+        RankRecord(int(rank), 0, (), (), times, (step,) * len(times), None, None, {}, {}, ())
+        for rank, times in series.items()
+    )
+    records, on_cpu = Records(tuple(ranks)), device.device == "cpu"
+    flops_per_second, half_width = _option_and_peak(device)[1], device.peak_relative_half_width if on_cpu else None
+    peak = Peak(flops_per_second, str(device.peak_dtype), str(device.peak_source), on_cpu, half_width or 0.0)
+    figures = measurement_of(records, lambda *_: count, peak, rule.warmup, periods - rule.warmup)
+    as_stated = {name: getattr(measurement, name) for name in RECORDED}
+    return replace(
+        result,
+        measurement=replace(figures, stopped_because=because, **as_stated),
+        hardware=replace(device, peak_flops_per_second=flops_per_second, peak_measured=on_cpu),
+        flops=count,
+        differences=(*result.differences, *impossible(figures, count, peak)),
+        history=tuple(step_history(records, lambda *_: count, peak, figures)),
+    )
 
 
-def _recomputed(result: Result, stated: Mapping[str, Any]) -> Iterator[str]:
-    """The figures that follow from the series, the FLOPs and the peak."""
-    flops, peak = _tree(result.flops), _tree(result.hardware).get("peak_flops_per_second") or math.nan
-    series = result.step_times_s.get(str(stated["rank"]), ())
-    window = series[stated["warmup_steps"] : stated["warmup_steps"] + stated["steps"]]
-    if len(window) < 2:
-        yield f"{len(window)} measured steps have no mean and spread"
-        return
-    times = summarize(window)
-    counted = {name: flops.get(name, math.nan) for name in AMOUNTS}
-    amounts = rates(StepWork(stated["positions_per_step"], **counted, peak_flops_per_second=peak))
-    right = {
-        "step_time_s": times.mean,
-        "step_time_s_median": times.median,
-        "step_time_s_std": times.std,
-        "step_time_s_min": times.minimum,
-        "step_time_s_max": times.maximum,
-        "relative_half_width": (times.ci95_high - times.mean) / times.mean,
-    } | {name: amount / times.mean for name, amount in amounts.items()}
-    for name, figure in right.items():
-        if not _close(stated.get(name), figure):
-            yield f"{name} is {stated.get(name)}; worked out anew it is {figure:.8g}"
-    intervals: dict[str, tuple[float, float | None]] = {"step_time_s": (times.ci95_low, times.ci95_high)}
-    # Every step is of one shape, and so is its work.
-    intervals |= {name: ratio_interval([amount] * times.n, window) for name, amount in amounts.items()}
-    for name, ends in intervals.items():
-        told = stated["ci95"][name]
-        if not all(said == end if end is None else _close(said, end) for said, end in zip(told, ends, strict=True)):
-            yield f"the interval of {name} is {told[0]} to {told[1]}; worked out anew {ends[0]} to {ends[1]}"
-    if right["hfu_causal"] > 1 and not _tree(result.hardware).get("peak_measured"):
-        yield f"hfu_causal is {right['hfu_causal']:.3f}: more FLOP/s than the chip can do"
+def _option_and_peak(device: FoundHardware) -> tuple[str | None, float]:
+    """Return a device's option of conf/hardware and its peak there, NaN if it has none; a CPU's peak is the measured one."""
+    if device.device == "cpu":
+        return "cpu", device.peak_flops_per_second or math.nan
+    known = known_peaks(device.device_name)
+    return (known.name, known.peaks.get(str(device.peak_dtype), math.nan)) if known else (None, math.nan)
 
 
-def _close(stated: object, right: float) -> bool:
-    return isinstance(stated, int | float) and math.isclose(stated, right, rel_tol=TOLERANCE, abs_tol=1e-12)
+def _values(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values in nested mappings and lists by their dotted names."""
+    if isinstance(tree, Mapping | list | tuple):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _values(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, tree
 
 
-def _tree(part: Any) -> dict[str, Any]:
-    return asdict(part) if part is not None else {}
+def _same(stated: Any, right: Any) -> bool:
+    if isinstance(right, float) and isinstance(stated, int | float):
+        return math.isclose(stated, right, rel_tol=TOLERANCE, abs_tol=1e-12)
+    return bool(stated == right)
