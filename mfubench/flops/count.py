@@ -5,8 +5,7 @@ The traced shapes are small and odd, so that products not proportional to the po
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -105,8 +104,10 @@ def _of_all_blocks(model: Any, two: Trace, repeated: Repetition | None) -> Trace
     """The trace of the whole model, from `two`, the trace of `model` with two repetitions of its repeated blocks."""
     if repeated is None:
         return two
-    with with_repetitions(repeated, 1):
-        one = trace(model, **TRACED_SHAPE)
+    second = list(repeated.blocks[repeated.period :])
+    del repeated.blocks[repeated.period :]
+    one = trace(model, **TRACED_SHAPE)
+    repeated.blocks.extend(second)
     times = repeated.times
     return Trace(
         products=extrapolated(one.products, two.products, times),
@@ -175,18 +176,6 @@ def repetition(model: Any) -> Repetition | None:
         if len(blocks) % period == 0 and signatures[period:] == signatures[:-period]:
             return Repetition(blocks, period, len(blocks) // period)
     return None
-
-
-@contextmanager
-def with_repetitions(repeated: Repetition, times: int) -> Iterator[None]:
-    """Cut the model's blocks to `times` repetitions; all are restored afterwards."""
-    kept = repeated.period * times
-    rest = list(repeated.blocks[kept:])
-    del repeated.blocks[kept:]
-    try:
-        yield
-    finally:
-        repeated.blocks.extend(rest)
 
 
 def extrapolated(one: Mapping[AmountKey, int], two: Mapping[AmountKey, int], times: int) -> dict[AmountKey, int]:
