@@ -9,7 +9,6 @@ from typing import Literal
 from mfubench import hardware
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
-from mfubench.flops import FlopCount
 from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
 from mfubench.measure.intervals import MIN_STEPS
@@ -61,8 +60,13 @@ def run_warnings(
     """Yield the warnings of a run. The arguments are its stages, None for those that weren't reached."""
     for setting, value, where in support.inapplicable(experiment, defaults(experiment.mode.name)):
         yield RunWarning("inapplicable", f"{setting}={value} changes nothing with {where}")
-    if target and prepared:
-        yield from _of_the_model(target, (measured or prepared).flops)
+    small = prepared is not None and (measured or prepared).flops.parameters < SMALL_FOR_A_GPU
+    if target and target.machine.device == "cuda" and small:
+        yield RunWarning(
+            "too_small",
+            f"{experiment.model.name} is far too small for a {target.machine.device_name}: its MFU means nothing there; "
+            "try python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
+        )
     if not (peaks and observed and measured):
         return
     hidden = any(rank.work["recomputation"] is None for rank in observed.records.ranks if rank.work)
@@ -81,15 +85,6 @@ def run_warnings(
             yield RunWarning("ended_badly", f"{how} after all measured steps; see framework.log")
         if experiment.measurement.profile_flops:
             yield from (RunWarning("in_situ", text) for text in _of_the_in_situ_count(measured.in_situ))
-
-
-def _of_the_model(target: Target, flops: FlopCount) -> Iterator[RunWarning]:
-    if target.machine.device == "cuda" and flops.parameters < SMALL_FOR_A_GPU:
-        yield RunWarning(
-            "too_small",
-            f"{target.experiment.model.name} is far too small for a {target.machine.device_name}: its MFU means nothing there; "
-            "try python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
-        )
 
 
 def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement: Figures) -> Iterator[RunWarning]:
