@@ -106,12 +106,7 @@ def _nothing_is_measured(*_: Any) -> list[str]:
 
 
 def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str, Any]:
-    """Everything about a step, in FLOP per optimizer step and device.
-
-    Args:
-        counted: The step.
-        possible_flops: FLOPs at the device's peak in the measured step time, the denominator of each convention's MFU.
-    """
+    """Everything about a step, in FLOP per optimizer step and device; `possible_flops` as in `show_step`."""
     step, experiment, second = counted.step, counted.experiment, counted.second
     return {
         "workload": {
