@@ -13,9 +13,10 @@ from typing import Any
 from mfubench.config import Experiment
 from mfubench.config.vocabulary import GROUPS, OUTSIDE_THE_WORK
 from mfubench.flops import FlopCount, step_flops
+from mfubench.flops.profile import AMOUNTS
 from mfubench.hardware.catalogue import known_peaks
 from mfubench.measure.intervals import ratio_interval, summarize
-from mfubench.measure.metric_table import AMOUNTS, StepWork, rates
+from mfubench.measure.metric_table import StepWork, rates
 from mfubench.measure.observe import rule_of
 from mfubench.measure.steady_state import steadiness
 from mfubench.measure.stopping_rule import enough_after
