@@ -5,13 +5,12 @@ Importing this imports neither torch nor transformers; counting does.
 
 from __future__ import annotations
 
-from mfubench.flops.analytic import AnalyticCount, relative_difference
+from mfubench.flops.analytic import relative_difference
 from mfubench.flops.count import count, profile
 from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.step import cached_profile, profile_of, second_count, step_flops
 
 __all__ = [
-    "AnalyticCount",
     "FlopCount",
     "Profile",
     "cached_profile",

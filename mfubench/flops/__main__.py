@@ -21,7 +21,6 @@ from rich.console import Console
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import compose_one
 from mfubench.flops.analytic import COUNTS_TOLERANCE, relative_difference
-from mfubench.flops.analytic_model import not_written_down
 from mfubench.flops.breakdown import by_module, by_operator, by_phase, hardware_flops
 from mfubench.flops.conventions import figures
 from mfubench.flops.flop_table import TOTALS, CountedStep, flops_share, show_step
@@ -49,7 +48,6 @@ def count_step(
         trained_tokens=trained_tokens,
         step=step,
         second=second_count(experiment, documents=documents, trained_tokens=trained_tokens),
-        no_second=not_written_down(experiment.model.architecture, experiment.mode),
         places={place: flops * micro_batches for place, flops in places.items()},
         conventions=figures(profile, step, tokens=tokens, sequence_length=experiment.sequence_length, lora=adapted),
         tokens=tokens,
@@ -108,12 +106,7 @@ def _nothing_is_measured(*_: Any) -> list[str]:
 
 
 def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str, Any]:
-    """Everything about a step, in FLOP per optimizer step and device.
-
-    Args:
-        counted: The step.
-        possible_flops: FLOPs at the device's peak in the measured step time, the denominator of each convention's MFU.
-    """
+    """Everything about a step, in FLOP per optimizer step and device; `possible_flops` as in `show_step`."""
     step, experiment, second = counted.step, counted.experiment, counted.second
     return {
         "workload": {
@@ -127,7 +120,7 @@ def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str
             "trained_tokens": counted.trained_tokens,
             "gradient_accumulation_steps": experiment.gradient_accumulation_steps,
         },
-        **{name: getattr(step, name) for name in TOTALS},
+        **step.flops,
         "closed_form": None if second is None else {name: getattr(second, name) for name in TOTALS},
         "closed_form_apart": None if second is None else relative_difference(step, second),
         "parameters": step.parameters,

@@ -73,19 +73,8 @@ def analytic_count(
 ) -> AnalyticCount | None:
     """Count one micro-batch of [batch_size, sequence_length] positions with formulas, to check `count`.
 
-    Args:
-        architecture: transformers' config.json by its own keys.
-        mode: full, or LoRA on any linear layers.
-        recomputation: none | reentrant | non_reentrant.
-        attention: sdpa | eager | flash_attention_2.
-        batch_size: Sequences in the micro-batch.
-        sequence_length: Positions in each sequence.
-        documents: Lengths of the documents that every sequence is packed with; None for one document.
-        trained_tokens: Positions of the micro-batch that pass lm_head; None for all.
-
-    Returns:
-        The count, or None if there is no formula (`not_written_down` has the reason). Nothing is checked: the result is
-        meaningless for arguments that `count` refuses.
+    The arguments are those of `profile` and of `Profile.of`. Returns None if there is no formula (`not_written_down` has the
+    reason). Nothing is checked: the result is meaningless for arguments that `count` refuses.
     """
     if not_written_down(architecture, mode) is not None:
         return None

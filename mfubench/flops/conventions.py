@@ -6,6 +6,7 @@ The formulas are data, in conventions.yaml: arithmetic over the quantities named
 from __future__ import annotations
 
 import ast
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +17,7 @@ import yaml
 
 from mfubench.flops.profile import FlopCount, Profile
 
+ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 CONVENTIONS_FILE = Path(__file__).with_name("conventions.yaml")
 ARCHITECTURE_QUANTITIES = {  # of an architecture
     "N": "parameters of the model, without LoRA's; tied ones once",
@@ -79,10 +81,7 @@ def figures(
         "T": tokens,
         "s": sequence_length,
         "N_lora": adapters,
-        "model_flops": step.model_flops,
-        "model_flops_causal": step.model_flops_causal,
-        "hardware_flops": step.hardware_flops,
-        "hardware_flops_causal": step.hardware_flops_causal,
+        **step.flops,
     }
     by_convention = []
     for convention in published():
@@ -142,16 +141,10 @@ def evaluate(expression: str, quantities: Mapping[str, int]) -> Fraction:
                 return Fraction(quantities[name])
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -value(operand)
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return value(left) + value(right)
-            case ast.BinOp(left=left, op=ast.Sub(), right=right):
-                return value(left) - value(right)
-            case ast.BinOp(left=left, op=ast.Mult(), right=right):
-                return value(left) * value(right)
-            case ast.BinOp(left=left, op=ast.Div(), right=right):
-                return value(left) / value(right)
             case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as power)):
                 return value(left) ** power
+            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in ARITHMETIC:
+                return ARITHMETIC[type(sign)](value(left), value(right))
         raise ValueError(
             f"{expression!r}: {ast.unparse(node)!r} is not arithmetic (+ - * / ** and brackets) over "
             f"{', '.join(sorted(quantities))}"

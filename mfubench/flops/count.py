@@ -5,8 +5,7 @@ The traced shapes are small and odd, so that products not proportional to the po
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -105,14 +104,17 @@ def _of_all_blocks(model: Any, two: Trace, repeated: Repetition | None) -> Trace
     """The trace of the whole model, from `two`, the trace of `model` with two repetitions of its repeated blocks."""
     if repeated is None:
         return two
-    with with_repetitions(repeated, 1):
-        one = trace(model, **TRACED_SHAPE)
+    second = list(repeated.blocks[repeated.period :])
+    del repeated.blocks[repeated.period :]
+    one = trace(model, **TRACED_SHAPE)
+    repeated.blocks.extend(second)
     times = repeated.times
     return Trace(
-        products=extrapolated_each(one.products, two.products, times),
-        attention_calls=extrapolated_each(one.attention_calls, two.attention_calls, times),
-        uncounted=extrapolated_each(one.uncounted, two.uncounted, times),
-        trainable_parameters=extrapolated(one.trainable_parameters, two.trainable_parameters, times),
+        products=extrapolated(one.products, two.products, times),
+        attention_calls=extrapolated(one.attention_calls, two.attention_calls, times),
+        uncounted=extrapolated(one.uncounted, two.uncounted, times),
+        trainable_parameters=one.trainable_parameters
+        + (times - 1) * (two.trainable_parameters - one.trainable_parameters),
     )
 
 
@@ -176,29 +178,13 @@ def repetition(model: Any) -> Repetition | None:
     return None
 
 
-@contextmanager
-def with_repetitions(repeated: Repetition, times: int) -> Iterator[None]:
-    """Cut the model's blocks to `times` repetitions; all are restored afterwards."""
-    kept = repeated.period * times
-    rest = list(repeated.blocks[kept:])
-    del repeated.blocks[kept:]
-    try:
-        yield
-    finally:
-        repeated.blocks.extend(rest)
-
-
-def extrapolated(one: int, two: int, times: int) -> int:
-    """An amount of a model with `times` repetitions, from its amounts with one and with two.
+def extrapolated(one: Mapping[AmountKey, int], two: Mapping[AmountKey, int], times: int) -> dict[AmountKey, int]:
+    """Amounts of a model with `times` repetitions, from those with one and with two; a missing amount is 0.
 
     The first repetition may differ from the others, as it does if nothing in front of it is trained.
     """
-    return one + (times - 1) * (two - one)
-
-
-def extrapolated_each(one: Mapping[AmountKey, int], two: Mapping[AmountKey, int], times: int) -> dict[AmountKey, int]:
-    """`extrapolated` for every amount in two mappings; an amount missing from one is 0 there."""
-    return {key: extrapolated(one.get(key, 0), two.get(key, 0), times) for key in dict.fromkeys((*one, *two))}
+    firsts = {key: one.get(key, 0) for key in (*one, *two)}
+    return {key: first + (times - 1) * (two.get(key, 0) - first) for key, first in firsts.items()}
 
 
 def _share_parameters(blocks: Any) -> bool:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mfubench.config import Experiment
 from mfubench.flops.analytic import AnalyticCount, relative_difference
+from mfubench.flops.analytic_model import not_written_down
 from mfubench.flops.breakdown import OperatorPlace, by_module, by_operator, by_phase
 from mfubench.flops.conventions import ARCHITECTURE_QUANTITIES, STEP_QUANTITIES, ConventionFigure, names_in
 from mfubench.flops.profile import FlopCount
@@ -33,7 +34,6 @@ class CountedStep:
     trained_tokens: int | None  # positions of a micro-batch that pass lm_head; None: all
     step: FlopCount
     second: AnalyticCount | None  # the same step by formulas
-    no_second: str | None  # the reason if `second` is None
     places: dict[OperatorPlace, int]  # hardware FLOPs by phase, operator and module group
     conventions: list[ConventionFigure]
     tokens: int  # positions computed
@@ -87,7 +87,8 @@ def _workload_line(counted: CountedStep) -> str:
 
 def _second_count(counted: CountedStep) -> tuple[str, str]:
     if counted.second is None:
-        return "no second count", f"the closed form has none of this: {counted.no_second}"
+        reason = not_written_down(counted.experiment.model.architecture, counted.experiment.mode)
+        return "no second count", f"the closed form has none of this: {reason}"
     four = ", ".join(_tera(getattr(counted.second, name)) for name in TOTALS)
     return "closed form", f"{four}, {relative_difference(counted.step, counted.second):.2%} apart"
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from mfubench.config import Mode, WrongCombination
 from mfubench.flops.breakdown import LM_HEAD, group_of
-from mfubench.flops.profile import check_positions
 
 
 def positions(config: Any) -> int | None:
@@ -22,22 +21,12 @@ def positions(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def check_sequence_length(config: Any, sequence_length: int) -> None:
-    """Raise ValueError for a sequence longer than a model of `config` allows."""
-    check_positions(positions(config), sequence_length)
-
-
-def build_model(config: Any, mode: Mode) -> Any:
-    """Build a model of `config` on the meta device, in training mode, trained as `mode` says; eager, without checkpointing.
-
-    Raises ValueError for impossible values, and for LoRA targets that the model doesn't have.
-    """
-    model = bare_model(config)
-    return with_lora(model, mode) if mode.has_adapters else model
-
-
 def bare_model(config: Any, experts: str | None = None) -> Any:
-    """As `build_model`, fully trained; `experts`: the implementation of a mixture's experts, None for transformers' default."""
+    """Build a model of `config` on the meta device, in training mode, fully trained; eager, without checkpointing.
+
+    `experts`: the implementation of a mixture's experts, None for transformers' default. Raises ValueError for impossible
+    values.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -92,7 +81,7 @@ def with_lora(model: Any, mode: Mode) -> Any:
 
     assert mode.rank is not None
     targets = list(mode.target_modules or [])
-    linear = _linear(model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]  # its own
     _check_targets(linear, targets)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -120,13 +109,6 @@ def _beside_experts_error(model_type: str, linear: Sequence[str], targets: Seque
         expected=f"some of {', '.join(right)}",
         instead=f"mode.target_modules=[{','.join([t for t in targets if t in right] or right)}]",
     )
-
-
-def _linear(model: Any) -> list[str]:
-    """The names of the model's own linear layers."""
-    import torch
-
-    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
 def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:

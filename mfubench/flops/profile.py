@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops
 
 LM_HEAD_GROUPS = ("lm_head", "LoRA of lm_head")  # only positions whose logits are needed pass these
+AMOUNTS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a FlopCount
 Calls = tuple[tuple[AttentionCall, int], ...]  # distinct calls, each with its number of occurrences
 
 
@@ -28,16 +29,15 @@ class FlopCount:
     trainable_parameters: int
     uncounted: Mapping[str, int]  # matrix operators without a formula -> calls
 
+    @property
+    def flops(self) -> dict[str, int]:
+        """The figures of AMOUNTS by name."""
+        return {name: getattr(self, name) for name in AMOUNTS}
+
     def scaled(self, micro_batches: int) -> FlopCount:
         """The count of `micro_batches` such micro-batches: FLOPs and calls times as many, parameters the same."""
-        return replace(
-            self,
-            model_flops=self.model_flops * micro_batches,
-            model_flops_causal=self.model_flops_causal * micro_batches,
-            hardware_flops=self.hardware_flops * micro_batches,
-            hardware_flops_causal=self.hardware_flops_causal * micro_batches,
-            uncounted={operator: calls * micro_batches for operator, calls in self.uncounted.items()},
-        )
+        flops = {name: figure * micro_batches for name, figure in self.flops.items()}
+        return replace(self, **flops, uncounted={name: n * micro_batches for name, n in self.uncounted.items()})
 
 
 @dataclass(frozen=True)

@@ -56,16 +56,10 @@ def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
 def _explanations(
     seen: int, batches: Sequence[MicroBatch], experiment: Experiment, kinds: Sequence[str]
 ) -> Iterator[list[str]]:
-    """Yield the sets of causes that together would make as many FLOPs as were counted.
+    """Yield the sets of causes that together would make the FLOPs that were counted; `kinds`: possible recomputation.
 
     Sizes are round, so that a wrong cause can match: the caller takes the fewest causes, and an arbitrary number of lm_head
     positions is a cause only if nothing else changed.
-
-    Args:
-        seen: FLOPs counted in the process.
-        batches: micro-batches of that step.
-        experiment: the settings.
-        kinds: kinds of recomputation that are possible.
     """
     asked = experiment.gradient_checkpointing.name
     for kind, (kernel, with_kernel) in product(dict.fromkeys((asked, *kinds)), _kernels(experiment.attention)):

@@ -87,6 +87,7 @@ def expected_work(prepared: Prepared, periods: int) -> Expected:
     values = support.values_of(experiment, machine.device, precision, target.engine)
     # A setting that doesn't reach the framework promises nothing, and a user's own words to the framework win over it.
     reach = set() if experiment.framework.native else support.mapped_settings(experiment.framework, values)
+    liger_switches = [switch for switch, on in asdict(experiment.liger).items() if on]
     recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
     wanted = Expected(
         num_ranks=target.num_devices,
@@ -105,7 +106,7 @@ def expected_work(prepared: Prepared, periods: int) -> Expected:
         wrapper=experiment.parallelism.wrapper,
         zero_stage=(experiment.parallelism.deepspeed or {}).get("zero_optimization", {}).get("stage"),
         attention=experiment.attention,
-        liger_kernels=wanted_liger_kernels(experiment),
+        liger_kernels=frozenset(liger_switches if experiment.liger_kernel else ()),
         sequence_varies=experiment.data.padding == "longest",
         torch_compile=experiment.torch_compile,
         optimizer=experiment.optimizer if "optimizer" in reach else None,
@@ -130,8 +131,3 @@ def as_done(experiment: Experiment, recorded: Records) -> Experiment:
         gradient_checkpointing=GradientCheckpointing(work["recomputation"] or "none"),
         attention=kernel if kernel in ATTENTIONS else experiment.attention,
     )
-
-
-def wanted_liger_kernels(experiment: Experiment) -> frozenset[str]:
-    """Return the switches of the kernels that must run."""
-    return frozenset(switch for switch, on in asdict(experiment.liger).items() if on and experiment.liger_kernel)

@@ -11,8 +11,6 @@ from typing import Literal
 
 from mfubench.measure.intervals import MIN_STEPS
 
-AMOUNTS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")  # of a FlopCount
-
 
 @dataclass(frozen=True)
 class StepWork:
@@ -60,9 +58,8 @@ WORDS: Mapping[str, Callable[[float], str]] = {
 }
 
 STEP_PARTS = (
-    "means per steady step: in the data loader; from the first "
-    "training forward to the optimizer; from there to the next step's first forward. The last two add up to the step time; "
-    "the wait is a part of them"
+    "means per steady step: in the data loader; from the first training forward to the optimizer; from there to the next "
+    "step's first forward. The last two add up to the step time; the wait is a part of them"
 )
 
 METRICS = (
@@ -185,14 +182,7 @@ METRICS = (
     Metric("sequence_length_max", "count"),
     Metric("real_tokens_per_step", "count"),
     Metric("trained_tokens_per_step", "count"),
-    Metric(
-        "padding_fraction",
-        "fraction",
-        heading="padding",
-        two_lines="\npadding",
-        column=10,
-        shown="unless zero",
-    ),
+    Metric("padding_fraction", "fraction", heading="padding", two_lines="\npadding", column=10, shown="unless zero"),
     Metric(
         "peak_memory_bytes",
         "bytes",

@@ -14,10 +14,11 @@ from fractions import Fraction
 from typing import Any
 
 from mfubench.flops import FlopCount
+from mfubench.flops.profile import AMOUNTS
 from mfubench.hardware import Ceiling, Conditions, GpuConditions, Peak
 from mfubench.measure.intervals import MIN_STEPS, Summary, ratio_interval, summarize, widened
-from mfubench.measure.metric_table import AMOUNTS, BY_NAME, STEP_RATES, StepWork, rates
-from mfubench.measure.steady_state import Steadiness, steadiness
+from mfubench.measure.metric_table import BY_NAME, STEP_RATES, StepWork, rates
+from mfubench.measure.steady_state import steadiness
 from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.records import Difference, MicroBatch, RankRecord, Records
 
@@ -86,7 +87,7 @@ def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: i
     """
     periods = min([warmup_steps + steps, *(len(rank.step_times_s) for rank in records.ranks)])
     found = {rank.rank: steadiness(rank.step_times_s[:periods], warmup_steps) for rank in records.ranks}
-    latest = max(found.values(), key=lambda each: each.start, default=_none_steady(warmup_steps))
+    latest = max(found.values(), key=lambda each: each.start, default=steadiness((), warmup_steps))
     windows = {rank.rank: rank.step_times_s[latest.start : periods] for rank in records.ranks}
     rank = max(windows, key=lambda r: sum(windows[r]), default=0)
     rest = steadiness(windows.get(rank, ()))  # of the steps that are measured, whichever rank was steady last
@@ -146,10 +147,6 @@ def _intervals(
     return found
 
 
-def _none_steady(warmup_steps: int) -> Steadiness:
-    return Steadiness(warmup_steps, None, None, None, "nothing was recorded")
-
-
 def steady_window_s(records: Records, measurement: Figures) -> tuple[float, float]:
     """Return the begin and end of the steady steps on the measured rank, in s of the host's monotonic clock."""
     boundaries = _of_rank(records, measurement.rank).boundaries_s
@@ -184,7 +181,7 @@ def mean_flops(records: Records, flops: Counted, measurement: Figures) -> FlopCo
     steps = _steps_of_all(records, measurement.warmup_steps, measurement.steps)
     total = _flops_of([batch for step in steps for batch in step], flops)
     device_steps = measurement.steps * len(records.ranks)
-    mean = {name: round(Fraction(getattr(total, name), device_steps)) for name in AMOUNTS}
+    mean = {name: round(Fraction(flops, device_steps)) for name, flops in total.flops.items()}
     uncounted = {operator: round(calls / device_steps) for operator, calls in total.uncounted.items()}
     return replace(total, **mean, uncounted=uncounted)
 
@@ -254,8 +251,7 @@ def _steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBa
 
 def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak) -> dict[str, float]:
     """The amounts of a step's micro-batches, by the name of the rate that each is over a time in s."""
-    counted = _flops_of(batches, flops)
-    amounts = {name: getattr(counted, name) for name in AMOUNTS}
+    amounts = _flops_of(batches, flops).flops
     return rates(StepWork(_positions(batches), **amounts, peak_flops_per_second=peak.flops_per_second))
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 from mfubench import hardware
 from mfubench.config import Experiment
 from mfubench.config.defaults import defaults
-from mfubench.flops import FlopCount
 from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
 from mfubench.measure.intervals import MIN_STEPS
@@ -19,7 +18,6 @@ from mfubench.measure.observe import Observed
 from mfubench.measure.status import RunStatus
 from mfubench.plan import support
 from mfubench.plan.prepare import Prepared, Target
-from mfubench.records import Records
 
 Kind = Literal[
     "not_steady",  # the step time drifts, or never settled
@@ -37,10 +35,7 @@ Kind = Literal[
     "too_small",  # the model, for the device
     "inapplicable",  # a setting that changes nothing here
 ]
-EXPLAIN_A_FAILURE = (
-    "foreign_process",
-    "memory_errors",
-)  # of the machine's: without steady steps the others say nothing
+EXPLAIN_A_FAILURE = ("foreign_process", "memory_errors")  # without steady steps the machine's others say nothing
 UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared
 SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches and host time
 
@@ -65,11 +60,17 @@ def run_warnings(
     """Yield the warnings of a run. The arguments are its stages, None for those that weren't reached."""
     for setting, value, where in support.inapplicable(experiment, defaults(experiment.mode.name)):
         yield RunWarning("inapplicable", f"{setting}={value} changes nothing with {where}")
-    if target and prepared:
-        yield from _of_the_model(target, (measured or prepared).flops)
+    small = prepared is not None and (measured or prepared).flops.parameters < SMALL_FOR_A_GPU
+    if target and target.machine.device == "cuda" and small:
+        yield RunWarning(
+            "too_small",
+            f"{experiment.model.name} is far too small for a {target.machine.device_name}: its MFU means nothing there; "
+            "try python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
+        )
     if not (peaks and observed and measured):
         return
-    if experiment.gradient_checkpointing.name != "none" and _hides_recomputation(observed.records):
+    hidden = any(rank.work["recomputation"] is None for rank in observed.records.ranks if rank.work)
+    if experiment.gradient_checkpointing.name != "none" and hidden:
         yield RunWarning(
             "recomputation_hidden",
             "the compiled model hides what it recomputes: hfu takes it to be what was asked; mfu does not depend on it",
@@ -86,27 +87,12 @@ def run_warnings(
             yield from (RunWarning("in_situ", text) for text in _of_the_in_situ_count(measured.in_situ))
 
 
-def _of_the_model(target: Target, flops: FlopCount) -> Iterator[RunWarning]:
-    if target.machine.device == "cuda" and flops.parameters < SMALL_FOR_A_GPU:
-        yield RunWarning(
-            "too_small",
-            f"{target.experiment.model.name} is far too small for a {target.machine.device_name}: its MFU means nothing there; "
-            "try python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
-        )
-
-
-def _hides_recomputation(records: Records) -> bool:
-    return any(rank.work["recomputation"] is None for rank in records.ranks if rank.work)
-
-
 def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement: Figures) -> Iterator[RunWarning]:
     """Warn of a mean step time that is less certain than was asked for."""
     wanted = experiment.measurement
     if measurement.settled is False:
-        yield RunWarning(
-            "not_steady",
-            f"not_steady: {measurement.steady_because}; the mean is of steps {_steady_window(measurement)}",
-        )
+        window = f"{measurement.warmup_steps + 1} to {measurement.warmup_steps + measurement.steps}"
+        yield RunWarning("not_steady", f"not_steady: {measurement.steady_because}; the mean is of steps {window}")
     known, precision = measurement.relative_half_width, wanted.relative_precision
     took = f"steps took {measurement.step_time_s_min:.3g} to {measurement.step_time_s_max:.3g} s"
     after = f"after {measurement.steps} steady steps in {measurement.steps * measurement.step_time_s:.3g} s; {took}"
@@ -132,10 +118,6 @@ def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement
             f"that was measured too low: {too_high}; run again on a quiet machine (a GPU's ceiling is kept in the cache folder's "
             "ceilings/: delete it there)",
         )
-
-
-def _steady_window(measurement: Figures) -> str:
-    return f"{measurement.warmup_steps + 1} to {measurement.warmup_steps + measurement.steps}"
 
 
 def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:

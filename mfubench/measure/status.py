@@ -84,15 +84,13 @@ def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences:
     by = {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended)
     if recorded >= wanted:
         return RunStatus("inconsistent", _as_text(differences), by) if differences else RunStatus("ok", None, by)
-    so_far = f"{recorded} of {wanted} step periods recorded"
+    so_far, last_words = f"{recorded} of {wanted} step periods recorded", _last_words(outcome)
     if outcome.ended == "not_installed":
         return RunStatus("not_installed", "; ".join(outcome.log_tail))
     if outcome.ended == "interrupted":
         return RunStatus("interrupted", f"ended by the user, {so_far}", by)
     if outcome.out_of_memory:
-        return RunStatus(
-            "out_of_memory", f"the {outcome.out_of_memory}'s memory was full, {so_far}; {_last_words(outcome)}"
-        )
+        return RunStatus("out_of_memory", f"the {outcome.out_of_memory}'s memory was full, {so_far}; {last_words}")
     if outcome.ended == "timeout":
         return RunStatus(
             "timeout", f"not done after {outcome.wall_s:.0f} s, {so_far}; measurement.timeout_s allows more"
@@ -104,9 +102,8 @@ def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences:
     if outcome.ended == "itself" and outcome.returncode is None:
         return RunStatus("failed", f"it couldn't be started: {outcome.last_words}")
     if outcome.returncode != 0:
-        return RunStatus(
-            "failed", f"exit status {outcome.returncode}{_failed_rank(outcome)}, {so_far}; {_last_words(outcome)}"
-        )
+        failure = f"exit status {outcome.returncode}{_failed_rank(outcome)}"
+        return RunStatus("failed", f"{failure}, {so_far}; {last_words}")
     if not seen:
         return RunStatus("no_records", "it ended well, and no training step of it was seen")
     return RunStatus("inconsistent", _as_text(differences) or so_far)

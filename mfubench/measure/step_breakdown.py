@@ -1,17 +1,16 @@
 """Break a rank's step time down into the parts that show from outside.
 
-The optimizer's part begins where the first optimizer event of a step starts:
-- Everything before it belongs to the first part: forward and backward passes, reducing and clipping gradients, waiting
-  for other ranks.
+The second part begins at the first optimizer event of a step:
+- The first part has forward and backward passes, reducing and clipping gradients, waiting for other ranks.
 - ZeRO gathers the updated weights after its optimizers' events: in the second part.
-- An optimizer that steps inside the backward pass starts with the first complete gradient, so that most of the backward
-  pass is in the second part.
-- On a device its own clock divides the two parts, so they are what it did, not what was queued. Work on other streams,
-  such as copying the next batch, is in the part it delays.
+- An optimizer that steps inside the backward pass starts with the first complete gradient: most of the backward pass is in
+  the second part.
+- On a device its own clock divides the parts: they are what it did, not what was queued. Work on other streams, such as
+  copying the next batch, is in the part it delays.
 
-Data wait overlaps either part:
-- It is the time the training thread spent in DataLoaders, by the host's clock. Work that loader workers do in advance
-  counts only as far as it was waited for, and waiting costs nothing while a device is still busy.
+Data wait, the training thread's time in DataLoaders by the host's clock, overlaps either part:
+- Work that loader workers do in advance counts only as far as it was waited for, and waiting costs nothing while a device
+  is still busy.
 - A loader that prefetches a batch has it in the step before the one that uses it.
 - Data that comes another way (Ray Data, a framework's own iterators, another thread) isn't seen, nor is the start of
   workers in a new epoch.

@@ -23,9 +23,7 @@ GROWTH = 1.5
 SLOW_STEP_SIGMAS = 6.0  # robust standard deviations above the median
 MIN_STEPS_WITHOUT_SLOW = 100  # steps
 MIN_SLOW_STEPS = 10  # slow steps
-MAX_DRIFT_IN_PRECISIONS = (
-    4.0  # of the precision: a line through steps whose mean is that sure is about 3.5 times as unsure
-)
+MAX_DRIFT_IN_PRECISIONS = 4.0  # a line through steps whose mean is that sure is about 3.5 times as unsure
 
 
 Because = Literal["sure", "time", "steps"]

@@ -68,9 +68,8 @@ def _checksum(ids: Any) -> int | None:
     if ids.device.type != "cpu":
         return None
     first = ids.flatten()[:CHECKED_TOKENS].long()
-    return int(
-        (first * torch.arange(1, len(first) + 1)).sum()
-    )  # not a matrix product, which a counted step would count
+    # Not a matrix product, which a counted step would count.
+    return int((first * torch.arange(1, len(first) + 1)).sum())
 
 
 def watch_loaders(waited: Callable[[int], None], loaded: Callable[[Any], None]) -> None:
@@ -80,10 +79,10 @@ def watch_loaders(waited: Callable[[int], None], loaded: Callable[[Any], None]) 
     """
     iterator = torch.utils.data.dataloader._BaseDataLoaderIter
     original = iterator.__next__
-    here = _LoaderState()
+    here = threading.local()
 
     def next_batch(self: Any) -> Any:
-        if here.in_a_loader:
+        if getattr(here, "in_a_loader", False):
             return original(self)
         here.in_a_loader = True
         began = time.perf_counter_ns()
@@ -96,7 +95,3 @@ def watch_loaders(waited: Callable[[int], None], loaded: Callable[[Any], None]) 
         return batch
 
     iterator.__next__ = next_batch  # type: ignore[method-assign]
-
-
-class _LoaderState(threading.local):
-    in_a_loader = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,17 +93,12 @@ class FirstStep:
         """Note, until `stop`, each trainable parameter at which a gradient arrives."""
         self.hears_gradients = True
 
-        def hear(parameter: nn.Parameter) -> None:
-            own_id = id(parameter)
-
-            def arrived(gradient: torch.Tensor | None) -> None:
-                if gradient is not None:
-                    self.with_gradient.add(own_id)
-
-            self._hooks.append(parameter.register_hook(arrived))
+        def arrived(parameter_id: int, gradient: torch.Tensor | None) -> None:
+            if gradient is not None:
+                self.with_gradient.add(parameter_id)
 
         for parameter in self._trainable:
-            hear(parameter)
+            self._hooks.append(parameter.register_hook(partial(arrived, id(parameter))))
 
     def _count_attention_calls(self, calls: Counter[str]) -> None:
         """Count, until `stop`, the calls inside training forwards: all, the causal ones, those with a mask."""

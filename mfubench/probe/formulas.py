@@ -1,10 +1,5 @@
 """FLOPs of one operator call, from the arguments of a TorchDispatchMode.
 
-    flops_of(func, args, kwargs, out)          FLOPs of the call; None: there is no formula
-    may_multiply_matrices(func, args, kwargs)  True if a call without a formula must be listed
-    described(func, args, kwargs)              its entry in the list: "aten::foo [2, 256, 64] x [64, 64]"
-    name_of(func)                              "aten::foo"
-
 A multiplication and an addition are 2 FLOPs. Attention is counted over the full square of each sequence, masked or not,
 with 2 products in the forward pass of a fused kernel and 5 in its backward pass, which recomputes the scores: 2.5 times
 as many FLOPs, as in PyTorch's own counter. Packed sequences count one by one.
@@ -60,7 +55,7 @@ HARMLESS_OPERATORS = re.compile(
 
 
 def name_of(func: Any) -> str:
-    """An operator's name with its namespace, without its overload."""
+    """An operator's name with its namespace, without its overload: aten::mm."""
     schema = getattr(func, "_schema", None)
     return f"higher_order::{func.name()}" if schema is None else schema.name
 
@@ -99,7 +94,7 @@ def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def described(func: Any, args: Any, kwargs: Any) -> str:
-    """The operator with the shapes of its possible factors, the first four of them."""
+    """The operator with the shapes of its first four possible factors: aten::foo [2, 256, 64] x [64, 64]."""
     shapes = [str(list(tensor.shape)) for tensor in _possible_factors(args, kwargs)]
     return f"{name_of(func)} {' x '.join(shapes[:4])}{' x ...' if len(shapes) > 4 else ''}"
 

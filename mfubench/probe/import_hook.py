@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-import threading
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Callable
@@ -23,16 +21,12 @@ class _Finder:
         self._then = then
         self._failed = failed
         self._called = False
-        self._here = threading.local()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != self._name or getattr(self._here, "looking", False):
+        if name != self._name:
             return None
-        self._here.looking = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._here.looking = False
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             try:
                 self._follow(spec.loader)

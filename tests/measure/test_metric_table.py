@@ -7,7 +7,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from mfubench.measure.metric_table import AMOUNTS, COLUMNS, METRICS, PER_STEP, WORDS, StepWork, rates
+from mfubench.flops.profile import AMOUNTS
+from mfubench.measure.metric_table import COLUMNS, METRICS, PER_STEP, WORDS, StepWork, rates
 from mfubench.measure.metrics import Figures
 
 NO_FIGURES = {"rank"}  # a number that measures nothing

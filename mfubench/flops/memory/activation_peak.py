@@ -88,6 +88,9 @@ def peak_of_step(
             storages.track(parameter.grad, gradient_share)
     input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
     storages.track(input_ids)
+    # A 4-d mask is taken as it is: making one would read values, which the meta device lacks. A fused kernel needs none.
+    mask = model.get_input_embeddings().weight.new_empty(batch_size, 1, sequence_length, sequence_length)
+    storages.track(mask, share=0 if fused_kernel else 1)
     with ExitStack() as context:
         for parameter in trained:
             hook = parameter.register_post_accumulate_grad_hook(lambda p: storages.track(p.grad, gradient_share))
@@ -98,7 +101,8 @@ def peak_of_step(
         context.enter_context(storage_tracker(storages))
         loss_of = fused_loss(model, autocast=autocast) if fused_linear_cross_entropy else partial(_model_loss, model)
         try:
-            loss = loss_of(input_ids, _attention_mask(model, input_ids, storages, counted=not fused_kernel))
+            loss = loss_of(input_ids, mask)
+            del mask
             kernels.cache.clear()
             kernels.caching = False
             _run_backward(loss)
@@ -115,19 +119,6 @@ def _run_backward(loss: Any) -> None:
     autograd_engine: Any = torch.autograd.Variable._execution_engine
     gradients = (torch.ones_like(loss),)
     autograd_engine.run_backward((loss,), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
-
-
-def _attention_mask(model: Any, input_ids: Any, storages: LiveStorages, *, counted: bool) -> Any:
-    """A 4-d mask, taken as it is: making one would read values, which the meta device lacks.
-
-    A fused kernel needs none if nothing is padded.
-    """
-    batch_size, sequence_length = input_ids.shape
-    mask = input_ids.new_empty(
-        batch_size, 1, sequence_length, sequence_length, dtype=model.get_input_embeddings().weight.dtype
-    )
-    storages.track(mask, share=1 if counted else 0)
-    return mask
 
 
 def _model_loss(model: Any, input_ids: Any, mask: Any) -> Any:

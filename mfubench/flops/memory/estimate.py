@@ -22,7 +22,8 @@ from mfubench.flops.memory.states import (
     parameter_sizes,
     unpack_at_every_use,
 )
-from mfubench.flops.meta_model import build_model, check_sequence_length, checkpoint, isolated
+from mfubench.flops.meta_model import bare_model, checkpoint, isolated, positions, with_lora
+from mfubench.flops.profile import check_positions
 from mfubench.workload.architecture import config_of
 
 
@@ -85,8 +86,8 @@ def estimate(
 
     with isolated():
         config = config_of(architecture)
-        check_sequence_length(config, sequence_length)
-        model = build_model(config, mode)
+        check_positions(positions(config), sequence_length)
+        model = with_lora(bare_model(config), mode) if mode.has_adapters else bare_model(config)
         # DeepSpeed holds the masters, so the whole module is bf16.
         _set_dtypes(model, "bf16_pure" if deepspeed and precision == "bf16" else precision)
         sizes = parameter_sizes(model, mode)

@@ -12,7 +12,7 @@ import yaml
 from mfubench.config import Mode
 from mfubench.files.paths import CONF
 from mfubench.flops.analytic import AnalyticCount, analytic_count
-from mfubench.measure.metric_table import AMOUNTS
+from mfubench.flops.profile import AMOUNTS
 
 
 @dataclass(frozen=True)
