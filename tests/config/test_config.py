@@ -81,6 +81,7 @@ def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Ex
         ("framework=hf", "framework=hf_trainer"),
         ("+gradient_accumulation=4", "gradient_accumulation_steps=4"),
         ("framework.native.optim=sgd", "+framework.native.optim=sgd"),
+        ("framework.variables.length=1", "+framework.variables.length=1"),
         ("model.num_hidden_layers=2", "model.architecture.num_hidden_layers=2"),
         ("hidden_size=256", "model.architecture.hidden_size=256"),
         ("batch_size=1,2", "-m batch_size=1,2"),
