@@ -23,10 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mfubench.config import schema
-from mfubench.config.errors import ConfigError, WrongCombination
+from mfubench.config.errors import ConfigError, WrongCombination, no_secret_in
 from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, rejected
 from mfubench.config.hydra_internal import expand_sweep, read_flags
-from mfubench.config.overrides import no_secret_in, parse
+from mfubench.config.overrides import parse
 from mfubench.config.validate import validate
 from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF

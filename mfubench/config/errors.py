@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from mfubench.files import secrets
+
 COMMAND = "python -m mfubench"
 
 
@@ -42,6 +44,16 @@ def nearest(given: str, valid: Iterable[str]) -> list[str]:
     names = list(valid)
     longer = sorted(name for name in names if given and name.startswith(given))
     return list(dict.fromkeys([*longer, *get_close_matches(given, names, n=3, cutoff=0.5)]))[:3]
+
+
+def no_secret_in(text: str, what: str) -> None:
+    """Raise ConfigError if a text that would appear in a run's files contains the value of a secret environment variable."""
+    if (name := secrets.found_in(text)) is not None:
+        raise ConfigError(
+            f"{what} has the value of ${name}, and the run's files would show it",
+            given=secrets.MASK,
+            expected=f"no secret: a run's processes find ${name} in their environment",
+        )
 
 
 def key_of(override: str) -> str:

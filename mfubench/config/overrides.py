@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mfubench.config.errors import ConfigError
+from mfubench.config.errors import ConfigError, no_secret_in
 from mfubench.config.hydra_errors import FREE_FORM
 from mfubench.config.vocabulary import GROUPS, WITHOUT_OPTIONS
 from mfubench.files import secrets
@@ -26,16 +26,6 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         _names_a_setting(override)
         _tells_no_secret(override)
     return parsed
-
-
-def no_secret_in(text: str, what: str) -> None:
-    """Raise ConfigError if a text that would appear in a run's files contains the value of a secret environment variable."""
-    if (name := secrets.found_in(text)) is not None:
-        raise ConfigError(
-            f"{what} has the value of ${name}, and the run's files would show it",
-            given=secrets.MASK,
-            expected=f"no secret: a run's processes find ${name} in their environment",
-        )
 
 
 def _names_a_setting(override: Override) -> None:

@@ -251,6 +251,12 @@ def test_a_sweep_over_modes_may_set_what_only_one_of_them_has(compose: Callable[
     assert compose("mode=lora", "mode.rank=4").mode.rank == 4
 
 
+def test_only_composing_needs_hydra() -> None:
+    program = "import sys, mfubench.config.validate, mfubench.plan.prepare; print('hydra' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_hydras_private_parts_are_imported_in_one_file() -> None:
     sources = (ROOT / "mfubench").rglob("*.py")
     assert [path.name for path in sources if "hydra._internal" in path.read_text()] == ["hydra_internal.py"]
