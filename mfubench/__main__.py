@@ -71,7 +71,7 @@ def job(composed: Any) -> float:
     except OSError as error:
         if error.errno not in CANT_WRITE:
             raise
-        raise CantWrite(folder) from error
+        raise CantWrite(error, folder) from error
     if earlier is None:
         log_or_warn(result, experiment.tracking, console)
     if sweep is not None and earlier is None and result.stopped_by == "user":
@@ -116,8 +116,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, CantWrite) as error:
-        cause, folder = (error.__cause__, error.args[0]) if isinstance(error, CantWrite) else (error, folder)
-        if not isinstance(cause, OSError) or cause.errno not in CANT_WRITE:
+        cause, folder = error.args if isinstance(error, CantWrite) else (error, folder)
+        if cause.errno not in CANT_WRITE:
             raise
         print(CANT_WRITE_HERE.format(why=cause.strerror, where=cause.filename or folder), file=sys.stderr)
         return 1

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
@@ -24,15 +23,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mfubench.config import schema
-from mfubench.config.errors import ConfigError, WrongCombination
+from mfubench.config.errors import ConfigError, WrongCombination, no_secret_in
 from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, rejected
-from mfubench.config.overrides import no_secret_in, parse, read
+from mfubench.config.hydra_internal import expand_sweep, read_flags
+from mfubench.config.overrides import parse
 from mfubench.config.validate import validate
 from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
 
 FILLED_IN = re.compile(r"\$\{[^}]*\}")
-ONE_AT_A_TIME = "BasicLauncher"
+# Flags that let Hydra print something, or compose other files than conf/.
+LEFT_TO_HYDRA = ("help", "hydra_help", "cfg", "info", "shell_completion", "config_dir", "config_path")
 
 
 @dataclass(frozen=True)
@@ -92,40 +93,50 @@ def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment],
     A wrong combination inside a sweep is left to its own job. Returns the sweep, if there is one. Raises ConfigError, the
     user's error screen.
     """
-    arguments = get_args_parser().parse_args(list(argv))
-    asked_for_text = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info
-    if asked_for_text or arguments.shell_completion or arguments.config_dir or arguments.config_path:
+    flags = read_flags(argv)
+    if any(getattr(flags, name) for name in LEFT_TO_HYDRA):
         return None
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = parse(arguments.overrides)
+        overrides = parse(flags.overrides)
         base = _base(overrides)
-        sweeping = arguments.multirun or base.hydra.mode == RunMode.MULTIRUN
-        for composed in _jobs(base, overrides, sweeping):
-            try:
-                check(to_experiment(composed))
-            except WrongCombination:
-                if not sweeping:
-                    raise
-        return _sweep(base, overrides) if sweeping else None
+        if flags.multirun or base.hydra.mode == RunMode.MULTIRUN:
+            for composed in _jobs(base, overrides):
+                with suppress(WrongCombination):
+                    check(to_experiment(composed))
+            return _sweep(base, overrides)
+        if (swept := _swept(overrides)) is not None:
+            raise ConfigError(
+                f"{swept.get_key_element()} has several values, and a run takes one",
+                given=str(swept.input_line),
+                expected="one value, or -m for a sweep over all of them",
+                instead=f"-m {swept.input_line}",
+            )
+        check(to_experiment(base))
+        return None
 
 
 def compose_one(overrides: Sequence[str]) -> schema.Experiment:
     """Compose and validate the one Experiment of `overrides`. Raises ConfigError, the user's error screen."""
     store_schema()
-    parsed = parse(overrides)
-    for override in parsed:
-        if override.is_sweep_override():
-            key, discrete = override.get_key_element(), override.is_discrete_sweep()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parsed = parse(overrides)
+        if (swept := _swept(parsed)) is not None:
+            key = swept.get_key_element()
+            values = list(swept.sweep_string_iterator()) if swept.is_discrete_sweep() else []
             raise ConfigError(
                 f"{key} has several values, and this command takes one workload",
-                given=str(override.input_line),
+                given=str(swept.input_line),
                 expected="one value",
-                instead=f"{key}={next(iter(override.sweep_string_iterator()))}" if discrete else None,
+                instead=f"{key}={values[0]}" if values else None,
             )
-    with initialize_config_dir(str(CONF), version_base="1.3"):
         experiment = to_experiment(_base(parsed))
     validate(experiment)
     return experiment
+
+
+def _swept(overrides: Sequence[Override]) -> Override | None:
+    """The first override with several values."""
+    return next((override for override in overrides if override.is_sweep_override()), None)
 
 
 def _base(overrides: Sequence[Override]) -> DictConfig:
@@ -135,30 +146,19 @@ def _base(overrides: Sequence[Override]) -> DictConfig:
     return base
 
 
-def _jobs(base: DictConfig, overrides: Sequence[Override], sweeping: bool) -> Iterator[DictConfig]:
-    """The composed configuration of each job, expanded as Hydra's own sweeper does."""
-    swept = [override for override in overrides if override.is_sweep_override()]
-    if not sweeping:
-        if swept:
-            raise ConfigError(
-                f"{swept[0].get_key_element()} has several values, and a run takes one",
-                given=str(swept[0].input_line),
-                expected="one value, or -m for a sweep over all of them",
-                instead=f"-m {swept[0].input_line}",
-            )
-        yield base
-        return
+def _jobs(base: DictConfig, overrides: Sequence[Override]) -> Iterator[DictConfig]:
+    """The composed configuration of each job of a sweep, expanded as Hydra's own sweeper does."""
     if not str(base.hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
         return  # another sweeper chooses the values as it goes: each job is validated when it starts
-    parameters = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items()]
-    lines = [override.input_line or "" for override in overrides]
+    of_the_study = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items()]
     try:
-        (jobs,) = BasicSweeper.split_arguments(read([*parameters, *lines]), max_batch_size=None)
-    except (HydraException, OmegaConfBaseException) as error:  # an interval; a list that can't be shuffled
-        given = " ".join(str(override.input_line) for override in swept)
+        jobs = expand_sweep([*parse(of_the_study), *overrides])
+        if not jobs:
+            raise HydraException("there are none")
+    except (HydraException, OmegaConfBaseException) as error:  # an interval, say, or a glob(...) that matches nothing
         raise ConfigError(
             f"these values can't be swept: {str(error).splitlines()[0]}",
-            given=given,
+            given=" ".join(str(override.input_line) for override in overrides if override.is_sweep_override()),
             expected="values separated by commas, range(...) or glob(...)",
         ) from error
     yield from map(_compose, jobs)
@@ -170,7 +170,7 @@ def _sweep(base: DictConfig, overrides: Sequence[Override]) -> Sweep:
     Parallel jobs would disturb each other's timings, and remote ones don't return their results.
     """
     launcher = str(base.hydra.launcher._target_).rpartition(".")[2]
-    if launcher != ONE_AT_A_TIME:
+    if launcher != "BasicLauncher":
         raise ConfigError(
             f"{launcher} starts jobs side by side or elsewhere, and a sweep runs one after the other in its own process",
             given=f"hydra/launcher={base.hydra.runtime.choices['hydra/launcher']}",

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from mfubench.files import secrets
+
 COMMAND = "python -m mfubench"
 
 
@@ -25,19 +27,11 @@ class ConfigError(ValueError):
         typed = of_this_key[-1] if of_this_key else self.given  # the last one wins
         lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
         if self.instead is not None:
-            right = self.instead
-            if _value_text(right) == _value_text(
-                self.given
-            ):  # only the name was wrong: keep the values, several in a sweep
-                right = f"{right.partition('=')[0]}={_value_text(typed)}"
-            elif _value_text(self.given) in (several := _value_text(typed).split(",")) and key_of(right) == key_of(
-                typed
-            ):
-                put_right = [_value_text(right) if value == _value_text(self.given) else value for value in several]
-                right = f"{right.partition('=')[0]}={','.join(dict.fromkeys(put_right))}"
-            kept = [a for a in argv if a != typed and not ("=" in a and key_of(a) == key_of(right))]
-            flag, right = ("-m ", right[3:]) if right.startswith("-m ") else ("", right)
-            lines.append(f"  try       {command} {flag}{shlex.join([*kept, *shlex.split(right)])}")
+            flag, instead = ("-m ", self.instead[3:]) if self.instead.startswith("-m ") else ("", self.instead)
+            right = shlex.split(_for_all_values(instead, self.given, typed))
+            replaced = {key_of(override) for override in right}
+            kept = [a for a in argv if a != typed and not ("=" in a and key_of(a) in replaced)]
+            lines.append(f"  try       {command} {flag}{shlex.join([*kept, *right])}")
         return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
 
 
@@ -52,10 +46,28 @@ def nearest(given: str, valid: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*longer, *get_close_matches(given, names, n=3, cutoff=0.5)]))[:3]
 
 
+def no_secret_in(text: str, what: str) -> None:
+    """Raise ConfigError if a text that would appear in a run's files contains the value of a secret environment variable."""
+    if (name := secrets.found_in(text)) is not None:
+        raise ConfigError(
+            f"{what} has the value of ${name}, and the run's files would show it",
+            given=secrets.MASK,
+            expected=f"no secret: a run's processes find ${name} in their environment",
+        )
+
+
 def key_of(override: str) -> str:
     """The dotted key of an override, without its + or ~ and its package."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def _value_text(override: str) -> str:
-    return override.partition("=")[2]
+def _for_all_values(instead: str, given: str, typed: str) -> str:
+    """`instead` with the other values of `typed`, if that is a sweep and `given` has only one of them."""
+    name, _, right = instead.partition("=")
+    wrong, values = given.partition("=")[2], typed.partition("=")[2]
+    if right == wrong:  # only the name was wrong
+        return f"{name}={values}"
+    if key_of(instead) != key_of(typed) or wrong not in values.split(","):
+        return instead
+    put_right = [right if value == wrong else value for value in values.split(",")]
+    return f"{name}={','.join(dict.fromkeys(put_right))}"

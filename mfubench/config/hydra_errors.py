@@ -19,15 +19,12 @@ from mfubench.files.paths import CONF
 
 CONFIG_NAME = "config"
 LOCAL_DEFAULTS = CONF / "local" / "default.yaml"
-FREE_FORM = (
-    "framework.native.",
-    "framework.base.",
-    "framework.when.",
-    "framework.environment.",
-    "model.architecture.",
-    "hardware.peaks.",
-    "parallelism.deepspeed.",
-    "parallelism.fsdp.",
+# Beginnings of keys below a setting that is a mapping: Hydra's + adds any.
+FREE_FORM = tuple(
+    f"{group}.{field.name}."
+    for group, kind in GROUPS.items()
+    for field in fields(kind)
+    if str(field.type).startswith("dict")
 )
 # Usual names of settings that mfubench leaves to the framework: the nearest setting of ours is no way out.
 TRAINING_WORDS = ("lr", "learning_rate", "epochs", "num_epochs", "num_train_epochs", "weight_decay", "warmup_ratio")
@@ -94,12 +91,8 @@ def no_such_setting(given: str) -> ConfigError:
     """The ConfigError for a key that no dataclass and no YAML has."""
     key, value = key_of(given), given.partition("=")[2]
     if key.startswith(FREE_FORM):
-        return ConfigError(
-            f"{key!r} is not in its YAML",
-            given=given,
-            expected="+ in front of a new key",
-            instead=f"+{given}",
-        )
+        expected = "+ in front of a new key"
+        return ConfigError(f"{key!r} is not in its YAML", given=given, expected=expected, instead=f"+{given}")
     valid, word, more = known_settings(), key.rpartition(".")[2], "--cfg job prints all"
     best: list[str] = []
     if word in TRAINING_WORDS:
@@ -118,12 +111,8 @@ def no_such_setting(given: str) -> ConfigError:
 
 def known_settings() -> list[str]:
     """Every key that may stand on the command line, dotted."""
-    known: list[str] = []
-    for f in fields(schema.Experiment):
-        known.append(f.name)
-        if f.name in GROUPS:
-            known += [f"{f.name}.{inner.name}" for inner in fields(GROUPS[f.name])]
-    return [*known, "experiment"]
+    top = [setting.name for setting in fields(schema.Experiment)]
+    return [*top, *(f"{group}.{inner.name}" for group, kind in GROUPS.items() for inner in fields(kind)), "experiment"]
 
 
 def _architecture_keys() -> set[str]:

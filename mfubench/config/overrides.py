@@ -5,44 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mfubench.config.errors import ConfigError
+from mfubench.config.errors import ConfigError, no_secret_in
 from mfubench.config.hydra_errors import FREE_FORM
 from mfubench.config.vocabulary import GROUPS, WITHOUT_OPTIONS
 from mfubench.files import secrets
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse the overrides, each of which must name a setting. Raises ConfigError."""
-    parsed = read(overrides)
+    """Parse the overrides, each of which must name a setting, while Hydra is initialised. Raises ConfigError."""
+    try:
+        parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
+    except HydraException as error:
+        raise _no_override(getattr(error, "override", None) or " ".join(overrides)) from error
     for override in parsed:
         _names_a_setting(override)
         _tells_no_secret(override)
     return parsed
-
-
-def read(overrides: Sequence[str]) -> list[Override]:
-    """Read the overrides with Hydra's grammar. Raises ConfigError."""
-    try:
-        return OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        given = getattr(error, "override", None) or " ".join(overrides)
-        raise ConfigError(
-            "this is not an override", given=str(given), expected="setting=value", instead="batch_size=4"
-        ) from error
-
-
-def no_secret_in(text: str, what: str) -> None:
-    """Raise ConfigError if a text that would appear in a run's files contains the value of a secret environment variable."""
-    if (name := secrets.found_in(text)) is not None:
-        raise ConfigError(
-            f"{what} has the value of ${name}, and the run's files would show it",
-            given=secrets.MASK,
-            expected=f"no secret: a run's processes find ${name} in their environment",
-        )
 
 
 def _names_a_setting(override: Override) -> None:
@@ -54,7 +37,7 @@ def _names_a_setting(override: Override) -> None:
     if override.is_delete() and not key.startswith(("hydra", *FREE_FORM)):
         raise ConfigError("a setting can't be removed", given=given, expected=f"{key}=value")
     if not key:
-        raise ConfigError("this is not an override", given=given, expected="setting=value", instead="batch_size=4")
+        raise _no_override(given)
     if key in WITHOUT_OPTIONS:
         switches = [f"{key}.{switch.name}" for switch in fields(GROUPS[key])]
         raise ConfigError(
@@ -71,6 +54,10 @@ def _names_a_setting(override: Override) -> None:
             expected=f"{key}=NAME; --help lists them",
             instead=instead,
         )
+
+
+def _no_override(given: str) -> ConfigError:
+    return ConfigError("this is not an override", given=given, expected="setting=value", instead="batch_size=4")
 
 
 def _tells_no_secret(override: Override) -> None:

@@ -88,9 +88,7 @@ class Parallelism:
     num_devices: int = MISSING
     launcher: list[str] = MISSING
     wrapper: str | None = MISSING  # class name of the wrapper that the probe must see; null: none
-    deepspeed: dict[str, Any] | None = (
-        None  # DeepSpeed's configuration, with `when` as in a framework; null: not DeepSpeed
-    )
+    deepspeed: dict[str, Any] | None = None  # its configuration, with `when` as in a framework; null: not DeepSpeed
     fsdp: dict[str, Any] | None = None  # accelerate's settings of FSDP; null: not FSDP
 
 
@@ -109,9 +107,7 @@ class Data:
     path: str | None = None  # a user's JSONL file
     hub_id: str | None = None
     revision: str | None = None
-    padding: str = (
-        MISSING  # max_length: all micro-batches have one shape; longest: each is as long as its longest sample
-    )
+    padding: str = MISSING  # max_length: one shape for all micro-batches; longest: as long as the longest sample
 
 
 @dataclass(frozen=True)
@@ -122,9 +118,7 @@ class Hardware:
     device: str = MISSING  # auto | cpu | cuda
     device_name: str | None = None  # words of the driver's name for it; commas between alternatives
     peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8 -> FLOP/s
-    memory_bytes: float | None = (
-        None  # by the data sheet, of which a driver shows a little more; only planning reads it
-    )
+    memory_bytes: float | None = None  # by the data sheet; a driver shows a little more; only planning reads it
     source: str | None = None
     peak_flops_per_second: float | None = None  # the user's own figure; overrides all others
     measure_ceiling: bool = False  # also measure the largest matmul rate of this very device
@@ -137,18 +131,12 @@ class Measurement:
 
     name: str = MISSING
     warmup_steps: int = MISSING  # never measured; more are left out if the series wasn't steady yet
-    relative_precision: float | None = (
-        MISSING  # half the 95 % interval of the mean step time, relative to it; null: measure all steps
-    )
-    minimum_steps: int = (
-        MISSING  # measured at least, but no more than `steps`; a run ended by the user after these counts
-    )
+    relative_precision: float | None = MISSING  # stop at a 95 % interval of ± this fraction of the mean; null: never
+    minimum_steps: int = MISSING  # measured at least, up to `steps`; a run ended by the user after these counts
     steps: int = MISSING  # measured at most
     seconds: float | None = MISSING  # of measured steps, at most, once there are minimum_steps; null: no limit
     timeout_s: float = MISSING  # of the whole run, from its start
-    stall_s: float | None = (
-        MISSING  # without a new step, after the first; null: 20 times the slowest so far, at least 120
-    )
+    stall_s: float | None = MISSING  # without a new step; null: 20 times the slowest so far, at least 120
     profile_flops: bool = MISSING  # also count a warm-up step's operators inside the framework's process
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 from mfubench.config.defaults import defaults, rules
 from mfubench.config.errors import ConfigError, WrongCombination, nearest
-from mfubench.config.schema import Data, Experiment, Framework, Measurement
+from mfubench.config.schema import Data, Experiment, Framework
 from mfubench.config.vocabulary import (
     ATTENTIONS,
     COMPARISONS,
@@ -23,53 +24,82 @@ from mfubench.config.vocabulary import (
     WEIGHTS,
 )
 
+# Whole numbers: setting → the least.
+AT_LEAST = {
+    "batch_size": 1,
+    "sequence_length": 2,
+    "gradient_accumulation_steps": 1,
+    "seed": 0,
+    "repeat": 0,
+    "parallelism.num_devices": 1,
+    "measurement.warmup_steps": 0,
+    "measurement.steps": 2,
+    "measurement.minimum_steps": 2,
+}
+# Numbers greater than 0, or null: setting → an example.
+ABOVE_ZERO = {
+    "hardware.peak_flops_per_second": 312e12,
+    "hardware.memory_bytes": 80e9,
+    "hardware.price_per_hour": 2.5,
+    "measurement.timeout_s": 1800,
+    "measurement.seconds": 60,
+    "measurement.stall_s": 600,
+    "mode.alpha": 16,
+}
+# Words, or null: setting → those that it may be.
+ONE_OF = {
+    "precision": PRECISIONS,
+    "attention": ATTENTIONS,
+    "framework.random_weights": RANDOM_WEIGHTS,
+    "model.weights": WEIGHTS,
+    "mode.quantization": QUANTIZATIONS,
+    "tracking.mode": TRACKING_MODES,
+    "hardware.device": DEVICES,
+    "data.padding": PADDINGS,
+    "comparison": COMPARISONS,
+}
 STEPS_TO_PROFILE = 3  # of warm-up
 
 
 def validate(experiment: Experiment) -> None:
     """Raise ConfigError for a setting that is wrong on any machine, WrongCombination for settings that exclude each other."""
-    for setting, value, least in (
-        ("batch_size", experiment.batch_size, 1),
-        ("sequence_length", experiment.sequence_length, 2),
-        ("gradient_accumulation_steps", experiment.gradient_accumulation_steps, 1),
-        ("seed", experiment.seed, 0),
-        ("repeat", experiment.repeat, 0),
-        ("parallelism.num_devices", experiment.parallelism.num_devices, 1),
-        ("measurement.warmup_steps", experiment.measurement.warmup_steps, 0),
-        ("measurement.steps", experiment.measurement.steps, 2),
-        ("measurement.minimum_steps", experiment.measurement.minimum_steps, 2),
-    ):
-        if value < least:
-            _reject(setting, value, f"a whole number, at least {least}", least)
-    if experiment.seed >= 2**32:
-        _reject("seed", experiment.seed, "less than 2**32, as numpy takes it", 0)
-    if experiment.hardware.peak_flops_per_second is not None:
-        _more_than_zero("hardware.peak_flops_per_second", experiment.hardware.peak_flops_per_second, 312e12)
-    if experiment.hardware.memory_bytes is not None:
-        _more_than_zero("hardware.memory_bytes", experiment.hardware.memory_bytes, 80e9)
-    if experiment.hardware.price_per_hour is not None:
-        _more_than_zero("hardware.price_per_hour", experiment.hardware.price_per_hour, 2.5)
-    _one_of("precision", experiment.precision, PRECISIONS)
-    _one_of("attention", experiment.attention, ATTENTIONS)
-    _one_of("framework.random_weights", experiment.framework.random_weights, RANDOM_WEIGHTS)
-    _one_of("model.weights", experiment.model.weights, WEIGHTS)
-    _one_of("tracking.mode", experiment.tracking.mode, TRACKING_MODES)
-    _one_of("hardware.device", experiment.hardware.device, DEVICES)
-    _one_of("data.padding", experiment.data.padding, PADDINGS)
-    _one_of("comparison", experiment.comparison, COMPARISONS)
+    _validate_values(experiment)
+    for part, value, expected in _malformed(experiment.framework):
+        raise ConfigError(f"framework.{part} can't be {value}", given=f"framework.{part}={value}", expected=expected)
+    if experiment.framework.engine is not None:
+        _one_of("framework.engine", experiment.framework.engine, _engines(experiment.framework))
     if experiment.comparison == "defaults":
         _validate_left_open(experiment)
-    validate_framework(experiment.framework)
+    _validate_combinations(experiment)
+    _validate_model(experiment)
+    _validate_data(experiment.data)
+
+
+def _validate_values(experiment: Experiment) -> None:
+    """Raise ConfigError for a value that is wrong whatever the others are."""
+    for setting, least in AT_LEAST.items():
+        if (number := attrgetter(setting)(experiment)) < least:
+            _reject(setting, number, f"a whole number, at least {least}", least)
+    for setting, example in ABOVE_ZERO.items():
+        number = attrgetter(setting)(experiment)
+        if number is not None and not 0 < number < math.inf:
+            _reject(setting, number, "a number greater than 0", f"{example:g}")
+    for setting, valid in ONE_OF.items():
+        if (word := attrgetter(setting)(experiment)) is not None:
+            _one_of(setting, word, valid)
     if experiment.framework.trainer is not None:
         _one_of("framework.trainer", experiment.framework.trainer, tuple(rules()))
-    if experiment.framework.engine is not None:
-        _one_of("framework.engine", experiment.framework.engine, _engines(experiment))
-    _validate_measurement(experiment.measurement)
-    _validate_lora(experiment)
-    _validate_parallelism(experiment)
-    _validate_model(experiment)
-    _validate_liger(experiment)
-    _validate_data(experiment.data)
+    if experiment.seed >= 2**32:
+        _reject("seed", experiment.seed, "less than 2**32, as numpy takes it", 0)
+    precision, mode = experiment.measurement.relative_precision, experiment.mode
+    if precision is not None and not 0 < precision < 1:
+        _reject("measurement.relative_precision", precision, "a fraction, as 0.01 for ±1 %", 0.01)
+    if mode.rank is not None and mode.rank < 1:
+        _reject("mode.rank", mode.rank, "a whole number, at least 1", 8)
+    if mode.dropout is not None and not 0 <= mode.dropout < 1:
+        _reject("mode.dropout", mode.dropout, "at least 0 and less than 1", 0.05)
+    if mode.target_modules == []:
+        _reject("mode.target_modules", "[]", "the names of linear layers", "[q_proj,v_proj]")
 
 
 def _validate_left_open(experiment: Experiment) -> None:
@@ -87,14 +117,23 @@ def _validate_left_open(experiment: Experiment) -> None:
             )
 
 
-def _validate_measurement(measurement: Measurement) -> None:
-    _more_than_zero("measurement.timeout_s", measurement.timeout_s, 1800)
-    if measurement.seconds is not None:
-        _more_than_zero("measurement.seconds", measurement.seconds, 60)
-    if measurement.stall_s is not None:
-        _more_than_zero("measurement.stall_s", measurement.stall_s, 600)
-    if measurement.relative_precision is not None and not 0 < measurement.relative_precision < 1:
-        _reject("measurement.relative_precision", measurement.relative_precision, "a fraction, as 0.01 for ±1 %", 0.01)
+def _validate_combinations(experiment: Experiment) -> None:
+    """Raise WrongCombination for settings that exclude each other."""
+    parallelism, measurement, liger = experiment.parallelism, experiment.measurement, experiment.liger
+    if parallelism.num_devices > 1 and not parallelism.launcher:
+        raise WrongCombination(
+            f"parallelism={parallelism.name} runs on one device",
+            given=f"parallelism.num_devices={parallelism.num_devices}",
+            expected="1, or a parallelism that starts several ranks",
+            instead=f"parallelism=ddp parallelism.num_devices={parallelism.num_devices}",
+        )
+    if experiment.liger_kernel and liger.cross_entropy and liger.fused_linear_cross_entropy:
+        raise WrongCombination(
+            "Liger computes the loss in one of two kernels",
+            given="liger.cross_entropy=true",
+            expected="liger.cross_entropy or liger.fused_linear_cross_entropy, not both",
+            instead="liger.cross_entropy=true liger.fused_linear_cross_entropy=false",
+        )
     if measurement.profile_flops and measurement.warmup_steps < STEPS_TO_PROFILE:
         raise WrongCombination(
             "measurement.profile_flops=true counts the FLOPs of a warm-up step while it runs: the second, and one must follow it",
@@ -102,20 +141,6 @@ def _validate_measurement(measurement: Measurement) -> None:
             expected=f"a whole number, at least {STEPS_TO_PROFILE}",
             instead=f"measurement.warmup_steps={STEPS_TO_PROFILE}",
         )
-
-
-def _validate_lora(experiment: Experiment) -> None:
-    mode = experiment.mode
-    if mode.rank is not None and mode.rank < 1:
-        _reject("mode.rank", mode.rank, "a whole number, at least 1", 8)
-    if mode.alpha is not None:
-        _more_than_zero("mode.alpha", mode.alpha, 16)
-    if mode.dropout is not None and not 0 <= mode.dropout < 1:
-        _reject("mode.dropout", mode.dropout, "at least 0 and less than 1", 0.05)
-    if mode.target_modules is not None and not mode.target_modules:
-        _reject("mode.target_modules", "[]", "the names of linear layers", "[q_proj,v_proj]")
-    if mode.quantization is not None:
-        _one_of("mode.quantization", mode.quantization, QUANTIZATIONS)
 
 
 def _validate_model(experiment: Experiment) -> None:
@@ -144,27 +169,6 @@ def _validate_model(experiment: Experiment) -> None:
         )
 
 
-def _validate_parallelism(experiment: Experiment) -> None:
-    parallelism = experiment.parallelism
-    if parallelism.num_devices > 1 and not parallelism.launcher:
-        raise WrongCombination(
-            f"parallelism={parallelism.name} runs on one device",
-            given=f"parallelism.num_devices={parallelism.num_devices}",
-            expected="1, or a parallelism that starts several ranks",
-            instead=f"parallelism=ddp parallelism.num_devices={parallelism.num_devices}",
-        )
-
-
-def _validate_liger(experiment: Experiment) -> None:
-    if experiment.liger_kernel and experiment.liger.cross_entropy and experiment.liger.fused_linear_cross_entropy:
-        raise WrongCombination(
-            "Liger computes the loss in one of two kernels",
-            given="liger.cross_entropy=true",
-            expected="liger.cross_entropy or liger.fused_linear_cross_entropy, not both",
-            instead="liger.cross_entropy=true liger.fused_linear_cross_entropy=false",
-        )
-
-
 def _validate_data(data: Data) -> None:
     from_file = f"data=jsonl data.path={shlex.quote(data.path or 'FILE')}"
     if data.name == "synthetic" and (data.path is not None or data.hub_id is not None):
@@ -185,26 +189,20 @@ def _validate_data(data: Data) -> None:
         raise WrongCombination("there is no file to train on", given=given, expected=expected, instead=right)
 
 
-def _engines(experiment: Experiment) -> tuple[str, ...]:
-    engines = experiment.framework.engines or []
-    if not engines:
+def _engines(framework: Framework) -> tuple[str, ...]:
+    if not framework.engines:
         raise ConfigError(
-            f"{experiment.framework.name} is started in one way only",
-            given=f"framework.engine={experiment.framework.engine}",
+            f"{framework.name} is started in one way only",
+            given=f"framework.engine={framework.engine}",
             expected="no engine",
             instead="framework.engine=null",
         )
-    return tuple(engine["name"] for engine in engines)
+    return tuple(engine["name"] for engine in framework.engines)
 
 
 def _one_of(setting: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
         _reject(setting, value, "one of " + ", ".join(valid), (nearest(value, valid) or [valid[0]])[0])
-
-
-def _more_than_zero(setting: str, value: float, example: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        _reject(setting, value, "a number greater than 0", f"{example:g}")
 
 
 def _reject(setting: str, value: object, expected: str, example: object) -> None:
@@ -213,13 +211,8 @@ def _reject(setting: str, value: object, expected: str, example: object) -> None
     )
 
 
-def validate_framework(framework: Framework) -> None:
-    """Raise ConfigError for the first part that doesn't have the structure of conf/framework/'s files."""
-    for part, value, expected in _wrong(framework):
-        raise ConfigError(f"framework.{part} can't be {value}", given=f"framework.{part}={value}", expected=expected)
-
-
-def _wrong(framework: Framework) -> Iterator[tuple[str, Any, str]]:
+def _malformed(framework: Framework) -> Iterator[tuple[str, Any, str]]:
+    """Each part without the structure of conf/framework/'s files: its key, its value, the expected structure."""
     if not framework.command and not framework.engines:
         yield "command", framework.command, "a list of words: a program and its arguments"
     for engine in framework.engines or []:
@@ -228,10 +221,10 @@ def _wrong(framework: Framework) -> Iterator[tuple[str, Any, str]]:
     for rule in framework.unsupported:
         if not isinstance(rule, dict) or "because" not in rule:
             yield "unsupported", rule, "a list of mappings of settings to values, each with `because`"
-    yield from _wrong_branches("when", framework.when)
+    yield from _malformed_branches("when", framework.when)
 
 
-def _wrong_branches(part: str, when: Any) -> Iterator[tuple[str, Any, str]]:
+def _malformed_branches(part: str, when: Any) -> Iterator[tuple[str, Any, str]]:
     if not isinstance(when, dict):
         yield part, when, "a mapping of settings to branches"
         return
@@ -244,4 +237,4 @@ def _wrong_branches(part: str, when: Any) -> Iterator[tuple[str, Any, str]]:
             if not isinstance(content, dict | None):
                 yield where, content, "a mapping of native keys, or nothing"
             elif content and "when" in content:
-                yield from _wrong_branches(f"{where}.when", content["when"])
+                yield from _malformed_branches(f"{where}.when", content["when"])

@@ -19,7 +19,7 @@ from rich.console import Console
 from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
-from mfubench.config.overrides import no_secret_in
+from mfubench.config.errors import no_secret_in
 from mfubench.config.validate import validate
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
 from mfubench.flops import FlopCount, step_flops

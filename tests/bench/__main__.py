@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mfubench.files.paths import ROOT
 
-from .commands import help_page, jobs
+from .commands import jobs, report, start
 from .comparing import comparing
 from .counting import counting
 from .coverage import coverage
@@ -31,7 +31,7 @@ def main() -> None:
         os.environ["MFUBENCH_LOCAL"] = "none"
         folder = Path(name)
         lines = []
-        for measured in (help_page, counting, jobs):
+        for measured in (start, report, counting, jobs):
             with console.status(f"measuring {measured.__name__.replace('_', ' ')}"):
                 lines += measured(folder)
         with console.status("measuring the probe"):

@@ -6,13 +6,18 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
+from mfubench.config.compose import compose_one
 from mfubench.files.paths import CONF
+from mfubench.result import write_result
 
-from .figures import Line, run, seconds
+from ..made_results import make_result
+from .figures import Line, cpu_seconds, run, seconds
 
-HELP_RUNS = 7
+START_RUNS = 7
 JOB_RUNS = 3
 # Hydra and the same groups, and nothing of mfubench.
 BARE = """
@@ -22,10 +27,18 @@ def job(composed):
     pass
 job()
 """
+# Results read, and a table's package imported; nothing of mfubench.
+BARE_REPORT = """
+import json, sys
+from pathlib import Path
+import rich.console, rich.table, yaml
+for file in Path(sys.argv[1]).rglob("result.json"):
+    json.loads(file.read_text(encoding="utf-8"))
+"""
 
 
-def help_page(folder: Path) -> list[Line]:
-    """`--help` beside that of a program that is nothing but Hydra over the same groups."""
+def start(folder: Path) -> list[Line]:
+    """`--help` and `--cfg job` beside those of a program that is nothing but Hydra over the same groups."""
     bare = folder / "bare.py"
     bare.write_text(BARE)
     shutil.copytree(CONF, folder / "conf")
@@ -33,14 +46,45 @@ def help_page(folder: Path) -> list[Line]:
     types = [line for line in config.read_text().splitlines() if line.strip().startswith("- schema")]
     assert len(types) == 1, "the bare program has no types to compose"
     config.write_text(config.read_text().replace(types[0] + "\n", ""))
-    ours, theirs = [sys.executable, "-m", "mfubench", "--help"], [sys.executable, str(bare), "--help"]
-    for command in (ours, theirs):
+    lines = []
+    for flags in (["--help"], ["--cfg", "job"]):
+        ours, theirs = ["-m", "mfubench", *flags], [str(bare), *flags]
+        lines += _beside(" ".join(flags), ours, "a bare Hydra program", theirs, folder, 1.25)
+    return lines
+
+
+def report(folder: Path) -> list[Line]:
+    """The report of twelve saved results, two settings of two frameworks and repeats, beside a program that only reads them."""
+    bare, saved = folder / "bare_report.py", folder / "saved"
+    bare.write_text(BARE_REPORT)
+    for number, (framework, mode, repeat) in enumerate(product(("hf_trainer", "llmforge"), ("full", "lora"), range(3))):
+        result = make_result(
+            name=f"{framework}-{mode}",
+            framework=framework,
+            status="ok",
+            started_at=f"2026-01-01T00:00:{number:02}+00:00",
+            settings=asdict(compose_one([f"framework={framework}", f"mode={mode}", f"repeat={repeat}"])),
+            hardware={},
+            measurement={"step_time_s": 0.2 + 0.001 * number, "ci95": {"step_time_s": [0.19, 0.22]}},
+        )
+        (saved / str(number)).mkdir(parents=True)
+        write_result(result, saved / str(number))
+    ours, theirs = ["-m", "mfubench.report", str(saved)], [str(bare), str(saved)]
+    return _beside("the report of twelve runs", ours, "a program that only reads them", theirs, folder, None)
+
+
+def _beside(
+    name: str, ours: Sequence[str], other: str, theirs: Sequence[str], folder: Path, goal: float | None
+) -> list[Line]:
+    """CPU time of two Python programs that take turns, and its ratio pair by pair, which has the goal."""
+    commands = [sys.executable, *ours], [sys.executable, *theirs]
+    for command in commands:
         run(command, folder)  # the files are in memory from here on
-    pairs = [(seconds(ours, folder), seconds(theirs, folder)) for _ in range(HELP_RUNS)]
+    pairs = [(cpu_seconds(commands[0], folder), cpu_seconds(commands[1], folder)) for _ in range(START_RUNS)]
     return [
-        Line("--help", "s", [mine for mine, _ in pairs], None),
-        Line("--help of a bare Hydra program", "s", [bare_s for _, bare_s in pairs], None),
-        Line("--help over the bare program's, pair by pair", "x", [mine / bare_s for mine, bare_s in pairs], 1.25),
+        Line(f"{name}: CPU time", "s", [mine for mine, _ in pairs], None),
+        Line(f"{name}: that of {other}", "s", [bare_s for _, bare_s in pairs], None),
+        Line(f"{name}: one over the other, pair by pair", "x", [mine / bare_s for mine, bare_s in pairs], goal),
     ]
 
 

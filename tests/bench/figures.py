@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -69,6 +70,14 @@ def seconds(command: Sequence[str], folder: Path) -> float:
     began = time.perf_counter()
     run(command, folder)
     return time.perf_counter() - began
+
+
+def cpu_seconds(command: Sequence[str], folder: Path) -> float:
+    """How long the command keeps a core busy, which other programs on the machine change less than how long it takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run(command, folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def run(

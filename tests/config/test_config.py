@@ -81,6 +81,7 @@ def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Ex
         ("framework=hf", "framework=hf_trainer"),
         ("+gradient_accumulation=4", "gradient_accumulation_steps=4"),
         ("framework.native.optim=sgd", "+framework.native.optim=sgd"),
+        ("framework.variables.length=1", "+framework.variables.length=1"),
         ("model.num_hidden_layers=2", "model.architecture.num_hidden_layers=2"),
         ("hidden_size=256", "model.architecture.hidden_size=256"),
         ("batch_size=1,2", "-m batch_size=1,2"),
@@ -100,6 +101,19 @@ def test_a_setting_that_is_left_to_the_framework_is_sent_there(argument: str) ->
 def test_a_misspelled_key_in_a_sweep_keeps_all_its_values() -> None:
     argv = ["-m", "batchsize=1,2", "mode=lora"]
     assert refusal(*argv).screen(argv).endswith("python -m mfubench -m mode=lora batch_size=1,2")
+
+
+def test_a_corrected_command_line_says_nothing_twice() -> None:
+    argv = ["optimizer=sgd", "seed=1", "comparison=defaults"]
+    assert refusal(*argv).screen(argv).endswith("python -m mfubench seed=1 comparison=equal optimizer=sgd")
+
+
+def test_a_sweep_over_options_that_are_alike_has_a_job_for_each_and_at_least_one() -> None:
+    models: list[str] = []
+    store_schema()
+    check_command_line(["-m", "model=glob(llama-3.2*)"], lambda experiment: models.append(experiment.model.name))
+    assert models == ["llama-3.2-1b", "llama-3.2-3b"]
+    assert refusal("-m", "model=glob(lama*)").problem == "these values can't be swept: there are none"
 
 
 def test_a_sweep_may_be_asked_for_anywhere_on_the_line() -> None:
@@ -235,6 +249,17 @@ done"""
 def test_a_sweep_over_modes_may_set_what_only_one_of_them_has(compose: Callable[..., Experiment]) -> None:
     check_command_line(["-m", "mode=full,lora", "mode.rank=4"])
     assert compose("mode=lora", "mode.rank=4").mode.rank == 4
+
+
+def test_only_composing_needs_hydra() -> None:
+    program = "import sys, mfubench.config.validate, mfubench.plan.prepare; print('hydra' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_hydras_private_parts_are_imported_in_one_file() -> None:
+    sources = (ROOT / "mfubench").rglob("*.py")
+    assert [path.name for path in sources if "hydra._internal" in path.read_text()] == ["hydra_internal.py"]
 
 
 def test_a_mode_is_not_what_a_sweep_sets_for_another(compose: Callable[..., Experiment]) -> None:
