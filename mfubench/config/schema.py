@@ -118,6 +118,8 @@ class Hardware:
     device: str = MISSING  # auto | cpu | cuda
     device_name: str | None = None  # words of the driver's name for it; commas between alternatives
     peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8 -> FLOP/s
+    multiprocessors: int | None = None  # these two give the clock at which the bf16 peak holds; null: not known
+    flops_per_clock: int | None = None  # of one multiprocessor, in dense bf16
     memory_bytes: float | None = None  # by the data sheet; a driver shows a little more; only planning reads it
     source: str | None = None
     peak_flops_per_second: float | None = None  # the user's own figure; overrides all others

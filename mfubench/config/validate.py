@@ -40,6 +40,8 @@ AT_LEAST = {
 ABOVE_ZERO = {
     "hardware.peak_flops_per_second": 312e12,
     "hardware.memory_bytes": 80e9,
+    "hardware.multiprocessors": 132,
+    "hardware.flops_per_clock": 4096,
     "hardware.price_per_hour": 2.5,
     "measurement.timeout_s": 1800,
     "measurement.seconds": 60,

@@ -30,6 +30,7 @@ class Peak:
     source: str  # a data sheet, a setting, or how it was measured
     measured: bool
     relative_half_width: float = 0.0  # of its 95 % interval, if it was measured
+    clock_hz: float | None = None  # of the multiprocessors, at which a data sheet's peak holds; None: not known
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def peak(
     option = hardware if hardware.device_name is not None else known_peaks(machine.device_name)
     if option is None or dtype not in option.peaks:
         raise UnknownPeak(_unknown(machine.device_name, dtype, option))
-    return Peak(option.peaks[dtype], dtype, option.source or f"hardware={option.name}", measured=False)
+    source = option.source or f"hardware={option.name}"
+    return Peak(option.peaks[dtype], dtype, source, measured=False, clock_hz=_clock_hz(option))
 
 
 def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> Ceiling:
@@ -107,6 +109,13 @@ def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int,
             f"the largest matmul rate of {machine.device_name} in {dtype} could not be measured: {_last_line(error)}; "
             "hardware.measure_ceiling=false goes without it"
         ) from error
+
+
+def _clock_hz(option: Hardware) -> float | None:
+    """Return the clock at which the option's peaks hold: its bf16 peak / (multiprocessors x FLOP per clock of one)."""
+    if option.multiprocessors is None or option.flops_per_clock is None:
+        return None
+    return option.peaks["bf16"] / (option.multiprocessors * option.flops_per_clock)
 
 
 def _last_line(error: Exception) -> str:

@@ -56,6 +56,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
             device_seconds=outcome.wall_s * ranks,
             joules_per_token=metrics.joules_per_token(found, conditions, ranks),
             of_ceiling=metrics.of_ceiling(found, peak, peaks.ceiling),
+            mfu_at_clock=metrics.mfu_at_clock(found, peak, conditions),
             usd_per_million_tokens=metrics.usd_per_million_tokens(found, experiment.hardware.price_per_hour),
         ),
         flops=flops,

@@ -103,6 +103,15 @@ METRICS = (
         two_lines="of\nceiling",
         column=8,
     ),
+    Metric(
+        "mfu_at_clock",
+        "fraction",
+        "as mfu, over the peak at the mean clock of the multiprocessors in the steady steps: mfu x the clock at which the "
+        "data sheet's peak holds / that clock",
+        heading="at clock",
+        two_lines="MFU at\nits clock",
+        column=13,
+    ),
     Metric("device_seconds", "s", "wall time of the framework's processes x devices: what the figures cost"),
     Metric(
         "tokens_per_second_per_device",

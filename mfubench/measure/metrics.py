@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from statistics import fmean
 from typing import Any
 
 from mfubench.flops import FlopCount
@@ -69,6 +70,7 @@ class Figures:
     device_seconds: float | None = None
     joules_per_token: float | None = None  # per position computed, of all devices; None where no energy was read
     of_ceiling: float | None = None  # None where no ceiling was measured
+    mfu_at_clock: float | None = None  # None where the clock, or the peak's own clock, isn't known
     usd_per_million_tokens: float | None = None  # per million positions computed; None: the price is not known
 
 
@@ -174,6 +176,15 @@ def of_ceiling(measurement: Figures, peak: Peak, ceiling: Ceiling | None) -> flo
     if ceiling is None:
         return None
     return measurement.hfu_causal * peak.flops_per_second / ceiling.flops_per_second
+
+
+def mfu_at_clock(measurement: Figures, peak: Peak, conditions: Conditions) -> float | None:
+    """Return MFU over the peak at the mean clock of the steady steps; None if that clock, or the peak's own, isn't known."""
+    clocks = [each.sm_clock_mhz_mean for each in conditions if isinstance(each, GpuConditions)]
+    known = [clock for clock in clocks if clock is not None]
+    if not known or peak.clock_hz is None:
+        return None
+    return measurement.mfu * peak.clock_hz / (fmean(known) * 1e6)
 
 
 def mean_flops(records: Records, flops: Counted, measurement: Figures) -> FlopCount:

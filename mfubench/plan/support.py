@@ -115,7 +115,8 @@ def check_devices(parallelism: Parallelism, machine: Machine) -> None:
         have = (
             f"{machine.num_devices} core(s) for ranks" if machine.device == "cpu" else f"{machine.num_devices} GPU(s)"
         )
-        raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}")
+        instead = f"; on {machine.num_devices}: parallelism.num_devices={machine.num_devices}"
+        raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}{instead}")
 
 
 def check_weights_fit(parameters: int, mode: Mode, precision: str, machine: Machine) -> None:

@@ -110,6 +110,18 @@ def test_the_dtypes_of_a_device_stand_in_the_ratios_of_its_tensor_cores(known: H
     assert known.peaks == pytest.approx({dtype: expected[dtype] for dtype in known.peaks}, rel=0.02)
 
 
+def test_the_peak_of_a_known_chip_holds_at_a_clock_that_it_can_run_at() -> None:
+    def clock_of(option: Hardware) -> float | None:
+        return hardware.peak(option, hardware.planned(option, 1), "bf16", 1, 1, nothing_is_run).clock_hz
+
+    known = {option.name: option for option in options() if option.multiprocessors is not None}
+    clocks = {name: clock_of(option) for name, option in known.items()}
+    assert all(1.4e9 < (clock or 0) < 2.7e9 for clock in clocks.values())
+    assert clocks["h200"] == pytest.approx(989.4e12 / (132 * 4096)) == pytest.approx(1.830e9, rel=1e-3)
+    assert clocks["a100"] == pytest.approx(1.4106e9, rel=1e-4)  # 312e12 / (108 x 2048)
+    assert clock_of(replace(known["h200"], multiprocessors=None)) is None
+
+
 # The options as data
 
 
@@ -121,7 +133,13 @@ def test_an_option_is_the_same_numbers_to_both_yaml_readers_and_fits_the_schema(
     assert all(isinstance(value, float) and value > 1e13 for value in plain["peaks"].values())
     schema = OmegaConf.structured(Hardware)
     OmegaConf.set_readonly(schema, None)
-    unsaid = {"measure_ceiling": False, "price_per_hour": None, "memory_bytes": None}
+    unsaid = {
+        "measure_ceiling": False,
+        "price_per_hour": None,
+        "memory_bytes": None,
+        "multiprocessors": None,
+        "flops_per_clock": None,
+    }
     assert OmegaConf.to_container(OmegaConf.merge(schema, composed)) == {**unsaid, **plain}
     assert plain["name"] == file.stem
     assert (plain["device_name"] is None) == (plain["source"] is None) == (plain["peaks"] == {})
@@ -145,7 +163,9 @@ def test_the_users_own_figure_wins_over_the_data_sheet() -> None:
 
 def test_a_device_that_is_found_gets_the_figure_of_its_name_and_says_where_from() -> None:
     found = hardware.peak(AUTO, cuda("NVIDIA H100 PCIe"), "bf16", 1, 1, nothing_is_run)
-    assert found == hardware.Peak(756e12, "bf16", "NVIDIA H100 datasheet, PCIe column, dense", measured=False)
+    assert found == hardware.Peak(
+        756e12, "bf16", "NVIDIA H100 datasheet, PCIe column, dense", measured=False, clock_hz=756e12 / (114 * 4096)
+    )
 
 
 def test_an_option_that_is_named_gives_its_figure_to_a_device_with_an_unclear_name() -> None:

@@ -16,6 +16,7 @@ from mfubench.measure.metrics import (
     joules_per_token,
     mean_flops,
     measurement_of,
+    mfu_at_clock,
     of_ceiling,
     steady_window_s,
     step_history,
@@ -147,6 +148,15 @@ def test_the_interval_of_a_share_takes_in_that_of_a_measured_peak() -> None:
     assert m.ci95["tokens_per_second_per_device"] == pytest.approx((256.0, 256.0))
     assert widened(2.0, (2.0 * 0.88, 2.0 * 1.12), 0.05) == pytest.approx((2.0 * 0.87, 2.0 * 1.13))
     assert widened(2.0, (0.1, None), 0.9) == (0.0, None)
+
+
+def test_mfu_at_the_clock_is_over_the_peak_at_the_mean_clock_of_the_devices() -> None:
+    """The peak holds at 2 GHz; two devices ran at 1.5 and 1.7 GHz: 0.2 x 2 / 1.6 = 0.25."""
+    sheet = replace(PEAK, clock_hz=2e9)
+    m = measurement_of(Records((rank_of(0, [2.0] * 4),)), flops, sheet, warmup_steps=0, steps=4)
+    devices = [replace(NO_GPU, sm_clock_mhz_mean=clock) for clock in (1500.0, 1700.0)]
+    assert mfu_at_clock(m, sheet, devices) == pytest.approx(0.25)
+    assert mfu_at_clock(m, sheet, [NO_GPU]) is None and mfu_at_clock(m, PEAK, devices) is None
 
 
 def test_a_time_whose_interval_reaches_zero_leaves_the_rates_without_an_upper_end() -> None:
