@@ -37,11 +37,14 @@ bench-faults: .venv/ready
 
 setup: .venv/ready
 
+# Say what is done, do it, and say how long it took: $(call timed,WORDS,COMMAND).
+timed = @printf '%s: ' '$(1)'; began=$$(date +%s); $(2) && echo "$$(($$(date +%s) - began)) s"
+
 # torch goes first, so that nothing else resolves it: the pin takes the CUDA build where pip offers that.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "mfubench needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(call timed,set-up (once) 1 of 3 · an environment in .venv,$(PYTHON) -m venv .venv)
+	$(call timed,set-up (once) 2 of 3 · torch,$(BIN)/python -m pip install --quiet -c constraints.txt torch)
+	$(call timed,set-up (once) 3 of 3 · transformers and the other packages of pyproject.toml,$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]')
 	@touch $@

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,15 @@ from hydra.types import RunMode
 from mfubench import __version__
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, in_files, store_schema, to_experiment
+from mfubench.config.errors import key_of
 from mfubench.config.validate import validate
 from mfubench.files import secrets
 from mfubench.files.paths import CONF
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mfubench.config.compose import Sweep
     from mfubench.result import Result
 
 CANT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -33,6 +38,8 @@ CANT_WRITE_HERE = """mfubench: {why}: {where}
 GO_ON = "\nto go on with this sweep, less what is ok:\n  {command}"
 
 results: list[Result] = []  # of the jobs that ran in this process
+sweeps: list[Sweep] = []  # the one that the jobs belong to, if any
+took_s: list[float] = []  # seconds of each job that was run
 shown: list[bool] = []  # of dry runs: whether each could be run
 refusals: list[ConfigError] = []  # Hydra would print a raised one in its own way
 
@@ -50,13 +57,16 @@ def job(composed: Any) -> float:
     from rich.console import Console
 
     from mfubench.launch.interrupts import interrupted_once
+    from mfubench.report.job_lines import after_job
     from mfubench.result.job import done_before
     from mfubench.run import dry_run, run
     from mfubench.tracking import log_or_warn
 
     chosen, console = HydraConfig.get(), Console(stderr=True)
     sweep = Path(chosen.sweep.dir).absolute() if chosen.mode == RunMode.MULTIRUN else None
-    experiment, folder = to_experiment(composed), Path(chosen.runtime.output_dir)
+    experiment, folder, began = to_experiment(composed), Path(chosen.runtime.output_dir), time.monotonic()
+    if sweep is not None:
+        _announce(chosen, console)
     try:
         if experiment.dry_run:
             shown.append(dry_run(experiment, folder, sweep, in_files(composed), console))
@@ -74,9 +84,22 @@ def job(composed: Any) -> float:
         raise CantWrite(error, folder) from error
     if earlier is None:
         log_or_warn(result, experiment.tracking, console)
+        took_s.append(time.monotonic() - began)
+    if sweep is not None:
+        console.print(after_job(result), no_wrap=True, overflow="ellipsis", markup=False, highlight=False)
     if sweep is not None and earlier is None and result.stopped_by == "user":
         raise KeyboardInterrupt
     return result.measurement.tokens_per_second_per_device if result.measurement else float("nan")
+
+
+def _announce(chosen: Any, console: Console) -> None:
+    """Say which job of the sweep begins."""
+    from mfubench.report.job_lines import before_job
+
+    num_jobs, varied = (sweeps[0].num_jobs, sweeps[0].varied) if sweeps else (0, ())
+    own = {key: override for override in chosen.overrides.task if (key := key_of(override)) in varied}
+    line = before_job(chosen.job.num + 1, num_jobs, list(own.values()), took_s)
+    console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -105,6 +128,7 @@ def main() -> int:
         else:
             from mfubench.result import resume
 
+            sweeps.append(sweep)
             folder = resume.sweep_folder(sweep)
             sys.argv[1:] = [*typed, resume.sweep_dir_override(folder)]  # the last one wins
             with resume.locked_sweep(folder):
@@ -123,7 +147,7 @@ def main() -> int:
         return 1
     finally:
         if results:
-            _show()
+            _show(folder if sweeps else Path(results[0].provenance.folder))
         for refusal in refusals:
             print(refusal.screen([secrets.clean(argument) for argument in typed]), file=sys.stderr)
         if go_on and not refusals:
@@ -133,13 +157,16 @@ def main() -> int:
     return 0 if all(result.status == "ok" for result in results) and all(shown) else 3
 
 
-def _show() -> None:
+def _show(folder: Path) -> None:
+    """Print the table of the results in `folder`, and on stderr where they lie."""
     from rich.console import Console
 
+    from mfubench.report.job_lines import after_all
     from mfubench.report.published.tables import sections
     from mfubench.report.table import show
 
     show(results, Console(), sections(results))
+    print("", *after_all(results, folder), sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Sweep:
     pattern: str  # of sweeps' default folders
     overrides: tuple[str, ...]  # of settings, without Hydra's own
     resume: bool
+    num_jobs: int  # 0: the sweeper chooses them as it goes
+    varied: tuple[str, ...]  # keys with several values
 
 
 def store_schema() -> None:
@@ -100,10 +102,12 @@ def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment],
         overrides = parse(flags.overrides)
         base = _base(overrides)
         if flags.multirun or base.hydra.mode == RunMode.MULTIRUN:
+            num_jobs = 0
             for composed in _jobs(base, overrides):
+                num_jobs += 1
                 with suppress(WrongCombination):
                     check(to_experiment(composed))
-            return _sweep(base, overrides)
+            return _sweep(base, overrides, num_jobs)
         if (swept := _swept(overrides)) is not None:
             raise ConfigError(
                 f"{swept.get_key_element()} has several values, and a run takes one",
@@ -164,7 +168,7 @@ def _jobs(base: DictConfig, overrides: Sequence[Override]) -> Iterator[DictConfi
     yield from map(_compose, jobs)
 
 
-def _sweep(base: DictConfig, overrides: Sequence[Override]) -> Sweep:
+def _sweep(base: DictConfig, overrides: Sequence[Override], num_jobs: int) -> Sweep:
     """The sweep. Raises ConfigError unless Hydra's launcher is `basic`.
 
     Parallel jobs would disturb each other's timings, and remote ones don't return their results.
@@ -178,12 +182,15 @@ def _sweep(base: DictConfig, overrides: Sequence[Override]) -> Sweep:
             instead="hydra/launcher=basic",
         )
     folder: Any = OmegaConf.to_container(base.hydra.sweep, resolve=False)
+    params = map(str, base.hydra.sweeper.get("params") or ())
     return Sweep(
         folder=Path(base.hydra.sweep.dir),
         named=any(override.key_or_group == "hydra.sweep.dir" for override in overrides),
         pattern=FILLED_IN.sub("*", folder["dir"]),
         overrides=tuple(str(o.input_line) for o in overrides if not o.key_or_group.startswith("hydra")),
         resume=base.resume and not base.dry_run,
+        num_jobs=num_jobs,
+        varied=(*params, *(override.key_or_group for override in overrides if override.is_sweep_override())),
     )
 
 

@@ -46,12 +46,18 @@ def seconds(value: float) -> str:
     return f"{value:.4g} s" if value >= 1 else f"{value * 1e3:.4g} ms"
 
 
+def percent(fraction: float, digits: int = 1, sign: str = "") -> str:
+    """In percent; `sign` "+" shows a plus, too. What rounds to 0 is not negative."""
+    rounded = round(100 * fraction, digits) + 0.0
+    return f"{rounded:{sign}.{digits}f}%".replace("-", "−")
+
+
 # Unit → how a value is written in a table. Counts have no column.
 WORDS: Mapping[str, Callable[[float], str]] = {
     "s": seconds,
     "tokens/s": "{:,.0f}".format,
     "TFLOP/s": "{:.3g}".format,
-    "fraction": "{:.1%}".format,
+    "fraction": percent,
     "bytes": lambda value: f"{value / 2**30:.2f} GiB",
     "J/token": lambda value: f"{value * 1e3:.3g} mJ",
     "US$": "{:,.4g}".format,

@@ -13,8 +13,10 @@ from mfubench.files import secrets
 from mfubench.launch.outcome import Ending, Outcome
 from mfubench.launch.start import launch
 from mfubench.measure.progress import progress_bar
+from mfubench.measure.status import periods_recorded
 from mfubench.measure.stopping_rule import Rule
 from mfubench.plan.prepare import Prepared
+from mfubench.plan.stage import print_stage
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Obse
             outcome = launch(plan, poll)
         shutil.rmtree(plan.scratch, ignore_errors=True)
         recorded = records.read_records(plan.records)
+        steps = periods_recorded(recorded, plan.num_ranks)
+        print_stage(f"training, {steps} steps", outcome.wall_s, console)
     finally:
         secrets.clean_output(plan.log, plan.records)  # from here on others read what the framework wrote
     peak_memory = {rank.rank: rank.peak_memory_bytes for rank in recorded.ranks}

@@ -1,23 +1,25 @@
-"""A progress bar over what the probe has recorded so far: step time, how sure it is, running MFU. It wakes once a second."""
+"""A progress bar over what the probe has recorded so far: the last steps, and how sure the mean is. It wakes once a second."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mfubench.launch.outcome import Ending
 from mfubench.launch.supervision import Stall
-from mfubench.measure.intervals import half_width
+from mfubench.measure.intervals import MIN_STEPS, half_width
+from mfubench.measure.metric_table import percent, seconds
 from mfubench.measure.stopping_rule import Rule, enough_after
 from mfubench.plan.native import Plan
 from mfubench.records import Follower
-from mfubench.records.rank_events import RankEvents
 
-MIN_STEPS_FOR_AN_INTERVAL = 4
+RECENT_STEPS = 20
+BAR_WIDTH = 10  # columns, so that all of it fits into 100
 
 
 @contextmanager
@@ -34,8 +36,9 @@ def progress_bar(
 
     follower, stall = Follower(plan.records), Stall(stall_s)
     text = TextColumn("{task.description}")
-    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+    columns = (BarColumn(BAR_WIDTH), MofNCompleteColumn(), TimeElapsedColumn(), text)
+    shown = console.is_terminal
+    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not shown) as bar:
         task = bar.add_task("starting the framework", total=plan.periods)
 
         def poll() -> Ending | None:
@@ -43,7 +46,7 @@ def progress_bar(
             times = {name: rank.step_times_s for name, rank in ranks.items()}
             done = min(map(len, times.values())) if len(times) >= plan.num_ranks else 0
             if ranks:
-                bar.update(task, description=_description(ranks.values(), rule, ideal_step_s) if done else "training")
+                bar.update(task, description=_description(times.values(), rule, ideal_step_s) if done else "training")
             bar.update(task, completed=min(done, plan.periods))
             bar.refresh()
             if done and enough_after(list(times.values()), rule) is not None:
@@ -54,12 +57,14 @@ def progress_bar(
         yield poll
 
 
-def _description(ranks: Collection[RankEvents], rule: Rule, ideal_step_s: float) -> str:
-    """The slowest rank's recent step time, the running MFU, and how sure the mean is by now."""
-    recent = max(rank.recent_step_time_s or 0.0 for rank in ranks)
-    words = f"training  {recent:.3f} s/step  MFU {ideal_step_s / recent:.1%}"
-    measured = [rank.step_times_s[rule.warmup :] for rank in ranks]
-    if min(map(len, measured)) < MIN_STEPS_FOR_AN_INTERVAL:
+def _description(series: Collection[Sequence[float]], rule: Rule, ideal_step_s: float) -> str:
+    """Describe the slowest rank's last steps, and how sure the mean of all measured steps is by now."""
+    recent = [times[-RECENT_STEPS:] for times in series]
+    slowest = max(fmean(times) for times in recent)
+    steps = min(map(len, recent))
+    words = f"last {steps} step{'s' if steps > 1 else ''}: {seconds(slowest)}, MFU {percent(ideal_step_s / slowest)}"
+    measured = [times[rule.warmup :] for times in series]
+    if min(map(len, measured)) < MIN_STEPS:
         return words
-    sure = max(half_width(times) / (sum(times) / len(times)) for times in measured)
-    return f"{words} ±{sure:.1%}" + (f" (to ±{rule.precision:.1%})" if rule.precision is not None else "")
+    sure = percent(max(half_width(times) / fmean(times) for times in measured))
+    return f"{words}; mean ±{sure}" + (f", ends at ±{percent(rule.precision)}" if rule.precision is not None else "")

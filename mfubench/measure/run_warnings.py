@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mfubench import hardware
-from mfubench.config import Experiment
+from mfubench.config import Experiment, Measurement
 from mfubench.config.defaults import defaults
 from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
 from mfubench.measure.intervals import MIN_STEPS
 from mfubench.measure.measure import Measured
+from mfubench.measure.metric_table import percent
 from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Figures
 from mfubench.measure.observe import Observed
 from mfubench.measure.status import RunStatus
@@ -91,8 +92,11 @@ def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement
     """Warn of a mean step time that is less certain than was asked for."""
     wanted = experiment.measurement
     if measurement.settled is False:
-        window = f"{measurement.warmup_steps + 1} to {measurement.warmup_steps + measurement.steps}"
-        yield RunWarning("not_steady", f"not_steady: {measurement.steady_because}; the mean is of steps {window}")
+        yield RunWarning(
+            "not_steady",
+            f"not steady: {measurement.steady_because}{_went_on(wanted, measurement)}; the mean is of steps "
+            f"{measurement.warmup_steps + 1} to {measurement.warmup_steps + measurement.steps}",
+        )
     known, precision = measurement.relative_half_width, wanted.relative_precision
     took = f"steps took {measurement.step_time_s_min:.3g} to {measurement.step_time_s_max:.3g} s"
     after = f"after {measurement.steps} steady steps in {measurement.steps * measurement.step_time_s:.3g} s; {took}"
@@ -100,12 +104,11 @@ def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement
     if known is None:
         yield RunWarning("imprecise", f"{measurement.steps} steps: no interval, which takes {MIN_STEPS}; {more}")
     elif precision is not None and known > precision:
-        asked_for = f"not to the ±{precision:.2%} asked for"
-        yield RunWarning("imprecise", f"the mean step time is known to ±{known:.2%}, {asked_for}, {after}; {more}")
+        told = f"the mean step time is known to ±{percent(known, 2)}, not to the ±{percent(precision, 2)} asked for"
+        yield RunWarning("imprecise", f"{told}, {after}; {more}")
     elif precision is None and known > UNSTABLE:
-        yield RunWarning(
-            "imprecise", f"the mean step time is only known to ±{known:.0%}, so are all figures, {after}; {more}"
-        )
+        told = f"the mean step time is only known to ±{percent(known, 0)}, so are all figures"
+        yield RunWarning("imprecise", f"{told}, {after}; {more}")
     if status.stopped_by == "user":
         yield RunWarning(
             "ended_by_user", f"ended by the user after {measurement.steps} steady steps of at most {wanted.steps}"
@@ -120,6 +123,13 @@ def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement
         )
 
 
+def _went_on(wanted: Measurement, measurement: Figures) -> str:
+    """Say that a run which isn't steady went on to its longest; nothing if that was its length from the start."""
+    longest = {"steps": f"{wanted.steps} steps", "time": f"{wanted.seconds:g} s" if wanted.seconds else ""}
+    most = longest.get(measurement.stopped_because or "")
+    return f", so the run went on to the maximum of {most}" if most and wanted.relative_precision is not None else ""
+
+
 def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:
     """Yield how the step counted in the framework's process differed from the FLOPs that HFU assumes."""
     if counted is None:
@@ -130,7 +140,7 @@ def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:
         why = counted.explanation or "nothing known explains it; in_situ in result.json has its operators"
         unknown = ", ".join(f"{operator} ×{calls:g}" for operator, calls in counted.uncounted.items())
         yield (
-            f"a step counted in the framework's own process did {counted.flops / 1e12:.4g} TFLOP, {counted.apart:+.1%} from "
-            f"the {counted.expected_flops / 1e12:.4g} TFLOP that hfu takes it to do: {why}"
-            + (f"; no formula counts {unknown}" if unknown else "")
+            f"a step counted in the framework's own process did {counted.flops / 1e12:.4g} TFLOP, "
+            f"{percent(counted.apart, sign='+')} from the {counted.expected_flops / 1e12:.4g} TFLOP that hfu takes it to do: "
+            f"{why}" + (f"; no formula counts {unknown}" if unknown else "")
         )

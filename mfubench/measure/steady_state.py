@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.measure.intervals import effective_size, student
+from mfubench.measure.metric_table import percent
 
 NEIGHBOURS = 5
 BAND_SIGMAS = 3.0  # robust standard deviations of a median of NEIGHBOURS
@@ -48,14 +49,13 @@ def steadiness(times: Sequence[float], warmup: int = 0) -> Steadiness:
     start = warmup + _first_like_the_second_half(rest)
     steady = rest[start - warmup :]
     if start - warmup >= len(rest) // 2:
-        return Steadiness(
-            start, False, None, None, f"its first half is unlike its second to the end (step {start + 1})"
-        )
+        never = f"warm-up didn't end: up to step {start + 1} no step is within the range of the second half"
+        return Steadiness(start, False, None, None, never)
     drift, uncertain = _drift(steady)
     settled = abs(drift) <= max(uncertain, MIN_DRIFT)
-    found = f"steady from step {start + 1}: the first that is like the second half of the series"
-    moves = f"; it drifts by {drift:+.1%} from there to the end"
-    return Steadiness(start, settled, drift, abs(drift) + uncertain, found if settled else found + moves)
+    ended = f"warm-up ended before step {start + 1} (the first within the range of the second half)"
+    moves = "" if settled else f", and from there the step time drifts by {percent(drift, sign='+')}"
+    return Steadiness(start, settled, drift, abs(drift) + uncertain, ended + moves)
 
 
 def _first_like_the_second_half(times: Any) -> int:

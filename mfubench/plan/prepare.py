@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from bisect import bisect_left
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from mfubench.hardware.matmul_rates import RunTogether
 from mfubench.plan import engines, support
 from mfubench.plan.engines import Responds
 from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_file, threads_per_rank
+from mfubench.plan.stage import stage
 from mfubench.workload import NoData, Workload, prepare_workload
 
 if TYPE_CHECKING:
@@ -106,20 +108,20 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     support.check_supported(experiment, support.values_of(experiment, machine.device, precision, target.engine), known)
     support.check_devices(experiment.parallelism, machine)
 
-    console.print("preparing the workload, counting its FLOPs", style="dim")
     try:
-        made = prepare_workload(
-            experiment.model,
-            experiment.data,
-            sequence_length=experiment.sequence_length,
-            num_samples=num_samples(experiment),
-            seed=experiment.seed,
-            weights_on_disk=experiment.framework.random_weights == "disk",
-            dtype="float32" if precision == "fp32" else "bfloat16",
-            folder=cache_folder(),
-            dry=experiment.dry_run,
-        )
-        flops = step_flops(experiment)
+        with stage("preparing the workload, counting its FLOPs", console):
+            made = prepare_workload(
+                experiment.model,
+                experiment.data,
+                sequence_length=experiment.sequence_length,
+                num_samples=num_samples(experiment),
+                seed=experiment.seed,
+                weights_on_disk=experiment.framework.random_weights == "disk",
+                dtype="float32" if precision == "fp32" else "bfloat16",
+                folder=cache_folder(),
+                dry=experiment.dry_run,
+            )
+            flops = step_flops(experiment)
     except ConfigError:
         raise  # it says so itself
     except ValueError as error:  # of a model or a mode that can't be built
@@ -143,17 +145,16 @@ def check_memory(prepared: Prepared) -> None:
 def measure_peaks(target: Target, run_together: RunTogether, console: Console) -> hardware.Peaks:
     """Find the device's peak, and its ceiling if that is to be measured; a CPU's peak is measured now."""
     settings, machine, ranks = target.experiment.hardware, target.machine, target.num_devices
-    if target.peak_is_measured:
-        console.print("measuring the CPU's peak", style="dim")
     dtype = hardware.peak_dtype(target.precision, machine.device)
     threads = target.threads_per_rank
-    peak = hardware.peak(settings, machine, dtype, ranks, threads, run_together)
+    with stage("measuring the CPU's peak", console) if target.peak_is_measured else nullcontext():
+        peak = hardware.peak(settings, machine, dtype, ranks, threads, run_together)
     ceiling = None
     if peak.measured:
         ceiling = hardware.Ceiling(peak.flops_per_second, peak.source)
     elif settings.measure_ceiling and not target.experiment.dry_run:
-        console.print("measuring the device's ceiling", style="dim")
-        ceiling = hardware.ceiling(machine, dtype, ranks, threads, run_together)
+        with stage("measuring the device's ceiling", console):
+            ceiling = hardware.ceiling(machine, dtype, ranks, threads, run_together)
     return hardware.Peaks(peak, ceiling)
 
 

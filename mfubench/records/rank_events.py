@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any
 
 Event = Mapping[str, Any]
-RECENT_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,3 @@ class RankEvents:
     def periods(self) -> int:
         """Number of complete periods; on a device, of those whose end its clock has confirmed."""
         return len(self.step_times_s)
-
-    @property
-    def recent_step_time_s(self) -> float | None:
-        """The mean of the last step times; None before the first."""
-        recent = self.step_times_s[-RECENT_STEPS:]
-        return sum(recent) / len(recent) if recent else None

@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.output is None:  # or Python would try once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if given.output is not None:
+        print(f"mfubench.report: written to {given.output}", file=sys.stderr)
     return 0 if ok else 3
 
 

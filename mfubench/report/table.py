@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mfubench.measure.metric_table import COLUMNS
+from mfubench.measure.metric_table import COLUMNS, percent
 from mfubench.report.overview import Overview, Row, Section, overview
 from mfubench.result.result_file import Result
 
@@ -95,9 +95,9 @@ def _in_situ(row: Row) -> dict[str, str]:
     """Describe the count made in the framework's own process; empty if there was none."""
     for result in row.pooled.ok:
         counted = result.in_situ
-        if counted and counted.flops is not None:
+        if counted and counted.flops is not None and counted.apart is not None:
             seen, expected = counted.flops / 1e12, counted.expected_flops / 1e12
-            return {"in situ": f"{seen:.4g} TFLOP in a step, {counted.apart:+.1%} from {expected:.4g}"}
+            return {"in situ": f"{seen:.4g} TFLOP in a step, {percent(counted.apart, sign='+')} from {expected:.4g}"}
     return {}
 
 

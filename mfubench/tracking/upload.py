@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from mfubench.config import Tracking
 from mfubench.measure.metric_table import PER_STEP
+from mfubench.plan.stage import stage
 from mfubench.result import Result
 from mfubench.result.result_file import FILE_NAME
 from mfubench.tracking import content
@@ -58,7 +60,9 @@ def track(result: Result, tracking: Tracking, folder: Path) -> str | None:
 
 def log_or_warn(result: Result, tracking: Tracking, console: Console) -> None:
     """Log a result that lies in its folder; if that fails, print how to do it later."""
-    warning = track(result, tracking, Path(result.provenance.folder))
+    logs = mode_of(tracking) != "disabled"
+    with stage("logging to W&B", console) if logs else nullcontext():
+        warning = track(result, tracking, Path(result.provenance.folder))
     if warning:
         console.print(warning, style="yellow")
 

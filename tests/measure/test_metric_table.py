@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from mfubench.flops.profile import AMOUNTS
-from mfubench.measure.metric_table import COLUMNS, METRICS, PER_STEP, WORDS, StepWork, rates
+from mfubench.measure.metric_table import COLUMNS, METRICS, PER_STEP, WORDS, StepWork, percent, rates
 from mfubench.measure.metrics import Figures
 
 NO_FIGURES = {"rank"}  # a number that measures nothing
@@ -30,6 +30,11 @@ def test_a_column_has_a_place_of_its_own_a_heading_in_two_lines_and_a_unit_with_
     for metric in columns:
         assert metric.two_lines.count("\n") == 1 and WORDS[metric.unit](0.5)
     assert sorted(metric.per_step for metric in METRICS if metric.per_step) == list(range(1, len(PER_STEP) + 1))
+
+
+def test_percent_has_a_real_minus_and_what_rounds_to_nothing_has_no_sign_of_its_own() -> None:
+    assert [percent(each) for each in (0.6543, -0.018, -0.0001)] == ["65.4%", "−1.8%", "0.0%"]
+    assert [percent(each, 2, "+") for each in (0.1, -0.0123, -0.00001)] == ["+10.00%", "−1.23%", "+0.00%"]
 
 
 def test_the_rates_of_a_step_are_its_work_over_one_second() -> None:

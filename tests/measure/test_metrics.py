@@ -93,7 +93,7 @@ def test_steps_that_are_slow_after_the_warm_up_are_left_out_too() -> None:
     times = [9.0, 9.0, 3.0, 2.0, 1.5] + [1.0, 1.01, 0.99] * 9
     m = measurement_of(Records((rank_of(0, times),)), flops, PEAK, warmup_steps=2, steps=30)
     assert (m.warmup_steps, m.steps, m.settled) == (5, 27, True)
-    assert m.steady_because.startswith("steady from step 6")
+    assert m.steady_because.startswith("warm-up ended before step 6")
     assert m.step_time_s == pytest.approx(1.0)
     assert m.relative_half_width == pytest.approx((m.ci95["step_time_s"][1] or 0) - 1.0)
     rows = step_history(Records((rank_of(0, times),)), flops, PEAK, m)

@@ -48,13 +48,14 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
         times: tuple[float, ...] = (1.0, 1.001) * 10,
         peak: Peak = SHEET,
         ceiling_here: Ceiling | None = None,
+        because: str | None = None,
         **changes: Any,
     ) -> list[str]:
         experiment = compose(*overrides)
         records = Records((record_of(list(times)),))
         measurement = measurement_of(records, lambda *_: FLOPS, peak, 0, len(times))
         ceiling = Ceiling(peak.flops_per_second, peak.source) if peak.measured else ceiling_here
-        measurement = replace(measurement, of_ceiling=of_ceiling(measurement, peak, ceiling))
+        measurement = replace(measurement, of_ceiling=of_ceiling(measurement, peak, ceiling), stopped_because=because)
         stage = {
             "machine": GPU,
             "flops": replace(FLOPS, parameters=8_000_000_000),
@@ -107,8 +108,14 @@ def test_too_few_steps_have_no_interval_and_say_so(said: Callable[..., list[str]
 
 def test_a_step_time_that_drifts_is_not_steady(said: Callable[..., list[str]]) -> None:
     drifting = tuple(1.0 + 0.002 * step + 0.001 * (step % 2) for step in range(40))
-    caveat = next(each for each in said(times=drifting) if each.startswith("not_steady"))
-    assert "it drifts by +" in caveat and caveat.endswith(" to 40")
+    caveat = next(each for each in said(times=drifting) if each.startswith("not steady"))
+    # 24 times 2 ms between steps 16 and 40, over their mean of 1.0545 s
+    assert "from there the step time drifts by +4.6%" in caveat and caveat.endswith("; the mean is of steps 16 to 40")
+    assert "went on" not in caveat
+    caveat = next(each for each in said(times=drifting, because="steps") if each.startswith("not steady"))
+    assert "drifts by +4.6%, so the run went on to the maximum of 200 steps; " in caveat
+    faster = next(each for each in said(times=drifting[::-1], because="time") if each.startswith("not steady"))
+    assert "drifts by −4.7%, so the run went on to the maximum of 60 s; " in faster  # their mean is 1.0245 s
 
 
 def test_beating_a_measured_peak_is_said(said: Callable[..., list[str]]) -> None:

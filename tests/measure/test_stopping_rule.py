@@ -99,7 +99,7 @@ def test_steady_steps_begin_after_the_slow_ones() -> None:
     times = [9.0, 4.0, 2.0, 2.0, 2.0, 2.0, 2.0, *independent(rng, 60, 0.01)]
     found = steadiness(times)
     assert (found.start, found.settled) == (7, True)
-    assert found.because == "steady from step 8: the first that is like the second half of the series"
+    assert found.because == "warm-up ended before step 8 (the first within the range of the second half)"
 
 
 def test_a_slow_step_later_on_is_no_end_of_a_warm_up() -> None:

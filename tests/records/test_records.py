@@ -444,7 +444,6 @@ def test_a_follower_sees_what_is_appended_and_never_half_a_line(tmp_path: Path) 
     assert seen == sorted(seen)
     assert set(seen) == {0, 1, 2, 3}
     assert follower.poll()["rank0"].step_times_s == pytest.approx([0.1, 0.3, 0.2])
-    assert follower.poll()["rank0"].recent_step_time_s == pytest.approx(0.2)  # (0.1 + 0.3 + 0.2) / 3
 
 
 def test_a_follower_counts_the_periods_that_reading_counts(written: Callable[..., Path]) -> None:

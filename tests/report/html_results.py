@@ -143,7 +143,7 @@ class Lab:
         return {
             "steps": times.n,
             "warmup_steps": 5,
-            "steady_because": "steady from step 6: the first that is like the second half of the series",
+            "steady_because": "warm-up ended before step 6 (the first within the range of the second half)",
             "settled": True,
             "drift": 0.0004,
             "rank": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,30 @@ def test_the_table_is_printed_and_printed_again_by_the_report(
     assert "MFU causal" in done.stdout and "Traceback" not in done.stderr
 
 
+def test_a_run_says_its_stages_with_their_seconds_and_then_where_the_result_lies_and_what_to_do_next(
+    full: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, done = full
+    (path,) = (folder / "outputs").rglob("result.json")
+    run, steps = path.parent.relative_to(folder), len(results_below(folder)[0]["step_times_s"]["0"])
+    said, nothing, after = done.stderr.partition("\n\n")
+    assert nothing and [re.sub(r": \d+\.\d s$", "", line) for line in said.splitlines()] == [
+        "preparing the workload, counting its FLOPs",
+        "measuring the CPU's peak",
+        f"training, {steps} steps",
+        "logging to W&B",
+    ]
+    assert after.splitlines() == [
+        f"results  {run}",
+        f"report   python -m mfubench.report {run} --format html --output report.html",
+        f"upload   python -m mfubench.tracking {run}   (kept offline so far)",
+    ]
+    page = tmp_path / "page.html"
+    command = [sys.executable, *after.splitlines()[1].split()[2:-1], str(page)]
+    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert page.is_file() and shown.stderr == f"mfubench.report: written to {page}\n"
+
+
 def test_the_offline_run_in_the_run_folder_is_what_wandb_shows(
     full: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
@@ -158,6 +183,17 @@ def test_a_sweep_goes_through_to_its_end_and_prints_one_table(tmp_path: Path) ->
     assert len({r["group"] for r in results}) == 1 and results[0]["group"]
     table = done.stdout.splitlines()
     assert sum(line.split()[2:3] == ["unsupported"] for line in table) == 3
+    said = done.stderr.splitlines()
+    first = said.index("1 of 4 · sequence_length=64 attention=sdpa")
+    second = next(
+        line for line in said if line.startswith("2 of 4 · sequence_length=64 attention=flash_attention_2 · about ")
+    )
+    assert said[said.index(second) - 1].startswith("ok · step time ") and first < said.index(second)
+    assert sum(line.startswith("unsupported · ") for line in said) == 3
+    sweep = f"outputs/sweeps/{results[0]['group']}"
+    assert (
+        f"results  {sweep}" in said and f"upload   python -m mfubench.tracking {sweep}   (kept offline so far)" in said
+    )
 
 
 @pytest.mark.slow
