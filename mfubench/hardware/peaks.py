@@ -113,10 +113,9 @@ def _last_line(error: Exception) -> str:
 
 
 def _unknown(device_name: str, dtype: str, option: Hardware | None) -> str:
-    given = f"the peak of {device_name!r} in {dtype} is not known, and none is guessed"
-    way_out = f"its dense figure in {dtype}, from the vendor, in FLOP/s: hardware.peak_flops_per_second=312e12"
+    way_out = f"give its dense figure in {dtype}, from the vendor, in FLOP/s: hardware.peak_flops_per_second=312e12"
     if option is not None:
-        return f"{given}; hardware={option.name} has {', '.join(option.peaks)}; give {way_out} (312e12 is an example)"
-    near = nearest_options(device_name)
-    named = f"if it is one of these, name it: {', '.join(f'hardware={n}' for n in near)}; " if near else ""
-    return f"{given}; {named}{'else ' if near else ''}give {way_out} (312e12 is an example)"
+        way_out = f"hardware={option.name} has {', '.join(option.peaks)}; {way_out}"
+    elif near := nearest_options(device_name):
+        way_out = f"if it is one of these, name it: {', '.join(f'hardware={n}' for n in near)}; else {way_out}"
+    return f"the peak of {device_name!r} in {dtype} is not known, and none is guessed; {way_out} (312e12 is an example)"
