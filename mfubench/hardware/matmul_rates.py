@@ -30,16 +30,10 @@ RunTogether = Callable[[Sequence[Sequence[str]], Mapping[str, str], float], list
 
 
 def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> tuple[float, str]:
-    """Measure the best matmul rate of a CPU rank, all ranks at once.
+    """Measure the best matmul rate of a CPU rank in FLOP/s. Returns the mean over all ranks at once, and how it was measured.
 
     Each rank, on cores of its own, keeps the best of many short windows, since whatever else runs on the machine only
-    makes a window slower.
-
-    Returns:
-        FLOP/s, the mean over the ranks, and how they were measured.
-
-    Raises:
-        RuntimeError: it can't be measured.
+    makes a window slower. Raises RuntimeError if it can't be measured.
     """
     cores = len(os.sched_getaffinity(0))
     assert num_ranks * threads_per_rank <= cores, (num_ranks, threads_per_rank, cores)
@@ -58,15 +52,10 @@ def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: Ru
 def gpu_rate(
     machine: Machine, dtype: str, num_devices: int, run_together: RunTogether, folder: Path
 ) -> tuple[float, str]:
-    """Search for the largest matmul rate of the first `num_devices` GPUs, all at once.
+    """Search for the largest matmul rate of a GPU in FLOP/s. Returns the mean over `num_devices` at once, and how it was found.
 
-    A rate is kept in `folder` for each GPU, driver, torch, dtype and method, and found there the next time.
-
-    Returns:
-        FLOP/s, the mean over the GPUs, and how they were measured.
-
-    Raises:
-        RuntimeError: a rate can't be measured.
+    A rate is kept in `folder` for each GPU, driver, torch, dtype and method, and found there the next time. Raises
+    RuntimeError if one can't be measured.
     """
     files = {uuid: folder / f"{_rate_key(machine, uuid, dtype)}.json" for uuid in machine.uuids[:num_devices]}
     missing = [uuid for uuid, file in files.items() if not file.is_file()]

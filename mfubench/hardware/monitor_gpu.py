@@ -169,12 +169,9 @@ class GpuMonitor:
         )
 
     def _query(self, handle: Any, *queries: tuple[Any, ...], scale: float = 1.0) -> float | None:
-        """Ask NVML one query after the other until one is answered; None if none is.
+        """Ask NVML one query after the other until one is answered, and return the answer times `scale`; None without one.
 
-        Args:
-            handle: the GPU.
-            queries: names of functions of NVML, each with its arguments besides the GPU.
-            scale: factor to apply to the answer.
+        `queries`: names of functions of NVML, each with its arguments besides the GPU.
         """
         for name, *rest in queries:
             with suppress(*self._nvml_errors):

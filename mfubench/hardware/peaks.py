@@ -66,10 +66,8 @@ def peak(
     """Find the peak of one device of `machine` in `dtype`.
 
     On a CPU a device is a rank of `threads_per_rank` threads, and the peak is measured now, with all `num_ranks` ranks at
-    once, started by `run_together`.
-
-    Raises:
-        UnknownPeak: the device or its figure in `dtype` is unknown, or a CPU's couldn't be measured.
+    once, started by `run_together`. Raises UnknownPeak if the device or its figure in `dtype` is unknown, or if a CPU's
+    couldn't be measured.
     """
     if hardware.peak_flops_per_second is not None:
         return Peak(hardware.peak_flops_per_second, dtype, "hardware.peak_flops_per_second", measured=False)
@@ -91,10 +89,8 @@ def peak(
 def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> Ceiling:
     """Measure the largest matmul rate of one device of `machine` in `dtype`; a GPU's is kept in the cache folder.
 
-    For a peak that comes from a data sheet or a setting; one that was measured is itself the ceiling.
-
-    Raises:
-        Unavailable: it can't be measured.
+    For a peak that comes from a data sheet or a setting; one that was measured is itself the ceiling. Raises Unavailable
+    if it can't be measured.
     """
     try:
         if machine.device == "cpu":
