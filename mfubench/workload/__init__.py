@@ -26,9 +26,7 @@ class Workload:
     model_path: str  # a folder with config.json, the tokenizer and perhaps weights; or an id on the hub
     tokenizer_path: str  # as model_path
     messages_path: str  # JSONL, one {"messages": [{"role", "content"}, ...]} a line
-    alpaca_path: (
-        str | None
-    )  # JSONL, the same samples, one {"instruction", "input", "output"} a line; None: not all have this shape
+    alpaca_path: str | None  # JSONL, the same as {"instruction", "input", "output"}; None: not all have this shape
     num_samples: int
     revision: str | None  # of the model on the hub
     data_source: str | None = None  # "jsonl sha256:..." or "<dataset on the hub>@<commit>"; None: synthetic
