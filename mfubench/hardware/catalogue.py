@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from operator import itemgetter
+
+import yaml
 
 from mfubench.config import Hardware
 from mfubench.files.paths import CONF
@@ -25,13 +28,11 @@ HARMLESS_WORDS = frozenset(BRANDS | FORMS | MEMORY_KINDS | MEMORY_SIZES)
 
 def known_peaks(device_name: str) -> Hardware | None:
     """Find the option whose peaks hold for a device of this name; None if no option explains every word of it."""
+    words = _name_words(device_name)
     explaining = [
-        (len(pattern), option)
-        for option in options()
-        for pattern in _patterns(option)
-        if _explains(pattern, _name_words(device_name))
+        (len(names), option) for option in options() for names in _patterns(option) if _explains(names, words)
     ]
-    return max(explaining, key=lambda found: found[0])[1] if explaining else None
+    return max(explaining, key=itemgetter(0), default=(0, None))[1]
 
 
 def means(option: Hardware, device_name: str) -> bool:
@@ -48,8 +49,6 @@ def nearest_options(device_name: str) -> list[str]:
 @cache
 def options() -> tuple[Hardware, ...]:
     """Read the options of conf/hardware that name a device, in the order of their names."""
-    import yaml
-
     files = sorted((CONF / "hardware").glob("*.yaml"))
     read = (Hardware(**yaml.safe_load(file.read_text())) for file in files)
     return tuple(option for option in read if option.device_name is not None)

@@ -78,19 +78,10 @@ def planned(hardware: Hardware, num_devices: int) -> Machine:
 def of_gpus(
     hardware: Hardware, driver: str | None, listed: Sequence[Gpu], environment: Mapping[str, str]
 ) -> Machine | None:
-    """Describe the machine by the GPUs that a process with this environment would see.
+    """Describe the machine by the GPUs that a process with this environment would see; None if it would see none.
 
-    Args:
-        hardware: the settings, which may name a kind of GPU.
-        driver: version of the driver.
-        listed: every GPU of the machine, in PCI order.
-        environment: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read from it.
-
-    Returns:
-        None if the process would see no GPU.
-
-    Raises:
-        Unavailable: the visible GPUs are of several kinds, or of another kind than `hardware` names.
+    `listed`: every GPU of the machine, in PCI order. CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read from `environment`.
+    Raises Unavailable if the visible GPUs are of several kinds, or of another kind than `hardware` names.
     """
     gpus = visible(listed, environment.get("CUDA_VISIBLE_DEVICES"), environment.get("CUDA_DEVICE_ORDER"))
     if not gpus:

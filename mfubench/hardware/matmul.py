@@ -40,13 +40,12 @@ MEETING_TIMEOUT_S = 90.0
 
 
 def main() -> dict[str, Any]:
-    """Measure what the command line asks for.
+    """Measure the best rate that the command line asks for, in FLOP/s.
 
-    Returns:
-        The best rate in FLOP/s, its shape (m, n, k), the best of each section of the time, torch's version, and the
-        monotonic times in seconds between which the device was busy.
+    Returns it with its shape (m, n, k), the best of each section of the time, torch's version, and the monotonic times in
+    seconds between which the device was busy.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("device", help="a GPU's UUID, or cpu")
     parser.add_argument("dtype", choices=TORCH_DTYPES)
     parser.add_argument("seconds", type=float, help="time to measure, after the warm-up")
@@ -93,10 +92,7 @@ def search(rate: RateFunction, sizes: Sequence[int], over: Callable[[], bool]) -
     """Search for the shape with the largest rate: the best of all windows that `rate` measured.
 
     First every combination of the sizes; then the neighbours of the best in each dimension, with a step that halves
-    whenever none of them is better; then the best few again until the time is `over`.
-
-    Returns:
-        The shape (m, n, k), and its rate in FLOP/s.
+    whenever none of them is better; then the best few again until the time is `over`. Returns the shape and its rate.
     """
     best: dict[MatmulShape, float] = {}
 

@@ -62,15 +62,10 @@ def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: Ru
 def gpu_rate(
     machine: Machine, dtype: str, num_devices: int, run_together: RunTogether, folder: Path
 ) -> tuple[float, str]:
-    """Search for the largest matmul rate of the first `num_devices` GPUs, all at once.
+    """Search for the largest matmul rate of a GPU in FLOP/s. Returns the mean over `num_devices` at once, and how it was found.
 
-    A rate is kept in `folder` for each GPU, driver, torch, dtype and method, and found there the next time.
-
-    Returns:
-        FLOP/s, the mean over the GPUs, and how they were measured.
-
-    Raises:
-        RuntimeError: a rate can't be measured.
+    A rate is kept in `folder` for each GPU, driver, torch, dtype and method, and found there the next time. Raises
+    RuntimeError if one can't be measured.
     """
     files = {uuid: folder / f"{_rate_key(machine, uuid, dtype)}.json" for uuid in machine.uuids[:num_devices]}
     missing = [uuid for uuid, file in files.items() if not file.is_file()]

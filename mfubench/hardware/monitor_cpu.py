@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from mfubench.hardware.conditions import (
     MIN_SAMPLES,
     CpuConditions,
@@ -47,11 +49,8 @@ class CpuMonitor:
         """Read all counters once. Takes some milliseconds, since it reads the parent of every process of the machine."""
         busy, stolen = core_seconds(STAT.read_text(), self._cores)
         own, threads = own_seconds_and_threads()
-        self._samples.append(
-            _CpuSample(
-                time.perf_counter(), busy, stolen, own, threads, os.getloadavg()[0], _frequency_mhz(self._cores)
-            ),
-        )
+        load, frequency = os.getloadavg()[0], _frequency_mhz(self._cores)
+        self._samples.append(_CpuSample(time.perf_counter(), busy, stolen, own, threads, load, frequency))
 
     def conditions(self, window: Window | None) -> tuple[CpuConditions]:
         """Summarize the samples in the window of the steady steps, or all samples if it is None."""
@@ -117,8 +116,6 @@ def own_seconds_and_threads() -> tuple[float, int]:
     Only a process that ended with nobody to wait for it would be missed; this process is a subreaper while it runs something,
     so orphans become its children.
     """
-    import psutil
-
     here = psutil.Process()
     seconds, threads = 0.0, 0
     for process in (here, *here.children(recursive=True)):
@@ -131,8 +128,6 @@ def own_seconds_and_threads() -> tuple[float, int]:
 
 def _frequency_mhz(cores: frozenset[int]) -> float | None:
     """Mean frequency of these cores; None if the kernel doesn't report it, as in some virtual machines."""
-    import psutil
-
     try:
         each = psutil.cpu_freq(percpu=True)
     except (NotImplementedError, OSError):

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 from mfubench.hardware.conditions import (
     MIN_SAMPLES,
     POWER_CAP,
@@ -65,16 +67,20 @@ class GpuMonitor:
 
         self._nvml = pynvml
         self._nvml_errors = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
-        self._gpus = (
-            [gpu for uuid in uuids if (gpu := self._opened_gpu(uuid)) is not None] if self._driver_opens() else []
-        )
+        self._gpus: list[_Gpu] = []
+        with suppress(*self._nvml_errors):  # no driver answers
+            pynvml.nvmlInit()
+            for uuid in uuids:
+                with suppress(*self._nvml_errors):  # it has lost this GPU
+                    handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+                    users = self._users(handle)
+                    self._gpus.append(_Gpu(uuid, handle, self._xid_events(handle), self._errors(handle), users))
         self.sample()
 
     def sample(self) -> None:
         """Read every GPU once."""
         for gpu in self._gpus:
-            gpu.samples.append(self._read(gpu.handle))
-            gpu.xids += self._new_xids(gpu.events)
+            self._read(gpu)
             self._note_users(gpu)
 
     def conditions(self, window: Window | None) -> tuple[GpuConditions, ...]:
@@ -83,8 +89,7 @@ class GpuMonitor:
         Call it once, after the run's processes have ended: any process on a GPU now counts as foreign.
         """
         for gpu in self._gpus:
-            gpu.samples.append(self._read(gpu.handle))
-            gpu.xids += self._new_xids(gpu.events)
+            self._read(gpu)
         found = tuple(self._summary(gpu, window) for gpu in self._gpus)
         with suppress(*self._nvml_errors):  # it never opened
             for gpu in self._gpus:
@@ -93,42 +98,34 @@ class GpuMonitor:
             self._nvml.nvmlShutdown()
         return found
 
-    def _driver_opens(self) -> bool:
-        try:
-            self._nvml.nvmlInit()
-        except self._nvml_errors:
-            return False
-        return True
+    def _xid_events(self, handle: Any) -> Any | None:
+        """Make the event set that collects the GPU's Xid errors; None if it reports none."""
+        with suppress(*self._nvml_errors):
+            events = self._nvml.nvmlEventSetCreate()
+            self._nvml.nvmlDeviceRegisterEvents(handle, self._nvml.nvmlEventTypeXidCriticalError, events)
+            return events
+        return None
 
-    def _opened_gpu(self, uuid: str) -> _Gpu | None:
-        nvml = self._nvml
-        try:
-            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        except self._nvml_errors:
-            return None
-        events = None
-        try:
-            events = nvml.nvmlEventSetCreate()
-            nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
-        except self._nvml_errors:
-            events = None
-        return _Gpu(uuid, handle, events, self._errors(handle), self._users(handle))
-
-    def _read(self, handle: Any) -> _GpuSample:
-        nvml = self._nvml
-        heat = nvml.NVML_TEMPERATURE_GPU
+    def _read(self, gpu: _Gpu) -> None:
+        """Add a sample of the GPU, and its Xid errors since the last one."""
+        handle, heat = gpu.handle, self._nvml.NVML_TEMPERATURE_GPU
         # The second of a pair is the newer name: drivers have one of them, or both.
         reasons = self._query(
             handle, ("nvmlDeviceGetCurrentClocksThrottleReasons",), ("nvmlDeviceGetCurrentClocksEventReasons",)
         )
-        return _GpuSample(
+        sample = _GpuSample(
             at_s=time.perf_counter(),
-            clock_mhz=self._query(handle, ("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)),
+            clock_mhz=self._query(handle, ("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM)),
             power_w=self._query(handle, ("nvmlDeviceGetPowerUsage",), scale=1e-3),
             temperature_c=self._query(handle, ("nvmlDeviceGetTemperature", heat), ("nvmlDeviceGetTemperatureV", heat)),
             reasons=None if reasons is None else int(reasons),
             energy_j=self._query(handle, ("nvmlDeviceGetTotalEnergyConsumption",), scale=1e-3),
         )
+        gpu.samples.append(sample)
+        if gpu.events is not None:
+            with suppress(*self._nvml_errors):  # a timeout: there are no more
+                for _ in range(MAX_EVENTS_PER_SAMPLE):
+                    gpu.xids.append(int(self._nvml.nvmlEventSetWait(gpu.events, 0).eventData))
 
     def _note_users(self, gpu: _Gpu) -> None:
         """Note the processes that use the GPU and didn't before the run.
@@ -137,23 +134,11 @@ class GpuMonitor:
         its children. In a container the driver may list the host's ids, zeros, or nothing: its ids are trusted only if one
         of ours is among them.
         """
-        import psutil
-
         new = self._users(gpu.handle) - gpu.users_before
         ours = {pid for pid in new if _descends_from_here(pid)}
         gpu.lists_ours |= bool(ours)
         gpu.unrelated |= {pid for pid in new - ours if psutil.pid_exists(pid)}  # else it has just ended
         gpu.max_new_users = max(gpu.max_new_users, len(new))
-
-    def _new_xids(self, events: Any | None) -> list[int]:
-        """Read the Xid errors since the last call, without waiting for any."""
-        codes: list[int] = []
-        while events is not None and len(codes) < MAX_EVENTS_PER_SAMPLE:
-            try:
-                codes.append(int(self._nvml.nvmlEventSetWait(events, 0).eventData))
-            except self._nvml_errors:  # a timeout: there is none
-                break
-        return codes
 
     def _summary(self, gpu: _Gpu, window: Window | None) -> GpuConditions:
         times = [sample.at_s for sample in gpu.samples]
@@ -184,25 +169,20 @@ class GpuMonitor:
         )
 
     def _query(self, handle: Any, *queries: tuple[Any, ...], scale: float = 1.0) -> float | None:
-        """Ask NVML one query after the other until one is answered; None if none is.
+        """Ask NVML one query after the other until one is answered, and return the answer times `scale`; None without one.
 
-        Args:
-            handle: the GPU.
-            queries: names of functions of NVML, each with its arguments besides the GPU.
-            scale: factor to apply to the answer.
+        `queries`: names of functions of NVML, each with its arguments besides the GPU.
         """
         for name, *rest in queries:
-            try:
+            with suppress(*self._nvml_errors):
                 return float(getattr(self._nvml, name)(handle, *rest)) * scale
-            except self._nvml_errors:
-                continue
         return None
 
     def _errors(self, handle: Any) -> int | None:
         """Count the uncorrected memory errors since the driver was loaded."""
         kinds = (self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, self._nvml.NVML_VOLATILE_ECC)
-        usable = self._query(handle, ("nvmlDeviceGetTotalEccErrors", *kinds))
-        return None if usable is None else int(usable)
+        errors = self._query(handle, ("nvmlDeviceGetTotalEccErrors", *kinds))
+        return None if errors is None else int(errors)
 
     def _users(self, handle: Any) -> frozenset[int]:
         """List the ids of the processes that compute on the GPU."""
@@ -216,12 +196,10 @@ def _throttled_shares(reasons: Sequence[int]) -> dict[str, float] | None:
     """Share of the samples in which each reason held; None if there is none."""
     if not reasons:
         return None
-    return {name: sum(1 for in_window in reasons if in_window & bit) / len(reasons) for bit, name in THROTTLES.items()}
+    return {name: sum(bool(bits & bit) for bits in reasons) / len(reasons) for bit, name in THROTTLES.items()}
 
 
 def _descends_from_here(pid: int) -> bool:
-    import psutil
-
     try:
         return os.getpid() in (parent.pid for parent in psutil.Process(pid).parents())
     except psutil.Error:

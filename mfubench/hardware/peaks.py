@@ -68,10 +68,8 @@ def peak(
     """Find the peak of one device of `machine` in `dtype`.
 
     On a CPU a device is a rank of `threads_per_rank` threads, and the peak is measured now, with all `num_ranks` ranks at
-    once, started by `run_together`.
-
-    Raises:
-        UnknownPeak: the device or its figure in `dtype` is unknown, or a CPU's couldn't be measured.
+    once, started by `run_together`. Raises UnknownPeak if the device or its figure in `dtype` is unknown, or if a CPU's
+    couldn't be measured.
     """
     if hardware.peak_flops_per_second is not None:
         return Peak(hardware.peak_flops_per_second, dtype, "hardware.peak_flops_per_second", measured=False)
@@ -94,10 +92,8 @@ def peak(
 def ceiling(machine: Machine, dtype: str, num_ranks: int, threads_per_rank: int, run_together: RunTogether) -> Ceiling:
     """Measure the largest matmul rate of one device of `machine` in `dtype`; a GPU's is kept in the cache folder.
 
-    For a peak that comes from a data sheet or a setting; one that was measured is itself the ceiling.
-
-    Raises:
-        Unavailable: it can't be measured.
+    For a peak that comes from a data sheet or a setting; one that was measured is itself the ceiling. Raises Unavailable
+    if it can't be measured.
     """
     try:
         if machine.device == "cpu":
@@ -124,10 +120,9 @@ def _last_line(error: Exception) -> str:
 
 
 def _unknown(device_name: str, dtype: str, option: Hardware | None) -> str:
-    given = f"the peak of {device_name!r} in {dtype} is not known, and none is guessed"
-    way_out = f"its dense figure in {dtype}, from the vendor, in FLOP/s: hardware.peak_flops_per_second=312e12"
+    way_out = f"give its dense figure in {dtype}, from the vendor, in FLOP/s: hardware.peak_flops_per_second=312e12"
     if option is not None:
-        return f"{given}; hardware={option.name} has {', '.join(option.peaks)}; give {way_out} (312e12 is an example)"
-    near = nearest_options(device_name)
-    named = f"if it is one of these, name it: {', '.join(f'hardware={n}' for n in near)}; " if near else ""
-    return f"{given}; {named}{'else ' if near else ''}give {way_out} (312e12 is an example)"
+        way_out = f"hardware={option.name} has {', '.join(option.peaks)}; {way_out}"
+    elif near := nearest_options(device_name):
+        way_out = f"if it is one of these, name it: {', '.join(f'hardware={n}' for n in near)}; else {way_out}"
+    return f"the peak of {device_name!r} in {dtype} is not known, and none is guessed; {way_out} (312e12 is an example)"

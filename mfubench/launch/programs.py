@@ -22,18 +22,10 @@ RESPOND_WITHIN_S = 60.0  # a command line that imports torch takes some ten seco
 def responds(command: tuple[str, ...]) -> bool:
     """True if the program exits with 0 within a minute; run once in this process."""
     try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, processes.RUN_TAG: guarded_tag()[0]},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=RESPOND_WITHIN_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):  # missing, or not executable
+        run_together([command], {}, RESPOND_WITHIN_S)
+    except (OSError, RuntimeError):  # missing or not executable, failed or too slow
         return False
-    return done.returncode == 0
+    return True
 
 
 def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str], timeout_s: float) -> list[str]:
@@ -46,6 +38,7 @@ def run_together(commands: Sequence[Sequence[str]], environment: Mapping[str, st
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
         )
         for command in commands
     ]
@@ -71,10 +64,9 @@ def commit_of(root: Path) -> str | None:
     """Return the commit of a checkout, with -dirty if it has changes; None without a checkout or without git."""
     if not (root / ".git").exists():  # else git would describe any repository around an installed package
         return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
-        return run_together([["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]], {}, 10)[
-            0
-        ].strip()
+        return run_together([describe], {}, 10)[0].strip()
     except (OSError, RuntimeError):
         return None
 

@@ -208,15 +208,14 @@ def _resolve(where: str, layers: list[dict[str, Any]], known: Mapping[str, Any])
     merged = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
     root = OmegaConf.create({**known, "it": merged})
     try:
-        resolved = OmegaConf.to_container(root.it, resolve=True)
+        resolved: Any = OmegaConf.to_container(root.it, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{where}: {str(error).splitlines()[0]}",
             given="an interpolation of what isn't there",
             expected=f"${{...}} of {', '.join(known)}",
         ) from error
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return dict(resolved)
 
 
 def _spliced(command: list[Any]) -> list[str]:

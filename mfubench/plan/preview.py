@@ -31,11 +31,8 @@ def preview(prepared: Prepared, settings: Mapping[str, str], peak: Peak | None) 
     for name, text in {plan.config_path.name: plan.config_text, **plan.other_files}.items():
         _heading(name, console)
         console.print(text.rstrip(), soft_wrap=True, highlight=False, markup=False)
-    longest = settings.get("padding") == "longest"
-    _heading(
-        "FLOPs of an optimizer step on one device" + (", at most: all samples at full length" if longest else ""),
-        console,
-    )
+    at_most = ", at most: all samples at full length" if settings.get("padding") == "longest" else ""
+    _heading(f"FLOPs of an optimizer step on one device{at_most}", console)
     second_count = second_count_in_words(prepared.target.experiment, prepared.second_count)
     console.print(_flops_table(prepared.flops, second_count, peak))
     _heading("expected memory of one device (an estimate)", console)

@@ -100,10 +100,9 @@ def check_supported(experiment: Experiment, values: Values, defaults: Values) ->
     if values["data"] != defaults["data"]:
         asked["data.padding"] = experiment.data.padding
     for setting, value in asked.items():
-        default = defaults.get(setting, "its own")
-        applies = default is not None
+        default = defaults.get(setting, "its own")  # None: it means nothing in this mode
         reaches = any(name == setting or name.startswith(f"{setting}.") for name in mapped)
-        if applies and not reaches and value != default:
+        if default is not None and not reaches and value != default:
             raise Unsupported(
                 f"{framework.name} has no way to set {setting}={_as_written(value)}; it runs with {_as_written(default)}"
             )

@@ -26,9 +26,7 @@ class Workload:
     model_path: str  # a folder with config.json, the tokenizer and perhaps weights; or an id on the hub
     tokenizer_path: str  # as model_path
     messages_path: str  # JSONL, one {"messages": [{"role", "content"}, ...]} a line
-    alpaca_path: (
-        str | None
-    )  # JSONL, the same samples, one {"instruction", "input", "output"} a line; None: not all have this shape
+    alpaca_path: str | None  # JSONL, the same as {"instruction", "input", "output"}; None: not all have this shape
     num_samples: int
     revision: str | None  # of the model on the hub
     data_source: str | None = None  # "jsonl sha256:..." or "<dataset on the hub>@<commit>"; None: synthetic
@@ -101,14 +99,7 @@ def prepare_workload(
 def _model_folder(model: config.Model, weights_seed: int | None, dtype: str, folder: Path) -> Path | None:
     """The model's folder in the cache; None: the framework fetches it from the hub."""
     if model.weights == "hub":
-        if model.hub_id is None:
-            raise ValueError(
-                f"model {model.name}: weights is hub and hub_id is null; name the id, or set model.weights=random"
-            )
         return None
-    if model.weights != "random":
-        raise ValueError(f"model {model.name}: weights is {model.weights!r}; expected random or hub")
-
     made_of = {
         "architecture": model.architecture,
         "dtype": dtype,

@@ -56,11 +56,8 @@ def fetch(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def ask() -> None:
-        HfApi().dataset_info(hub_id, revision=revision, timeout=HUB_TIMEOUT_S)
-
     try:
-        _within(HUB_TIMEOUT_S, ask)
+        _within(HUB_TIMEOUT_S, lambda: HfApi().dataset_info(hub_id, revision=revision, timeout=HUB_TIMEOUT_S))
         return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
     except Exception as error:  # also those of the client's HTTP library, which differs between versions
         cause = _cause(error, revision)
@@ -82,9 +79,8 @@ def read_snapshot(folder: Path, hub_id: str, wanted: int) -> Rows:
         try:
             dataset = load_dataset(str(folder), split="train", cache_dir=temporary)
         except (DatasetsError, FileNotFoundError, ValueError) as error:
-            raise _dataset_error(
-                hub_id, f"can't be read: {_first_line(error)}", "a dataset with a split called train"
-            ) from error
+            problem, expected = f"can't be read: {_first_line(error)}", "a dataset with a split called train"
+            raise _dataset_error(hub_id, problem, expected) from error
         return rows_of(dataset, hub_id, wanted)
 
 
@@ -111,17 +107,16 @@ def _dataset_error(hub_id: str, problem: str, expected: str) -> ConfigError:
     return ConfigError(f"the dataset {hub_id} {problem}", given=f"data.hub_id={hub_id}", expected=expected)
 
 
-def _within(seconds: float, call: Callable[[], None]) -> None:
+def _within(seconds: float, call: Callable[[], object]) -> None:
     """Call, and raise TimeoutError after so many seconds.
 
     The client's own limit is one of many: it holds for each address of the host, and not for looking up its name.
     """
-    done: Future[None] = Future()
+    done: Future[object] = Future()
 
     def call_and_report() -> None:
         try:
-            call()
-            done.set_result(None)
+            done.set_result(call())
         except BaseException as error:
             done.set_exception(error)
 
@@ -130,24 +125,16 @@ def _within(seconds: float, call: Callable[[], None]) -> None:
 
 
 def _cause(error: Exception, revision: str | None) -> str:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors
 
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set"
-    if isinstance(error, TimeoutError):
-        return f"the hub doesn't answer within {HUB_TIMEOUT_S:g} s"
-    if isinstance(error, GatedRepoError):
-        return "it is gated, and this account has no access"
-    if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no dataset of that name, or none that this account may see"
-    if isinstance(error, RevisionNotFoundError):
-        return f"it has no revision {revision}"
-    return _first_line(error)
+    causes = {
+        errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE is set",
+        TimeoutError: f"the hub doesn't answer within {HUB_TIMEOUT_S:g} s",
+        errors.GatedRepoError: "it is gated, and this account has no access",  # a RepositoryNotFoundError, too
+        errors.RepositoryNotFoundError: "the hub has no dataset of that name, or none that this account may see",
+        errors.RevisionNotFoundError: f"it has no revision {revision}",
+    }
+    return next((cause for kind, cause in causes.items() if isinstance(error, kind)), _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

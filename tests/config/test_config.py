@@ -142,6 +142,7 @@ def test_a_sweep_may_be_asked_for_anywhere_on_the_line() -> None:
         ["+nothing=1"],
         ["~mode"],
         ["mode=1"],
+        ["model.weights=rand"],
         ["model.revision=abc"],
         ["hydra.launcher.n_jobs=4"],
         ["seed=4294967296"],

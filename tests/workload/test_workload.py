@@ -211,8 +211,6 @@ HUGE = {"num_hidden_layers": 100, "hidden_size": 65536, "intermediate_size": 262
         (lambda: small(hidden_size="big"), "transformers rejects it as a llama config"),
         (lambda: small(vocab_size=1000), "expected 6824 or more"),
         (lambda: small(**HUGE), "GB are free"),
-        (lambda: config.Model("m", None, None, "hub", SMALL), "hub_id is null"),
-        (lambda: config.Model("m", None, None, "rand", SMALL), "expected random or hub"),
     ],
 )
 def test_a_model_that_cannot_be_made_is_a_value_error_and_leaves_nothing(
