@@ -65,8 +65,8 @@ def _utilisation(study: Study, pairs: Pairs) -> Section:
         title=f"{study.title}: utilisation, published and measured",
         paragraphs=(
             f"Published in: {study.source}.",
-            f"The figure printed there as MFU is {' and '.join(meanings)}. Its HFU and its MFU are the FLOPs counted here "
-            f"for the published settings / (published step time × {study.peak_flops_per_second / 1e12:.4g} TFLOP/s).",
+            f"The figure printed there as MFU is {' and '.join(meanings)}. Its HFU and its MFU are the FLOPs counted "
+            f"here for the published settings / (published step time × {study.peak_flops_per_second / 1e12:.4g} TFLOP/s).",
             f"Published: {study.hardware}. Here: {', '.join(here) or 'no device'}.",
             *_differing(study, pairs),
             *study.remarks,
@@ -88,9 +88,9 @@ def _flops(study: Study, pairs: Pairs) -> Section:
     return Section(
         title=f"{study.title}: TFLOP of a step on one device, published and counted",
         paragraphs=(
-            "Counted: by this project's closed form, for the published settings, as PyTorch's counter counts: the backward "
-            "pass of fused attention is 2.5 times its forward pass. In model TFLOP it is twice, as in PaLM. The last two "
-            "columns are of the runs here.",
+            "Counted: by this project's closed form, for the published settings, as PyTorch's counter counts: the "
+            "backward pass of fused attention is 2.5 times its forward pass. In model TFLOP it is twice, as in PaLM. The "
+            "last two columns are of the runs here.",
         ),
         headers=("framework", "mode", "published", "counted", *without, "model", "hardware here", "model here"),
         rows=rows,

@@ -1,1 +1,1 @@
-"""Reference results: outputs/reference/<hardware>/<study>/ in; what is wrong with them, and the README's tables, out."""
+"""Check reference results, those in outputs/reference/<hardware>/<study>/."""

@@ -1,7 +1,7 @@
 """`python -m mfubench.reference [DIR]`: checks the reference results below DIR, by default outputs/reference/.
 
-Each folder <hardware>/<study>/ has results and, in `command.txt`, the one command that makes them. Exit status: 0 nothing is
-wrong, 1 something is, or there is nothing in DIR.
+Each folder <hardware>/<study>/ has results and, in `command.txt`, the one command that makes them. Exit status: 0
+nothing is wrong, 1 something is, or there is nothing in DIR.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def measured_again(result: Result, experiment: Experiment) -> Result:
 
 
 def _option_and_peak(device: FoundHardware) -> tuple[str | None, float]:
-    """Return a device's option of conf/hardware and its peak there, NaN if it has none; a CPU's peak is the measured one."""
+    """Return a device's option of conf/hardware and its peak there, NaN if it has none; of a CPU, the measured peak."""
     if device.device == "cpu":
         return "cpu", device.peak_flops_per_second or math.nan
     known = known_peaks(device.device_name)
