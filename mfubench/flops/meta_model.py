@@ -129,18 +129,14 @@ def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """A context with gradients on, random state restored and libraries silent, whose messages would not be about the run."""
+    """A context with gradients on, random state restored and logging off: libraries' messages would not be about the run."""
     import torch
-    import transformers  # noqa: F401  # its first import sets its logger's level, so before levels are saved
 
-    loggers = [logging.getLogger(name) for name in ("transformers", "peft", "torch", "bitsandbytes")]
-    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+        logging.disable()
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(disabled)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from mfubench.config import Experiment, GradientCheckpointing
 from mfubench.config.vocabulary import RECOMPUTATIONS
@@ -40,8 +41,8 @@ def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
     seen = sum(counted) if len(counted) == ranks else None
     causes: list[str] = []
     if seen is not None and abs(seen - expected) > MAX_RELATIVE_DIFFERENCE * expected:
-        told = [rank.work.get("recomputation") for rank in records.ranks]
-        kinds = RECOMPUTATIONS if None in told else tuple(kind for kind in RECOMPUTATIONS if kind in told)
+        recorded = [rank.work.get("recomputation") for rank in records.ranks]
+        kinds = RECOMPUTATIONS if None in recorded else tuple(kind for kind in RECOMPUTATIONS if kind in recorded)
         causes = min(_explanations(seen, batches, experiment, kinds), key=len, default=[])
     return InSitu(
         flops=None if seen is None else seen / ranks,
@@ -62,8 +63,9 @@ def _explanations(
     positions is a cause only if nothing else changed.
     """
     asked = experiment.gradient_checkpointing.name
-    for kind, (kernel, with_kernel) in product(dict.fromkeys((asked, *kinds)), _kernels(experiment.attention)):
-        would_do = with_kernel(profile_of(replace(experiment, gradient_checkpointing=GradientCheckpointing(kind))))
+    for kind, (kernel, changes) in product(dict.fromkeys((asked, *kinds)), _kernels(experiment.attention).items()):
+        recomputing = replace(experiment, gradient_checkpointing=GradientCheckpointing(kind))
+        would_do = replace(profile_of(recomputing), **changes)
         expected = _hardware_flops(would_do, batches)
         changed = [f"it recomputes as gradient_checkpointing={kind}"] * (kind != asked) + [kernel] * bool(kernel)
         if abs(seen - expected) <= MATCH_TOLERANCE * expected:
@@ -99,16 +101,12 @@ def _through_lm_head(
             yield found
 
 
-def _kernels(asked: str) -> Iterator[tuple[str, Callable[[Profile], Profile]]]:
-    """Yield the attention asked for, then others: a sentence, and the change to the profile."""
-    yield "", lambda profile: profile
-    if asked == "eager":
-        yield "attention ran in a fused kernel", lambda profile: replace(profile, attention="sdpa")
-    else:
-        eager = "attention ran as separate products (eager, or SDPA's math kernel)"
-        yield eager, lambda profile: replace(profile, attention="eager")
-    unseen = "attention ran in a kernel that can't be seen"
-    yield unseen, lambda profile: replace(profile, executed_attention=())
+def _kernels(asked: str) -> dict[str, dict[str, Any]]:
+    """The attention asked for, then others: a sentence -> the fields of the profile that it changes."""
+    fused = {"attention ran in a fused kernel": {"attention": "sdpa"}}
+    separate = {"attention ran as separate products (eager, or SDPA's math kernel)": {"attention": "eager"}}
+    unseen = {"attention ran in a kernel that can't be seen": {"executed_attention": ()}}
+    return {"": {}} | (fused if asked == "eager" else separate) | unseen
 
 
 def _hardware_flops(profile: Profile, batches: Sequence[MicroBatch]) -> int:

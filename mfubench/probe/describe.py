@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .first_step import FirstStep, four_bit_state, is_compiled, size
+from .first_step import ATTENTION_CALLS, FirstStep, four_bit_state, is_compiled, size
 from .liger import find_liger_kernels
 
 # The attributes of wrappers that hold the wrapped module: data parallelism, torch.compile, sharding, adapters.
@@ -49,7 +49,10 @@ def describe_work(root: nn.Module, first: FirstStep) -> dict[str, Any]:
         "tf32": _tf32(),
         "optimizers": _optimizers(first),
         "optimizers_step_copies": _step_copies(trainable, first),
-        "attention": _attention_fields(config, first),
+        "attention": {
+            "implementation": getattr(config, "_attn_implementation", None),  # named in the config
+            **(first.attention_calls or dict.fromkeys(ATTENTION_CALLS)),
+        },
         **_recomputation(root, first),
         "liger_kernels": find_liger_kernels(root),
         "compiled": any(is_compiled(module) for module in root.modules()),
@@ -148,17 +151,6 @@ def _optimizers(first: FirstStep) -> list[dict[str, Any]]:
         }
         for (name, fused), alike in kinds.items()
     ]
-
-
-def _attention_fields(config: Any, first: FirstStep) -> dict[str, Any]:
-    """The implementation named in the config, and the fused attention calls of the first step's training forwards."""
-    calls = first.attention_calls
-    return {
-        "implementation": getattr(config, "_attn_implementation", None),
-        "sdpa_calls": None if calls is None else calls["all"],
-        "sdpa_causal_calls": None if calls is None else calls["causal"],
-        "sdpa_masked_calls": None if calls is None else calls["masked"],
-    }
 
 
 def _recomputation(root: nn.Module, first: FirstStep) -> dict[str, Any]:

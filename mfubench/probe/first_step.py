@@ -6,7 +6,6 @@ Observed closely only once, since this costs more per module call than a timed s
 from __future__ import annotations
 
 import math
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 # This package's optimizers take each parameter's gradient away before they start.
 TAKES_GRADIENTS = "deepspeed"
+# Counted calls: all, the causal ones, those with a mask.
+ATTENTION_CALLS = ("sdpa_calls", "sdpa_causal_calls", "sdpa_masked_calls")
 
 
 class FirstStep:
@@ -28,7 +29,7 @@ class FirstStep:
         self.autocast: str | None = None
         # Weight elements by their products' dtype. No Counter: torch.compile would compile its __missing__.
         self.linear_dtypes: dict[str, int] = {}
-        self.attention_calls: Counter[str] | None = None  # None: compiled, so calls can't be seen
+        self.attention_calls: dict[str, int] | None = None  # by ATTENTION_CALLS; None: compiled, so calls can't be seen
         self.with_gradient: set[int] = set()  # ids of trainable parameters
         self.hears_gradients = False  # True: also observes gradients as they arrive, not only when an optimizer starts
         self.optimizers: dict[int, OptimizerFacts] = {}
@@ -43,7 +44,7 @@ class FirstStep:
         self._hooks: list[RemovableHandle] = []
         if any(is_compiled(module) for module in self._modules):
             return
-        self._count_attention_calls(Counter())
+        self._count_attention_calls()
         if any(type(module).__module__.startswith(TAKES_GRADIENTS) for module in self._modules):
             self._hear_gradients()
 
@@ -100,17 +101,17 @@ class FirstStep:
         for parameter in self._trainable:
             self._hooks.append(parameter.register_hook(partial(arrived, id(parameter))))
 
-    def _count_attention_calls(self, calls: Counter[str]) -> None:
-        """Count, until `stop`, the calls inside training forwards: all, the causal ones, those with a mask."""
-        self.attention_calls = calls
+    def _count_attention_calls(self) -> None:
+        """Count, until `stop`, the calls inside training forwards."""
+        calls = self.attention_calls = dict.fromkeys(ATTENTION_CALLS, 0)
         original = self._attention
 
         def counting(*args: Any, **kwargs: Any) -> Any:
             if self.in_training_forward:
                 named = {**dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args)), **kwargs}
-                calls["all"] += 1
-                calls["causal"] += bool(named.get("is_causal"))
-                calls["masked"] += named.get("attn_mask") is not None
+                calls["sdpa_calls"] += 1
+                calls["sdpa_causal_calls"] += bool(named.get("is_causal"))
+                calls["sdpa_masked_calls"] += named.get("attn_mask") is not None
             return original(*args, **kwargs)
 
         self._counter = F.scaled_dot_product_attention = counting

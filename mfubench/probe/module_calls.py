@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
+import timeit
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
@@ -81,13 +81,7 @@ def cost_of_an_inner_call_ns(observer: Observer) -> float:
 
 def _fastest_ns(call: Callable[..., Any]) -> float:
     """Nanoseconds of a call with an input, in the fastest of several rounds: other programs only slow them down."""
-    rounds = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter_ns()
-        for _ in range(CALLS):
-            call(None, None)
-        rounds.append(time.perf_counter_ns() - began)
-    return min(rounds) / CALLS
+    return min(timeit.repeat(lambda: call(None, None), number=CALLS, repeat=ROUNDS)) / CALLS * 1e9
 
 
 def _watched(original: Callable[..., Any], observer: Observer, here: _CallState) -> Callable[..., Any]:

@@ -182,16 +182,16 @@ class Observer:
                 return False
             self._adopt(module)
         elif self._step.ended and self.details is not None:
-            self._end_details(module)
+            self._end_details(module, self.details)
             second = True
         elif self._step.ended and self._count is not None:
-            self._end_count(module)
-        line: dict[str, Any] = {**_moment(), "root": self._root_modules.number(module)}
+            self._end_count(module, self._count)
+        line: dict[str, Any] = {**_moment()}
         if self._step.ended:
             line["before"] = self._step.opens_next()
         real, trained, ids = self._batches.take(shape)
         line.update(step=self._step.index, shape=shape, real=real, trained=trained, ids=ids)
-        self._writer.write("forward", {**line, **self._step.on_device()})
+        self._write("forward", module, {**line, **self._step.on_device()})
         self._root_runs = True
         if self.details is not None:
             self.details.in_training_forward = True
@@ -201,25 +201,23 @@ class Observer:
             self._count = StepCount(module)
         return True
 
-    def _end_details(self, root: nn.Module) -> None:
-        assert self.details is not None
-        self._writer.write(
-            "work", {"root": self._root_modules.number(root), **describe.describe_work(root, self.details)}
-        )
+    def _end_details(self, root: nn.Module, details: FirstStep) -> None:
+        self._write("work", root, describe.describe_work(root, details))
         self.details = None
         self._step.unclocked_ns = round(self._inner_calls * cost_of_an_inner_call_ns(self))
 
-    def _end_count(self, root: nn.Module) -> None:
-        assert self._count is not None
-        count, self._count = self._count, None
-        self._writer.write(
-            "flops", {"root": self._root_modules.number(root), "step": self._step.index, **count.ended()}
-        )
+    def _end_count(self, root: nn.Module, count: StepCount) -> None:
+        self._count = None
+        self._write("flops", root, {"step": self._step.index, **count.ended()})
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
         """Note that the model is trained without its wrapper: to the reader another root, and it refuses two."""
-        moment = {**_moment(), "root": self._root_modules.number(module), "step": self._step.index}
-        self._writer.write("forward", {**moment, "shape": shape, "real": None, "trained": None})
+        fields = {"step": self._step.index, "shape": shape, "real": None, "trained": None}
+        self._write("forward", module, {**_moment(), **fields})
+
+    def _write(self, event: str, root: nn.Module, fields: dict[str, Any]) -> None:
+        """Write an event of a root module."""
+        self._writer.write(event, {"root": self._root_modules.number(root), **fields})
 
     def _adopt(self, module: nn.Module) -> None:
         """Make `module` the root from here on; it begins a step."""
@@ -231,8 +229,7 @@ class Observer:
         self.details = None
         if self._root_modules.replace(module):
             names = [type(link).__name__ for link in describe.chain(module)]
-            number = self._root_modules.number(module)
-            self._writer.write("root", {"root": number, "class": type(module).__name__, "wrappers": names})
+            self._write("root", module, {"class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
             self._inner_calls = 0
         self._step.ended = True

@@ -38,10 +38,10 @@ def switch_on_the_probe(folder: str) -> None:
         spec.loader.exec_module(module)
         module.switch_on(folder)
     except Exception as error:
-        say_so(folder, repr(error))
+        record_error(folder, repr(error))
 
 
-def say_so(folder: str, error: str) -> None:
+def record_error(folder: str, error: str) -> None:
     """Record that the probe itself could not be loaded, and so neither could its writer."""
     try:
         with open(os.path.join(folder, "errors.%d.jsonl" % os.getpid()), "a") as file:
