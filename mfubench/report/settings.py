@@ -84,6 +84,18 @@ def settings_in_words(asked: Mapping[str, Any], framework: str, precision: str |
     } | {setting.reported: "its own" for setting in left_open}
 
 
+def weighty_versions(result: Result) -> dict[str, str]:
+    """Return the versions that matter of the framework's environment, and the driver; none if unknown."""
+    driver = getattr(result.hardware, "driver", None)
+    framework = result.settings["framework"]["name"].lower()
+    wanted = {framework.replace("_", "-"), framework.replace("_", ""), *packages("step")}
+    installed = {
+        name.lower().replace("_", "-"): version for name, version in result.provenance.framework_environment.items()
+    }
+    told = {name: installed[name] for name in sorted(wanted) if name in installed}
+    return told | {"driver": driver} if told and driver else told
+
+
 def one_line(text: str) -> str:
     """The text without line breaks and without what a terminal would obey: a result may be somebody else's."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -134,7 +146,7 @@ def _recipe(result: Result) -> str:
 
 def _versions(results: Sequence[Result]) -> list[str | None]:
     """Return, for each result, the versions that differ between runs of a framework; None if unknown."""
-    weighty = [_weighty(result) for result in results]
+    weighty = [weighty_versions(result) for result in results]
     frameworks = [result.framework for result in results]
     names = [
         name
@@ -142,14 +154,3 @@ def _versions(results: Sequence[Result]) -> list[str | None]:
         if _differ(frameworks, [own.get(name, "none") if own else None for own in weighty])
     ]
     return [", ".join(f"{name} {own[name]}" for name in names if name in own) if own else None for own in weighty]
-
-
-def _weighty(result: Result) -> dict[str, str]:
-    """Return the versions that matter of the framework's environment, and the driver; none if unknown."""
-    driver = getattr(result.hardware, "driver", None)
-    wanted = {result.settings["framework"]["name"].lower().replace("_", "-"), *packages("step")}
-    installed = {
-        name.lower().replace("_", "-"): version for name, version in result.provenance.framework_environment.items()
-    }
-    told = {name: installed[name] for name in sorted(wanted) if name in installed}
-    return told | {"driver": driver} if told and driver else told

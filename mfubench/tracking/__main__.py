@@ -1,11 +1,13 @@
 """The command: `python -m mfubench.tracking DIR...` uploads results (again); `--workspace` saves a view that compares them.
 
-Exit status: 0 all are there; 1 not all, or no workspace; 2 there is no result.
+Exit status: 0 all are there, or WANDB_MODE is disabled; 1 not all, or no workspace; 2 there is no result.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -28,14 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folders", metavar="DIR", nargs="+", type=Path, help="a run's folder, or one with runs below it"
     )
-    parser.add_argument("--mode", choices=("online", "offline"), default="online", help="default: %(default)s")
-    parser.add_argument("--project", help="default: the one that the run was started with")
+    parser.add_argument("--mode", choices=("online", "offline"), help="default: $WANDB_MODE, or online")
+    parser.add_argument("--project", help="default: the run's tracking.project, $WANDB_PROJECT or mfubench")
     parser.add_argument("--entity", help="user or team; default: the one that the run was started with")
     parser.add_argument("--workspace", action="store_true", help="save a workspace that compares these runs, too")
     parser.add_argument("--name", help="of the workspace; one of this name is replaced; default: the folders' names")
     given = parser.parse_args(argv)
-    if given.workspace and given.mode == "offline":
-        parser.error("--workspace needs runs that are on W&B: leave out --mode offline")
+    mode = given.mode or os.environ.get("WANDB_MODE") or "online"
+    if mode == "disabled":
+        print("mfubench.tracking: WANDB_MODE is disabled, so nothing is uploaded; --mode online would")
+        return 0
+    if given.workspace and mode == "offline":
+        parser.error("--workspace needs runs that are on W&B: --mode online")
     if given.name and (refused := sorted(set(filter(_is_symbol, given.name)))):
         parser.error(f"--name: W&B takes no {' '.join(refused)} in a workspace's name")
 
@@ -43,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not paths:
         print(f"mfubench.tracking: no {FILE_NAME} in or below {', '.join(map(str, given.folders))}", file=sys.stderr)
         return 2
-    logged = _upload(paths, given.mode, given.project, given.entity)
+    command = shlex.join(["python", "-m", "mfubench.tracking", *(sys.argv[1:] if argv is None else argv)])
+    logged = _upload(paths, mode, given.project, given.entity, command)
     complete = len(logged) == len(paths)
     if given.workspace:
         complete &= _save_workspaces(given.name or _name(given.folders), logged)
@@ -51,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _upload(
-    paths: Sequence[Path], mode: str, project: str | None, entity: str | None
+    paths: Sequence[Path], mode: str, project: str | None, entity: str | None, command: str
 ) -> Mapping[Path, tuple[Result, Logged]]:
     """The results that were logged, by their files; says of each file what became of it."""
     logged: dict[Path, tuple[Result, Logged]] = {}
@@ -62,12 +69,11 @@ def _upload(
         except UnreadableResult as error:
             print(f"{path.parent}: {error}", flush=True)
         except NotBegun as error:
-            print(f"{path.parent}: not logged to W&B: {error}", flush=True)
-            if rest := len(paths) - number:
-                print(f"{rest} more not tried: the same command again, once this is right, logs them all")
+            missing = f"{path.parent}" + (f" and {rest} more" if (rest := len(paths) - number) else "")
+            print(f"{missing}: not logged to W&B: {error}. Later: {command}", flush=True)
             break
         except (Exception, SystemExit) as error:  # W&B may sys.exit
-            print(f"{path.parent}: not logged to W&B: {why(error)}; the same command again completes it", flush=True)
+            print(f"{path.parent}: not logged to W&B: {why(error)}. To complete it: {command}", flush=True)
         else:
             logged[path] = (result, run)
             where = f": {run.url}" if run.url else ""

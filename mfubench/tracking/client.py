@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -59,6 +60,8 @@ def client(mode: str) -> Iterator[Any]:
                     raise NotBegun("nobody is logged in; run `wandb login` or set WANDB_API_KEY")
                 settings.mode = "online" if logged_in else "offline"
                 wandb.setup(settings)
+            # Without a server this flag has one effect: the summary's own `_wandb.runtime` isn't replaced by the client's.
+            settings.x_server_side_derived_summary = settings.mode == "offline"
             yield settings
         finally:
             _teardown(wandb)
@@ -113,9 +116,11 @@ def _settings(wandb: Any) -> Any:
 def _environment_kept() -> Iterator[None]:
     """Keep W&B quiet, and remove the variables it sets, which the next job would inherit (WANDB_SERVICE)."""
     before = dict(os.environ)
-    os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # the latter: reports on W&B's client
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="mfubench-wandb-") as folder:  # without any, its log is on the terminal
+            os.environ |= {"WANDB_SILENT": "true", "WANDB_CACHE_DIR": folder, "WANDB_DIR": folder}
+            os.environ["WANDB_ERROR_REPORTING"] = "false"  # reports on W&B's client
+            yield
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from mfubench.result.result_file import FILE_NAME
 from mfubench.tracking import content
 from mfubench.tracking.client import NotBegun, client, mode_of
 
+SILENT = re.compile("dial tcp|deadline exceeded|Timed out")  # in the client's words for a server that it can't reach
 LARGEST_LOG_BYTES = 5_000_000
 ARTIFACT_TYPE = "mfubench-result"
 
@@ -74,21 +76,25 @@ def log(result: Result, tracking: Tracking, folder: Path) -> Logged:
     """
     import wandb
 
+    summary = content.summary(result)
     with client(tracking.mode) as settings:
         run = _begun(wandb, result, tracking, folder, settings)
         try:  # not `with run`, which would print a traceback
             for name in ("step", "warmup"):
                 run.define_metric(name, summary="none", hidden=True)  # an axis and a mark, no plots of their own
-            for name in PER_STEP:
+            for name in (*PER_STEP, content.PROFILED):
                 run.define_metric(name, step_metric="step", summary="none")
             for row in content.history(result):
                 run.log(row, step=int(row["step"]))
-            run.summary.update(content.summary(result))
+            run.summary.update(summary)
             artifact = run.log_artifact(_artifact(wandb, result, folder))
             if settings.mode == "online":
                 artifact.wait(int(settings.finish_timeout))  # finish() would end well without it
         finally:
             run.finish(exit_code=0 if result.status == "ok" else 1)
+        if settings.mode == "online":  # `finish` gives it the seconds of the upload
+            api = wandb.Api(overrides={"entity": run.entity}, timeout=int(settings.finish_timeout))
+            api.run(f"{run.entity}/{run.project}/{run.id}").summary.update(summary)
         return Logged(run.id, run.project, run.entity or None, run.url)
 
 
@@ -99,22 +105,25 @@ def why(error: BaseException) -> str:
 
 def _begun(wandb: Any, result: Result, tracking: Tracking, folder: Path, settings: Any) -> Any:
     run_id = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()[:16]
+    added = filter(None, (tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")))
+    config = content.config(result)
     try:
         return wandb.init(
-            project=tracking.project,
-            entity=tracking.entity,
+            project=tracking.project or os.environ.get("WANDB_PROJECT") or "mfubench",
+            entity=tracking.entity,  # None: WANDB_ENTITY, or the user
             group=result.group,
             job_type=result.settings["mode"]["name"],
-            name=result.name,
-            tags=content.tags(result),
-            config=content.config(result),
+            name=os.environ.get("WANDB_NAME") or result.name,
+            tags=list(dict.fromkeys((*content.tags(result), *added))),
+            config=config,
             id=run_id,
             resume="allow",
             dir=folder,
             settings=settings,
         )
     except (Exception, SystemExit) as error:
-        raise NotBegun(why(error)) from error
+        silent = SILENT.search(str(error)) and f"{wandb.setup().settings.base_url} doesn't answer (no network?)"
+        raise NotBegun(silent or why(error)) from error
 
 
 def _artifact(wandb: Any, result: Result, folder: Path) -> Any:

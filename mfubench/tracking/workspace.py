@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from mfubench.tracking.client import client
+from mfubench.tracking.content import PROFILED
 
 # Okabe and Ito's colours, which the colour-blind tell apart, too: one for each framework.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+COLUMNS = ("mfu", "step_time_s", "tokens_per_second_per_device", "peak_memory_bytes", "status")
+BY_STEP = {
+    "step_time_s": "Step time in s",
+    "tokens_per_second_per_device": "Tokens per second and device",
+    "mfu": "MFU (fraction of the peak)",
+    "hfu": "HFU (fraction of the peak)",
+    PROFILED: "Profiled TFLOP of a step and device",
+}
 
 
 def save(name: str, entity: str, project: str, frameworks: Mapping[str, str]) -> str:
@@ -30,13 +39,7 @@ def save(name: str, entity: str, project: str, frameworks: Mapping[str, str]) ->
                 filters=ws.And(ws.Metric("ID").isin(list(frameworks))),
                 order=[ws.Ordering(ws.Summary("mfu"), ascending=False)],
                 run_settings={run: ws.RunSettings(color=colour) for run, colour in _colours(frameworks).items()},
-                pinned_columns=[
-                    "summary:mfu",
-                    "summary:step_time_s",
-                    "summary:tokens_per_second_per_device",
-                    "summary:peak_memory_bytes",
-                    "summary:status",
-                ],
+                pinned_columns=[f"summary:{name}" for name in COLUMNS],
             ),
         )
         digest = hashlib.sha256(f"{entity}/{project}/{name}".encode()).hexdigest()[:11]
@@ -48,42 +51,28 @@ def save(name: str, entity: str, project: str, frameworks: Mapping[str, str]) ->
 
 
 def _panels(num_runs: int) -> list[Any]:
-    """MFU by framework and by run, step times, throughput and memory over the batch size, and what the runs differ in."""
+    """MFU in bars, figures by step, throughput and memory over the batch size, and what the runs differ in."""
     from wandb_workspaces.reports.v2 import BarPlot, Config, LinePlot, RunComparer, ScatterPlot, SummaryMetric
 
-    batch_size = Config("batch_size")
+    batch_size, tokens = Config("batch_size"), "tokens_per_second_per_device"
+    mfu: dict[str, Any] = {"metrics": ["mfu"], "max_runs_to_show": num_runs, "max_bars_to_show": num_runs}
+    mean: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax", **mfu}
     return [
-        BarPlot(
-            title="MFU by framework: mean, least and most of its runs",
-            metrics=["mfu"],
-            groupby=Config("framework.label"),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            max_runs_to_show=num_runs,
-            max_bars_to_show=num_runs,
-            title_x="MFU (fraction of the peak)",
+        BarPlot(title="MFU by framework: mean, least and most of its runs", groupby=Config("framework.label"), **mean),
+        BarPlot(title="MFU by batch size: mean, least and most of its runs", groupby=batch_size, **mean),
+        BarPlot(title="MFU of each run", **mfu),
+        *(
+            LinePlot(
+                title=f"{title}, warm-up included",
+                x="step",
+                y=[metric],
+                title_x="optimizer step",
+                ignore_outliers=True,  # of the scale: the first step may take a hundred times as long as the others
+                max_runs_to_show=num_runs,
+            )
+            for metric, title in BY_STEP.items()
         ),
-        BarPlot(
-            title="MFU of each run",
-            metrics=["mfu"],
-            max_runs_to_show=num_runs,
-            max_bars_to_show=num_runs,
-            title_x="MFU (fraction of the peak)",
-        ),
-        LinePlot(
-            title="Step time, warm-up included",
-            x="step",
-            y=["step_time_s"],
-            title_x="optimizer step",
-            title_y="seconds",
-            ignore_outliers=True,  # of the scale: the first step may take a hundred times as long as the others
-            max_runs_to_show=num_runs,
-        ),
-        ScatterPlot(
-            title="Tokens per second and device over batch size",
-            x=batch_size,
-            y=SummaryMetric("tokens_per_second_per_device"),
-        ),
+        ScatterPlot(title=f"{BY_STEP[tokens]} over batch size", x=batch_size, y=SummaryMetric(tokens)),
         ScatterPlot(title="Peak memory in bytes over batch size", x=batch_size, y=SummaryMetric("peak_memory_bytes")),
         RunComparer(diff_only="split"),
     ]

@@ -16,16 +16,21 @@ from mfubench.tracking import upload
 
 SETTINGS = {
     "framework": {"name": "some_trainer", "config_file": "trainer.json", "base": {"batch": "${batch_size}"}},
-    "model": {"name": "llama-tiny", "architecture": {"hidden_size": 64}},
+    "model": {"name": "llama-tiny", "weights": "random", "architecture": {"model_type": "llama", "hidden_size": 64}},
     "mode": {"name": "lora", "rank": 8},
-    "parallelism": {"name": "ddp", "num_devices": 2},
+    "parallelism": {"name": "ddp", "num_devices": 2, "launcher": ["-m", "${launcher}"]},
     "data": {"name": "synthetic"},
-    "liger": {},
+    "liger": {"rope": True, "cross_entropy": False},
     "gradient_checkpointing": {"name": "none"},
     "measurement": {"name": "quick", "warmup_steps": 2, "steps": 4},
     "hardware": {"name": "auto", "device": "auto", "device_name": None, "peak_flops_per_second": None},
     "tracking": {"name": "wandb", "mode": "auto", "project": "mfubench", "entity": None},
+    "dry_run": False,
     "batch_size": 2,
+    "precision": "auto",
+    "attention": "sdpa",
+    "liger_kernel": True,
+    "comparison": "equal",
     "repeat": 3,
 }
 # Two steps of warm-up, four measured, one more recorded; of two ranks, rank 1. MFU: 2e12 / (0.25 s x 4e13) = 0.2.
@@ -78,9 +83,14 @@ OK: dict[str, Any] = {
         {"kind": "imprecise", "text": "said twice"},
     ],
     "conventions": {},
-    "plan": {"command": ["python", "train.py"]},
-    "outcome": {"wall_s": 3.0},
-    "provenance": {"mfubench": "0.1.0", "framework_environment": {"torch": "2.13.0"}},
+    "plan": {"command": ["python", "train.py"], "config_file": "trainer.yaml", "config": "batch: 2\nlr: 1.0e-05\n"},
+    "outcome": {"wall_s": 300.4},
+    "provenance": {
+        "mfubench": "0.1.0",
+        "commit": "abc",
+        "framework_environment": {"torch": "2.13.0", "typer": "0.29", "Some-Trainer": "1.2"},
+        "overrides": ["framework=some_trainer", "mode=lora", "mode.rank=8", "batch_size=2", "tracking.mode=auto"],
+    },
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -60,7 +61,8 @@ class StandIn:
     def answer(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, Answer]:
         """HTTP status and JSON for a request."""
         asked = json.loads(body) if path == "/graphql" else {}
-        operation = asked["query"].replace("(", " ").replace("{", " ").split()[1] if asked else f"{method} {path}"
+        named = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"]) if asked else None
+        operation = named[1] if named else f"{method} {path}"
         self.requests.append(operation)
         self.bodies += body
         if self.failing is not None and operation.endswith(self.failing):
@@ -98,6 +100,13 @@ class StandIn:
                 return {"serverInfo": {"features": []}}
             case "RunResumeStatus":
                 return {"model": {**_project(given["project"]), "bucket": self._resumed(given["name"])}}
+            case "Run":
+                run, name = self.runs[given["name"]], given["name"]
+                summary = json.dumps(run.summary)
+                return {"project": {"run": {"id": name, "name": name, "state": "finished", "summaryMetrics": summary}}}
+            case "UpsertBucket" if "summaryMetrics" in given and "name" not in given:  # afterwards
+                self.runs[given["id"]].summary = json.loads(given["summaryMetrics"])
+                return {"upsertBucket": {"bucket": {"id": given["id"]}}}
             case "UpsertBucket":
                 return {"upsertBucket": self._upsert(given)}
             case "CreateRunFiles":

@@ -10,13 +10,26 @@ from pathlib import Path
 
 import psutil
 import pytest
-from logged import HISTORY, LOG, SUMMARY, Made, columns, inspect, leaves, offline_file, own, records, to
+from logged import (
+    CONFIG,
+    HISTORY,
+    LOG,
+    STARTED,
+    SUMMARY,
+    TAGS,
+    Made,
+    columns,
+    inspect,
+    offline_file,
+    own,
+    records,
+    to,
+)
 from standin import KEY, StandIn
 
+from mfubench.config import Tracking
 from mfubench.result import read_result
 from mfubench.tracking import track
-
-TAGS = ["some_trainer", "lora", "ok", "imprecise", "busy_machine"]
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +55,43 @@ def test_the_summary_is_the_measurement_in_scalars_and_not_the_last_row(offline:
     assert (run["state"], run["exit_code"]) == ("finished", 0)
 
 
-def test_the_run_says_what_it_is_and_its_config_is_nested(offline: Path) -> None:
+def test_the_run_says_what_it_is_and_its_config_is_what_describes_it(offline: Path) -> None:
     [run] = records(offline, "run")
-    config = run["config"]["update"]
     assert run["project"] == "mfubench"
     assert run["run_group"] == "a sweep"
     assert run["job_type"] == "lora"
     assert run["display_name"] == "some_trainer-llama-tiny-lora-ddp-none-bs2"
     assert run["tags"] == TAGS
-    assert config["mode"] == {"name": "lora", "rank": 8}
-    assert config["model"]["architecture"]["hidden_size"] == 64
-    assert config["framework"]["base"] == {"batch": "${batch_size}"}
-    assert config["framework"]["label"] == "some_trainer"
-    assert (config["batch_size"], config["repeat"]) == (2, 3)
-    assert config["provenance"]["framework_environment"]["torch"] == "2.13.0"
-    assert config["work"]["world_size"] == 2
-    assert (config["hardware"]["name"], config["hardware"]["device"]) == ("auto", "cpu")
+    assert own(run["config"]["update"]) == CONFIG
+
+
+def test_the_times_are_those_of_the_run_and_not_of_its_upload(offline: Path) -> None:
+    rows = [row["item"]["_timestamp"] - STARTED for row in records(offline, "history")]
+    assert rows == pytest.approx([1.0, 1.5, 1.75, 1.95, 2.25, 2.5])  # the sums of the step times
+    *_, last = [each["update"] for each in records(offline, "summary") if "_runtime" in each["update"]]
+    assert (last["_runtime"], last["_wandb"]) == (300.4, {"runtime": 300})
+
+
+def test_they_are_so_on_a_server_too_however_often_the_run_is_uploaded(
+    run_folder: Made, tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    result, folder = run_folder(tmp_path / "run")
+    for _ in range(2):
+        assert track(result, to("online"), folder) is None
+        [run] = server.runs.values()
+        assert (run.summary["_runtime"], run.summary["_wandb"]) == (300.4, {"runtime": 300})
+        assert own(run.summary) == SUMMARY
+
+
+def test_they_are_so_if_the_offline_run_is_synced_by_wandbs_own_command(
+    offline: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    subprocess.run([sys.executable, "-m", "wandb", "sync", offline.parent], check=True, capture_output=True)
+    [run] = server.runs.values()
+    assert (run.summary["_runtime"], run.summary["_wandb"]) == (300.4, {"runtime": 300})
+    assert own(run.summary) == SUMMARY and columns(run.history) == HISTORY
 
 
 def test_a_run_that_is_not_ok_logs_its_status_and_no_numbers(run_folder: Made, tmp_path: Path) -> None:
@@ -72,7 +106,7 @@ def test_a_run_that_is_not_ok_logs_its_status_and_no_numbers(run_folder: Made, t
     assert track(result, to("offline"), folder) is None
     run = json.loads(inspect(offline_file(folder), "--summary"))
     assert own(run["summary"]) == {"status": "out_of_memory", "reason": "CUDA out of memory"}
-    assert (run["state"], run["exit_code"], run["tags"][-1]) == ("failed", 1, "out_of_memory")
+    assert (run["state"], run["exit_code"], run["tags"][3]) == ("failed", 1, "out_of_memory")
     assert records(offline_file(folder), "history") == []
 
 
@@ -119,32 +153,16 @@ def test_a_logged_in_user_gets_the_run_online(
     assert run.exit_code == 0
 
 
-def test_every_scalar_that_the_server_has_is_the_results(
+def test_what_the_server_has_is_what_was_logged(
     run_folder: Made, tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     _, folder = run_folder(tmp_path / "run")
     assert track(read_result(folder / "result.json"), to("online"), folder) is None
-    written, [run] = json.loads((folder / "result.json").read_text()), server.runs.values()
-
-    assert [own(row) for row in run.history] == written["history"]
-    config = dict(leaves({name: each["value"] for name, each in run.config.items() if not name.startswith("_")}))
-    told = ("work", "provenance", "hardware")
-    asked = {("hardware", name): value for name, value in written["settings"].pop("hardware").items()}
-    expected = dict(leaves(written["settings"])) | asked | dict(leaves({name: written[name] for name in told}))
-    assert config == expected | {("engine",): None, ("framework", "label"): written["framework"]}
-
-    measurement, [conditions] = written["measurement"], written["conditions"]
-    intervals = {
-        f"{name}_ci95_{end}": value
-        for name, interval in measurement.pop("ci95").items()
-        for end, value in zip(("low", "high"), interval, strict=True)
-    }
-    flops = {name: written["flops"][f"{name}_flops"] / 1e12 for name in ("model", "hardware")}
-    figures = measurement | intervals | {f"device_0_{name}": value for name, value in conditions.items()}
-    figures |= {"model_tflop_per_step": flops["model"], "profiled_tflop_per_step": flops["hardware"]}
-    figures |= {"status": "ok", "warnings": "imprecise, busy_machine", "device_0_device": None}
-    assert own(run.summary) == {name: figure for name, figure in figures.items() if figure is not None}
+    [run] = server.runs.values()
+    assert own({name: each["value"] for name, each in run.config.items()}) == CONFIG
+    written = json.loads((folder / "result.json").read_text())["history"]
+    assert [own(row) for row in run.history] == [{**row, "profiled_tflop": 3.0} for row in written]
 
 
 def test_no_secret_of_the_environment_or_the_command_line_is_in_what_is_written_or_sent(
@@ -178,6 +196,38 @@ def test_the_variable_wins_over_auto_and_the_config_over_the_variable(
     assert server.requests == []
     assert track(result, to("online"), folder) is None
     assert len(server.runs) == 1
+
+
+def test_the_environments_names_are_taken_where_the_run_has_none(
+    run_folder: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PROJECT": "theirs", "ENTITY": "team", "NAME": "mine", "TAGS": "a100, lora,night"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    result, folder = run_folder(tmp_path / "run")
+    assert track(result, Tracking("wandb", "offline"), folder) is None
+    [run] = records(offline_file(folder), "run")
+    assert (run["project"], run["entity"], run["display_name"]) == ("theirs", "team", "mine")
+    assert run["tags"] == [*TAGS, "a100", "night"]
+    result, folder = run_folder(tmp_path / "another")
+    assert track(result, Tracking("wandb", "offline", "given", "us"), folder) is None
+    [run] = records(offline_file(folder), "run")
+    assert (run["project"], run["entity"]) == ("given", "us")
+
+
+def test_a_run_without_any_projects_name_is_in_mfubench(run_folder: Made, tmp_path: Path) -> None:
+    result, folder = run_folder(tmp_path / "run")
+    assert track(result, Tracking("wandb", "offline"), folder) is None
+    assert records(offline_file(folder), "run")[0]["project"] == "mfubench"
+
+
+def test_wandb_is_quiet_where_nothing_can_be_written_in_the_home_folder(
+    run_folder: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    result, folder = run_folder(tmp_path / "run")
+    assert track(result, to("offline"), folder) is None
+    assert offline_file(folder)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_files_of_the_run_are_an_artifact_without_a_huge_log(

@@ -12,7 +12,7 @@ from standin import KEY, StandIn
 
 from mfubench.tracking import track
 from mfubench.tracking.__main__ import main
-from mfubench.tracking.workspace import save
+from mfubench.tracking.workspace import BY_STEP, save
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1")  # wandb-workspaces' own
 
@@ -77,6 +77,24 @@ def test_runs_that_were_logged_offline_are_uploaded_under_the_same_id(
     assert offline.name.endswith(run_id)
 
 
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_the_environments_mode_is_obeyed_unless_another_is_given(
+    mode: str,
+    run_folder: Made,
+    tmp_path: Path,
+    server: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    run_folder(tmp_path / "run")
+    assert main([str(tmp_path)]) == 0
+    said = "logged offline" if mode == "offline" else "WANDB_MODE is disabled, so nothing is uploaded"
+    assert said in capsys.readouterr().out and server.requests == []
+    assert main([str(tmp_path), "--mode", "online"]) == 0
+    assert len(server.runs) == 1
+
+
 @pytest.fixture
 def compared(run_folder: Made, tmp_path: Path, server: StandIn) -> dict[str, str]:
     """Ids of the uploaded runs of two frameworks, one of them not ok, by their names; the workspace is saved."""
@@ -96,13 +114,16 @@ def spec(server: StandIn) -> dict[str, Any]:
 
 def test_the_workspace_compares_frameworks_steps_and_batch_sizes(compared: dict[str, str], server: StandIn) -> None:
     [section] = spec(server)["panelBankConfig"]["sections"]
-    by_framework, by_run, steps, throughput, memory, differences = section["panels"]
-    assert (by_framework["viewType"], by_run["viewType"]) == ("Bar Chart", "Bar Chart")
-    assert by_framework["config"]["metrics"] == by_run["config"]["metrics"] == ["mfu"]
-    assert (by_framework["config"]["groupBy"], by_framework["config"]["groupAgg"]) == ("framework.value.label", "mean")
-    assert "groupBy" not in by_run["config"]
-    assert steps["viewType"] == "Run History Line Plot"
-    assert (steps["config"]["xAxis"], steps["config"]["metrics"]) == ("step", ["step_time_s"])
+    *bars, throughput, memory, differences = section["panels"]
+    bars, steps = bars[:3], bars[3:]
+    assert {bar["viewType"] for bar in bars} == {"Bar Chart"}
+    assert [bar["config"]["metrics"] for bar in bars] == 3 * [["mfu"]]
+    groups = [(bar["config"].get("groupBy"), bar["config"].get("groupAgg")) for bar in bars]
+    assert groups == [("framework.value.label", "mean"), ("batch_size.value", "mean"), (None, None)]
+    assert {line["viewType"] for line in steps} == {"Run History Line Plot"}
+    assert {line["config"]["xAxis"] for line in steps} == {"step"}
+    shown = ["step_time_s", "tokens_per_second_per_device", "mfu", "hfu", "profiled_tflop"]
+    assert [line["config"]["metrics"] for line in steps] == [[name] for name in shown]
     assert throughput["viewType"] == memory["viewType"] == "Scatter Plot"
     assert throughput["config"]["xAxis"] == memory["config"]["xAxis"] == "config:batch_size.value"
     assert throughput["config"]["yAxis"] == "summary:tokens_per_second_per_device"
@@ -116,7 +137,7 @@ def test_what_the_panels_plot_is_in_the_runs(compared: dict[str, str], server: S
     assert run.config["framework"]["value"]["label"] == "other_trainer"
     assert run.config["batch_size"]["value"] == 2
     assert {"mfu", "tokens_per_second_per_device", "peak_memory_bytes"} <= run.summary.keys()
-    assert all({"step", "step_time_s"} <= row.keys() for row in run.history)
+    assert all({"step", *BY_STEP} <= row.keys() for row in run.history)
     columns = [name.removeprefix("summary:") for name in spec(server)["runSets"][0]["runFeed"]["columnOrder"]]
     assert set(columns) <= {"run:displayName", *run.summary}
 
@@ -191,7 +212,7 @@ def test_a_workspace_that_cannot_be_saved_keeps_no_other_project_from_its_own(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--workspace", "--mode", "offline"], "leave out --mode offline"),
+        (["--workspace", "--mode", "offline"], "runs that are on W&B: --mode online"),
         (["--workspace", "--name", "a=b+c"], "W&B takes no + ="),
     ],
 )
