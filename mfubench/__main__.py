@@ -19,7 +19,15 @@ from hydra.types import RunMode
 
 from mfubench import __version__
 from mfubench.config import ConfigError, Experiment
-from mfubench.config.compose import CONFIG_NAME, check_command_line, flags_first, in_files, store_schema, to_experiment
+from mfubench.config.compose import (
+    CONFIG_NAME,
+    check_command_line,
+    flags_first,
+    in_files,
+    job_overrides,
+    store_schema,
+    to_experiment,
+)
 from mfubench.config.errors import key_of
 from mfubench.config.validate import validate
 from mfubench.files import secrets
@@ -97,7 +105,7 @@ def _announce(chosen: Any, console: Console) -> None:
     from mfubench.report.job_lines import before_job
 
     num_jobs, varied = (sweeps[0].num_jobs, sweeps[0].varied) if sweeps else (0, ())
-    own = {key: override for override in chosen.overrides.task if (key := key_of(override)) in varied}
+    own = {key: override for override in job_overrides() if (key := key_of(override)) in varied}
     line = before_job(chosen.job.num + 1, num_jobs, list(own.values()), took_s)
     console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
 

@@ -77,6 +77,12 @@ def to_experiment(composed: DictConfig) -> schema.Experiment:
         ) from error
 
 
+def job_overrides() -> list[str]:
+    """Return the running job's overrides as they were given, an interpolation as it stands."""
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+    return [str(override) for override in overrides]
+
+
 def in_files(composed: DictConfig) -> dict[str, str]:
     """The job's composition, as Hydra keeps it in .hydra/: file name → text."""
     overrides = HydraConfig.get().overrides.task

@@ -274,7 +274,9 @@ def test_the_last_sweep_of_the_same_settings_is_gone_on_with(tmp_path: Path) -> 
     made("other", ["repeat=0,1"], 3)
     made("torn", [], 4)
     (tmp_path / "torn" / "multirun.yaml").write_text("hydra: {")
-    asked = Sweep(tmp_path / "next", False, f"{tmp_path}/*", ("repeat=0,1", "mode=lora", "resume=true"), True)
+    asked = Sweep(
+        tmp_path / "next", False, f"{tmp_path}/*", ("repeat=0,1", "mode=lora", "resume=true"), True, 2, ("repeat",)
+    )
     assert resume.sweep_folder(asked) == tmp_path / "new"
     assert resume.sweep_folder(replace(asked, resume=False)) == tmp_path / "next"
     assert resume.sweep_folder(replace(asked, named=True)) == tmp_path / "next"
