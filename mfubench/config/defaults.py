@@ -12,6 +12,7 @@ from mfubench.config.schema import Mode
 from mfubench.files.paths import CONF
 
 
+@cache
 def defaults(mode: str) -> dict[str, Any]:
     """Setting → its default: groups by their option's name, top-level settings, and the mode's (None: the mode lacks it)."""
     top = yaml.safe_load((CONF / "config.yaml").read_text())

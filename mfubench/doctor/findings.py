@@ -12,16 +12,8 @@ import mfubench
 from mfubench.config import Experiment
 from mfubench.config.compose import compose_one
 from mfubench.config.errors import COMMAND, key_of
-from mfubench.doctor.here import (
-    STATE_MISSING,
-    STATE_READY,
-    Cache,
-    Devices,
-    Environment,
-    cache,
-    devices,
-    framework_environment,
-)
+from mfubench.doctor import here
+from mfubench.doctor.here import STATE_MISSING, STATE_READY, Cache, Devices, Environment
 from mfubench.doctor.matrix import MatrixRow, at_best_precision, every_option, matrix
 from mfubench.tracking import destination
 from mfubench.workload.hub import has_token
@@ -54,8 +46,8 @@ def examine(overrides: Sequence[str]) -> Findings:
     options = every_option()
     named = any(key_of(override) == "framework" for override in overrides)
     frameworks = [base.framework] if named else list(options["framework"].values())
-    environments = {framework.name: framework_environment(framework) for framework in frameworks}
-    found, kept = devices(base.hardware), cache()
+    environments = {framework.name: here.framework_environment(framework) for framework in frameworks}
+    found, kept = here.devices(base.hardware), here.cache()
     experiments = {
         each.name: at_best_precision(replace(base, framework=environments[each.name].framework), options, found.machine)
         for each in frameworks

@@ -107,8 +107,8 @@ def _package_versions(framework: Framework) -> dict[str, str]:
         environment = (ROOT / framework.python).parent.parent
         path = [str(packages) for packages in environment.glob("lib/python*/site-packages")]
         wanted = [*_first_requirement(framework.name), *SHOWN]
-    found = {_normal(each.name): each.version for each in distributions(path=path)}
-    return {name: found[_normal(name)] for name in wanted if _normal(name) in found}
+    found = {name: next(iter(distributions(name=name, path=path)), None) for name in wanted}
+    return {name: package.version for name, package in found.items() if package is not None}
 
 
 def _first_requirement(framework: str) -> list[str]:
@@ -116,7 +116,3 @@ def _first_requirement(framework: str) -> list[str]:
     requirements = LAUNCHERS / framework / "requirements.txt"
     lines = requirements.read_text() if requirements.is_file() else ""
     return re.findall(r"^[A-Za-z0-9._-]+", lines, re.MULTILINE)[:1]
-
-
-def _normal(package: str) -> str:
-    return re.sub(r"[-_.]+", "-", package).lower()

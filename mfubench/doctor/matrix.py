@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from itertools import zip_longest
 from typing import Any
 
 from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, Liger
 from mfubench.config.compose import compose_one
-from mfubench.config.defaults import defaults
-from mfubench.config.validate import validate
 from mfubench.config.vocabulary import ATTENTIONS, FRAMEWORK_GROUPS, PRECISIONS, RESOLVED_PRECISIONS
 from mfubench.files.paths import CONF
 from mfubench.hardware import Machine
 from mfubench.plan import support
+from mfubench.plan.prepare import Target, check
 
 VARIED_GROUPS = ("framework", *FRAMEWORK_GROUPS)
 ANY_FILE = "data.path=FILE"  # data=jsonl doesn't compose without one
@@ -84,19 +82,21 @@ def at_best_precision(experiment: Experiment, options: Options, machine: Machine
 def matrix(base: Mapping[str, Experiment], options: Options, machine: Machine) -> list[MatrixRow]:
     """A row for each value of each setting. `base`: for each framework, the experiment in which one setting is varied."""
     modes: dict[str, Variation] = {name: _set(mode=mode) for name, mode in options["mode"].items()}
-    rows = [
+    of_modes = [
         MatrixRow("mode", mode, {name: _framework_cell(each, {mode: vary}, machine) for name, each in base.items()})
         for mode, vary in modes.items()
     ]
+    rows = list(of_modes)
     for setting, value, vary in _variations(options, base):
         cells = {}
         for name, experiment in base.items():
-            it_has = {
+            its_modes = [row.value for row in of_modes if row.cells[name].here or row.cells[name].elsewhere]
+            by_mode = {
                 mode: _both(modes[mode], vary)
-                for mode in (row.value for row in rows if row.setting == "mode" and _has(row.cells[name]))
+                for mode in its_modes
                 if setting != "lora_on_lm_head" or options["mode"][mode].rank is not None
             }
-            cells[name] = _framework_cell(experiment, it_has, machine)
+            cells[name] = _framework_cell(experiment, by_mode, machine)
         rows.append(MatrixRow(setting, value, cells))
     return rows
 
@@ -126,19 +126,11 @@ def _at_every_precision(experiment: Experiment, machine: Machine) -> list[str | 
     return [why_not(replace(experiment, precision=precision), machine) for precision in tried]
 
 
-def _has(mode: MatrixCell) -> bool:
-    """True if the framework has the mode on any device."""
-    return bool(mode.here or mode.elsewhere)
-
-
 def why_not(experiment: Experiment, machine: Machine) -> str | None:
     """The reason why the experiment can't run on the machine, in a run's words; None if it can."""
     try:
-        validate(experiment)
         precision = hardware.resolve_precision(experiment.precision, machine)
-        values = support.values_of(experiment, machine.device, precision, experiment.framework.engine)
-        support.check_supported(experiment, values, _defaults(experiment.mode.name))
-        support.check_devices(experiment.parallelism, machine)
+        check(Target(experiment, machine, precision, experiment.framework.engine))
     except ConfigError as error:
         return error.problem
     except (support.Unsupported, hardware.Unavailable) as reason:
@@ -167,9 +159,6 @@ def _variations(options: Options, base: Mapping[str, Experiment]) -> Iterator[tu
         yield f"liger.{switch}", str(other).lower(), _flipped(switch)
     yield "lora_on_lm_head", "true", _on_lm_head
     yield "comparison", "defaults", _set(comparison="defaults")
-
-
-_defaults = cache(defaults)  # read from files
 
 
 def _set(**settings: Any) -> Variation:

@@ -100,14 +100,19 @@ def resolve(experiment: Experiment, responds: Responds) -> Target:
     return Target(replace(experiment, framework=framework), machine, precision, engine)
 
 
+def check(target: Target) -> None:
+    """Raise ConfigError for settings that are wrong on any machine, Unsupported for those that can't be met here."""
+    experiment, machine = target.experiment, target.machine
+    validate(experiment)
+    values = support.values_of(experiment, machine.device, target.precision, target.engine)
+    support.check_supported(experiment, values, defaults(experiment.mode.name))
+    support.check_devices(experiment.parallelism, machine)
+
+
 def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     """Make the workload, count its FLOPs and write plan.json into the run folder."""
     experiment, machine, precision = target.experiment, target.machine, target.precision
-    validate(experiment)
-    known = defaults(experiment.mode.name)
-    support.check_supported(experiment, support.values_of(experiment, machine.device, precision, target.engine), known)
-    support.check_devices(experiment.parallelism, machine)
-
+    check(target)
     try:
         with stage("preparing the workload, counting its FLOPs", console):
             made = prepare_workload(
