@@ -115,11 +115,9 @@ def _with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process
 
 
 def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running() and not _is_zombie(process)]
-
-
-def _is_zombie(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return True
+    alive = []
+    for process in processes:
+        with suppress(psutil.Error):  # it is gone
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+    return alive

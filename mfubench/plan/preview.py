@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
@@ -74,18 +75,10 @@ def _flops_table(flops: FlopCount, second_count: str, peak: Peak | None) -> Tabl
 def _memory_table(target: Target) -> Table:
     memory, machine = expected_memory(target), target.machine
     table = Table(box=None, pad_edge=False, show_header=False)
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "communication": memory.communication,
-        "activations": memory.activations,
-    }
-    for name, amount in parts.items():
+    for name, amount in asdict(memory).items():
         if amount:
-            table.add_row(
-                name, _size(amount), "at the peak, when some gradients aren't there yet" * (name == "activations")
-            )
+            note = "at the peak, when some gradients aren't there yet" if name == "activations" else ""
+            table.add_row(name, _size(amount), note)
     here = machine.memory_bytes
     if here is None:
         table.add_row("together", _size(memory.total))
