@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from made_results import make_result
 from rich.console import Console
 
 from mfubench.config import ConfigError, Experiment
@@ -247,24 +248,13 @@ def run_folder_result(compose: Callable[..., Experiment]) -> Callable[..., Resul
     from dataclasses import asdict
 
     def made(**said: object) -> Result:
-        nothing = dict.fromkeys(("engine", "reason", "stopped_by", "group", "hardware", "flops", "work", "withheld"))
         plain = {
             "name": "a run",
             "framework": "some_trainer",
             "status": "ok",
             "started_at": "2026-01-02T03:04:05+00:00",
             "settings": asdict(compose()),
-            "differences": [],
-            "measurement": None,
-            "step_times_s": {},
-            "history": [],
-            "conditions": [],
-            "warnings": [],
-            "conventions": {},
-            "plan": None,
-            "outcome": None,
-            "provenance": {},
         }
-        return Result(**{**nothing, **plain, **said})
+        return make_result(**{**plain, **said})
 
     return made
