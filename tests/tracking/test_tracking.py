@@ -88,7 +88,8 @@ def test_they_are_so_if_the_offline_run_is_synced_by_wandbs_own_command(
     offline: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    subprocess.run([sys.executable, "-m", "wandb", "sync", offline.parent], check=True, capture_output=True)
+    command = [sys.executable, "-m", "wandb", "sync", offline.parent]
+    subprocess.run(command, check=True, capture_output=True, cwd=offline.parent)
     [run] = server.runs.values()
     assert (run.summary["_runtime"], run.summary["_wandb"]) == (300.4, {"runtime": 300})
     assert own(run.summary) == SUMMARY and columns(run.history) == HISTORY
