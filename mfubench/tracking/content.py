@@ -77,6 +77,8 @@ def summary(result: Result) -> dict[str, Any]:
     if result.status == "ok":
         assert result.measurement is not None and result.flops is not None
         measured = asdict(result.measurement)
+        if not measured["ci95"]:
+            figures["ci95/none"] = f"{measured['steps']} steps: no interval"
         for name, (low, high) in measured.pop("ci95").items():
             figures |= {f"ci95/{name}_low": low, f"ci95/{name}_high": high}
         figures |= {_column(name): figure for name, figure in measured.items()}

@@ -56,6 +56,12 @@ def test_a_run_that_is_not_ok_has_its_warnings_and_no_conditions(run_folder: Mad
     assert content.history(result) == []
 
 
+def test_a_run_of_too_few_steps_says_that_it_has_no_interval(run_folder: Made, tmp_path: Path) -> None:
+    result, _ = run_folder(tmp_path / "run", measurement={"steps": 8, "ci95": {}})
+    said = {name: value for name, value in content.summary(result).items() if name.startswith("ci95/")}
+    assert said == {"ci95/none": "8 steps: no interval"}
+
+
 def test_the_label_that_the_runs_are_grouped_by_names_the_engine(run_folder: Made, tmp_path: Path) -> None:
     result, _ = run_folder(tmp_path / "run", framework="some_trainer (fast)", engine="fast")
     framework = {"name": "some_trainer", "label": "some_trainer (fast)", "engine": "fast"}
