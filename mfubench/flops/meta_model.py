@@ -120,10 +120,9 @@ def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
     if unmatched or not targets:
         there = dict.fromkeys(name.rpartition(".")[2] for name in linear)
         right = [target for target in targets if target not in unmatched]
+        problem = f"mode.target_modules: {', '.join(unmatched)} match no linear layer"
         raise WrongCombination(
-            f"mode.target_modules: {', '.join(unmatched)} match no linear layer"
-            if unmatched
-            else "LoRA needs a target",
+            problem if unmatched else "LoRA needs a target",
             given=f"mode.target_modules=[{','.join(targets)}]",
             expected=f"some of this model's linear layers: {', '.join(there)}",
             instead=f"mode.target_modules=[{','.join(right or list(there)[:2])}]",
