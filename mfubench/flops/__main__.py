@@ -69,10 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mfubench.flops: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(
-            f"mfubench.flops: {error}\n  counts are cached in $MFUBENCH_CACHE: set it to a writable folder",
-            file=sys.stderr,
-        )
+        way_out = "counts are cached in $MFUBENCH_CACHE: set it to a writable folder"
+        print(f"mfubench.flops: {error}\n  {way_out}", file=sys.stderr)
         return 1
     rate = None if peak is None else given.step_time_s * peak
     if given.json:

@@ -41,13 +41,8 @@ class AnalyticCount:
 
     def scaled(self, micro_batches: int) -> AnalyticCount:
         """The count of `micro_batches` such micro-batches: FLOPs times as many, parameters the same."""
-        return replace(
-            self,
-            model_flops=self.model_flops * micro_batches,
-            model_flops_causal=self.model_flops_causal * micro_batches,
-            hardware_flops=self.hardware_flops * micro_batches,
-            hardware_flops_causal=self.hardware_flops_causal * micro_batches,
-        )
+        flops = {name: n * micro_batches for name, n in asdict(self).items() if not name.endswith("parameters")}
+        return replace(self, **flops)
 
 
 @dataclass(frozen=True)
@@ -126,25 +121,20 @@ def _passage(model: AnalyticModel, needs_input_gradient: bool) -> _Passage:
     """One forward and backward pass; `needs_input_gradient`: the first block's input requires a gradient."""
     flops, gradients = 0, []
     for block in model.blocks:
-        q, k, v = (needs_input_gradient or layer.is_trained for layer in (block.queries, block.keys, block.values))
+        projections = (block.queries, block.keys, block.values)
+        q, k, v = (needs_input_gradient or layer.is_trained for layer in projections)
         attended = q or k or v
         halfway = attended or block.output.is_trained  # the residual past attention needs a gradient only then
         wide = halfway or any(layer.is_trained for layer in block.widening)
         flops += sum(_forward_flops(layer) for layer in block.layers)
-        flops += sum(
-            _backward_flops(layer, needs_input_gradient) for layer in (block.queries, block.keys, block.values)
-        )
+        flops += sum(_backward_flops(layer, needs_input_gradient) for layer in projections)
         flops += _backward_flops(block.output, attended)
         flops += sum(_backward_flops(layer, halfway) for layer in block.widening)
         flops += _backward_flops(block.narrowing, wide)
         gradients.append("q" * q + "k" * k + "v" * v)
         needs_input_gradient = wide or block.narrowing.is_trained
-    return _Passage(
-        flops,
-        _forward_flops(model.head) + _backward_flops(model.head, needs_input_gradient),
-        tuple(gradients),
-        forwards=1,
-    )
+    head = _forward_flops(model.head) + _backward_flops(model.head, needs_input_gradient)
+    return _Passage(flops, head, tuple(gradients), forwards=1)
 
 
 def _with_recomputation(model: AnalyticModel, recomputation: str) -> _Passage:

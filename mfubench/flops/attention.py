@@ -7,6 +7,7 @@ hidden by the causal mask. Both products of the forward pass, scores (query x ke
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,9 +88,9 @@ def _pair_flops(call: AttentionCall, pairs: int, key_products: int, value_produc
 
 
 def recording_attention(
-    record: Callable[[AttentionCall], None], batch_size: int, sequence_length: int
+    calls: Counter[AttentionCall], batch_size: int, sequence_length: int
 ) -> Callable[..., tuple[Any, None]]:
-    """An attention function of transformers' interface that computes nothing and records each pass over it.
+    """An attention function of transformers' interface that computes nothing and adds each pass over it to `calls`.
 
     It stands for every kernel: on the meta device PyTorch has no fused ones (SDPA falls back to separate products), so a
     call is recorded and its cost worked out later. As the model's own attention function it is also called when a block is
@@ -104,13 +105,13 @@ def recording_attention(
         def forward(ctx: Any, query: Any, key: Any, value: Any, call: AttentionCall) -> Any:
             ctx.save_for_backward(query, key, value)
             ctx.call = call
-            record(call)
+            calls[call] += 1
             return query.new_empty(batch_size, sequence_length, call.heads, call.value_dim)
 
         @staticmethod
         def backward(ctx: Any, *_: Any) -> Any:
             made = "".join(name for name, needed in zip("qkv", ctx.needs_input_grad, strict=False) if needed)
-            record(replace(ctx.call, gradients=made))
+            calls[replace(ctx.call, gradients=made)] += 1
             return *(torch.empty_like(saved) for saved in ctx.saved_tensors), None
 
     def attend(

@@ -73,11 +73,8 @@ def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
     def place(operator: str) -> OperatorPlace:
         node = torch._C._current_autograd_node()
         if not running:
-            return (
-                BACKWARD_PHASE,
-                operator,
-                OTHER_MODULES if node is None else made.get(node._sequence_nr(), OTHER_MODULES),
-            )
+            group = OTHER_MODULES if node is None else made.get(node._sequence_nr(), OTHER_MODULES)
+            return BACKWARD_PHASE, operator, group
         # An operator that makes no node finds the number of an earlier one, whose place is known already.
         made.setdefault(torch._C._autograd._get_sequence_nr() - 1, running[-1])
         return FORWARD_PHASE if node is None else RECOMPUTATION_PHASE, operator, running[-1]

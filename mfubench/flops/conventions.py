@@ -83,14 +83,13 @@ def figures(
         "N_lora": adapters,
         **step.flops,
     }
-    by_convention = []
-    for convention in published():
+
+    def figure(convention: Convention) -> ConventionFigure:
         expression = convention.lora if lora and convention.lora is not None else convention.flops
         known = names_in(expression) <= quantities.keys()
-        by_convention.append(
-            ConventionFigure(convention, expression, round(evaluate(expression, quantities)) if known else None)
-        )
-    return by_convention
+        return ConventionFigure(convention, expression, round(evaluate(expression, quantities)) if known else None)
+
+    return [figure(convention) for convention in published()]
 
 
 def architecture_quantities(config: Any, model: Any) -> dict[str, int]:

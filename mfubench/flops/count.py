@@ -11,17 +11,9 @@ from typing import Any, TypeVar
 
 from mfubench.config import Mode
 from mfubench.config.vocabulary import ATTENTIONS, MODES, RECOMPUTATIONS
+from mfubench.flops import meta_model
 from mfubench.flops.breakdown import OperatorPlace
 from mfubench.flops.conventions import architecture_quantities
-from mfubench.flops.meta_model import (
-    bare_model,
-    check_attention,
-    checkpoint,
-    isolated,
-    names_a_block,
-    positions,
-    with_lora,
-)
 from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
 from mfubench.workload.architecture import config_of
@@ -67,21 +59,21 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
             plain products aren't proportional to the positions.
     """
     _check_count_options(mode, recomputation, attention)
-    with isolated():
+    with meta_model.isolated():
         config = config_of(architecture)
-        model = bare_model(config, EXPERTS)
-        check_attention(model, attention)
+        model = meta_model.bare_model(config, EXPERTS)
+        meta_model.check_attention(model, attention)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         sizes = architecture_quantities(config, model)
-        repeated = None if names_a_block(mode) else repetition(model)
+        repeated = None if meta_model.names_a_block(mode) else repetition(model)
         if repeated is not None:
             del repeated.blocks[2 * repeated.period :]
         if mode.has_adapters:
-            model = with_lora(model, mode)
+            model = meta_model.with_lora(model, mode)
         once = trace(model, **TRACED_SHAPE)
         needed = executed = _of_all_blocks(model, once, repeated)
         if recomputation != "none":
-            checkpoint(model, recomputation)
+            meta_model.checkpoint(model, recomputation)
             once = trace(model, **TRACED_SHAPE)
             executed = _of_all_blocks(model, once, repeated)
         _check_proportional(once, trace(model, **SECOND_TRACED_SHAPE), config.model_type)
@@ -95,7 +87,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
         parameters=parameters + adapters,
         trainable_parameters=needed.trainable_parameters,
         uncounted=executed.uncounted,
-        positions=positions(config),
+        positions=meta_model.positions(config),
         sizes=sizes,
     )
 

@@ -74,8 +74,11 @@ def checkpoint(model: Any, recomputation: str) -> None:
     model.enable_input_require_grads()
 
 
-def with_lora(model: Any, mode: Mode) -> Any:
-    """Add LoRA matrices to the targets and freeze all else. Raises ValueError for targets that the model doesn't have."""
+def with_lora(model: Any, mode: Mode, dropout: float = 0.0) -> Any:
+    """Add LoRA matrices to the targets and freeze all else. Raises ValueError for targets that the model doesn't have.
+
+    Without the run's dropout, which is no product and would slow a count down, unless it is given.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -86,7 +89,7 @@ def with_lora(model: Any, mode: Mode) -> Any:
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=mode.rank,
-        lora_dropout=0.0,  # not the run's: dropout is no product, and would slow the count down
+        lora_dropout=dropout,
         target_modules=targets,
     )
     with torch.device("meta"):
@@ -117,10 +120,9 @@ def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
     if unmatched or not targets:
         there = dict.fromkeys(name.rpartition(".")[2] for name in linear)
         right = [target for target in targets if target not in unmatched]
+        problem = f"mode.target_modules: {', '.join(unmatched)} match no linear layer"
         raise WrongCombination(
-            f"mode.target_modules: {', '.join(unmatched)} match no linear layer"
-            if unmatched
-            else "LoRA needs a target",
+            problem if unmatched else "LoRA needs a target",
             given=f"mode.target_modules=[{','.join(targets)}]",
             expected=f"some of this model's linear layers: {', '.join(there)}",
             instead=f"mode.target_modules=[{','.join(right or list(there)[:2])}]",

@@ -1,6 +1,6 @@
-"""The FLOP counts of an Experiment's optimizer step: its Profile, its FlopCount, and the AnalyticCount beside it.
+"""The FLOP counts of an Experiment's optimizer step: its Profile, its FlopCount and its AnalyticCount.
 
-Every micro-batch has the experiment's shape; `documents` and `trained_tokens` are as in `profile`, the same for each.
+Every micro-batch has the experiment's shape; `documents` and `trained_tokens` are as in `Profile`, the same for each.
 """
 
 from __future__ import annotations

@@ -70,9 +70,6 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
                 uncounted[described(func, args, kwargs)] += 1
             return out
 
-    def record(call: AttentionCall) -> None:
-        attention_calls[call] += 1
-
     model.zero_grad(set_to_none=True)
     input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
     # A 4-d mask is taken as it is; making one would read values, which the meta device lacks.
@@ -82,7 +79,7 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     given = {"input_ids": input_ids, "labels": input_ids, "attention_mask": mask}
     if "position_ids" in inspect.signature(_without_adapter(model).forward).parameters:
         given["position_ids"] = positions
-    attention = recording_attention(record, batch_size, sequence_length)
+    attention = recording_attention(attention_calls, batch_size, sequence_length)
     with attention_of(model, attention), operator_places(model) as place, Recorder():
         try:
             model(**given, use_cache=False).loss.backward()

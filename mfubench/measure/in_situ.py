@@ -21,12 +21,12 @@ MATCH_TOLERANCE = 0.001
 class InSitu:
     """The FLOPs of the step that was counted while it ran, on the mean device."""
 
-    flops: float | None  # None: torch.compile had a hand in it, so most of it was out of sight
+    flops: float | None  # None: torch.compile ran, so most operators were not seen
     expected_flops: float  # hardware FLOPs counted for the very micro-batches of that step
     apart: float | None  # (flops - expected) / expected
     by_operator: Mapping[str, float]
     uncounted: Mapping[str, float]  # operators that may multiply matrices and have no formula, with shapes -> calls
-    explanation: str | None  # of a difference of more than 1 %, where something known makes it
+    explanation: str | None  # of a difference of more than 1 %, if a known cause makes it
 
 
 def in_situ(records: Records, experiment: Experiment) -> InSitu | None:

@@ -57,8 +57,8 @@ class Figures:
     sequence_length_min: int  # these three: of the micro-batches
     sequence_length_mean: float
     sequence_length_max: int
-    real_tokens_per_step: float | None  # attended to; None where no attention mask was seen
-    trained_tokens_per_step: float | None  # label != -100; None where no labels were seen
+    real_tokens_per_step: float | None  # attended to; None: an attention mask is missing
+    trained_tokens_per_step: float | None  # label != -100; None: labels are missing
     padding_fraction: float | None
     peak_memory_bytes: int | None  # the largest of the ranks
     memory_kind: str | None
@@ -68,9 +68,9 @@ class Figures:
     probe_s: float | None
     stopped_because: str | None = None  # sure | time | steps | user
     device_seconds: float | None = None
-    joules_per_token: float | None = None  # per position computed, of all devices; None where no energy was read
-    of_ceiling: float | None = None  # None where no ceiling was measured
-    mfu_at_clock: float | None = None  # None where the clock, or the peak's own clock, isn't known
+    joules_per_token: float | None = None  # per position computed, of all devices; None: no energy was read
+    of_ceiling: float | None = None  # None: no ceiling was measured
+    mfu_at_clock: float | None = None  # None: the clock, or the peak's own clock, isn't known
     usd_per_million_tokens: float | None = None  # per million positions computed; None: the price is not known
 
 

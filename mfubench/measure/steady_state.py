@@ -33,7 +33,7 @@ class Steadiness:
     """The steady part of a series of step times."""
 
     start: int  # index of the first steady step
-    settled: bool | None  # whether the rest stays where it is; None: too few to tell
+    settled: bool | None  # True: the rest doesn't drift; None: too few to tell
     drift: float | None  # of the steady steps, from first to last, as a fraction of their mean; None: too few to tell
     drift_at_most: float | None  # the far end of its interval, without a sign
     because: str  # in words

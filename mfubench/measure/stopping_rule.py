@@ -18,8 +18,8 @@ from mfubench.measure.steady_state import MAD_TO_STD, steadiness
 
 STOPPING_CONFIDENCE = 0.98
 GROWTH = 1.5
-# A step many times as slow as the others, a log line or a collection of garbage, must have had the chance to come, and where
-# it has come, come often enough for its share of the mean to be known.
+# Some steps are many times as slow as the others (logging, garbage collection). Either there were enough steps to show them,
+# or enough slow ones to know their share of the mean.
 SLOW_STEP_SIGMAS = 6.0  # robust standard deviations above the median
 MIN_STEPS_WITHOUT_SLOW = 100  # steps
 MIN_SLOW_STEPS = 10  # slow steps

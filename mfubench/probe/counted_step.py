@@ -17,22 +17,24 @@ from .first_step import is_compiled
 from .formulas import described, flops_of, may_multiply_matrices, name_of
 
 
-class StepCount:
+class StepCount(TorchDispatchMode):
     """Counts from its construction, in a step's first training forward, to `ended`.
 
     Operators are seen below autograd and autocast, in backward passes and recomputation too: autograd hands the mode on to
     the threads in which it runs a CUDA model's backward pass. Not yet run on CUDA.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, root: nn.Module) -> None:
+        super().__init__()
         self.paused = False  # while an optimizer steps, at the end of a step or in the backward pass
         self._compiled = _compiled_anything(root)
-        self._mode = _Mode(self)
         self._by_operator: Counter[str] = Counter()
         self._uncounted: Counter[str] = Counter()
         self._error: Exception | None = None
         if not self._compiled:
-            self._mode.__enter__()
+            self.__enter__()
 
     def ended(self) -> dict[str, Any]:
         """Stop counting and return the event's fields; FLOPs are null if they could not be counted.
@@ -41,16 +43,20 @@ class StepCount:
         """
         if self._compiled:
             return {"compiled": True, "flops": None, "by_operator": {}, "uncounted": {}}
-        self._leave()
+        # Modes are a stack: one that the host entered since and still needs would be popped instead.
+        if _get_current_dispatch_mode() is not self:
+            raise RuntimeError("the step ended inside a dispatch mode of the framework's own")
+        self.__exit__(None, None, None)
         if self._error is not None:
             raise self._error
         counted = {"by_operator": dict(self._by_operator), "uncounted": dict(self._uncounted)}
         return {"compiled": False, "flops": sum(self._by_operator.values()), **counted}
 
-    def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Count an operator that has run."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         if self.paused or self._error is not None:
-            return
+            return out
         try:
             flops = flops_of(func, args, kwargs, out)
             if flops is not None:
@@ -59,24 +65,6 @@ class StepCount:
                 self._uncounted[described(func, args, kwargs)] += 1
         except Exception as error:  # the host's own operator has succeeded: don't raise into it
             self._error = error
-
-    def _leave(self) -> None:
-        """Leave the dispatch mode. Modes are a stack: one that the host entered since and still needs would be popped instead."""
-        if _get_current_dispatch_mode() is not self._mode:
-            raise RuntimeError("the step ended inside a dispatch mode of the framework's own")
-        self._mode.__exit__(None, None, None)
-
-
-class _Mode(TorchDispatchMode):
-    supports_higher_order_operators = True
-
-    def __init__(self, count: StepCount) -> None:
-        super().__init__()
-        self._count = count
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._count.saw(func, args, kwargs or {}, out)
         return out
 
 

@@ -146,9 +146,7 @@ def _product_flops(name: str, args: Any, factor: torch.Tensor, out: Any) -> int 
 
 def _attention_flops(name: str, named: dict[str, Any]) -> int | None:
     """2 FLOPs per query head, pair of positions, channel and product; grouped keys serve several query heads."""
-    query, key, value = (
-        named.get(short, named.get(long)) for short, long in (("q", "query"), ("k", "key"), ("v", "value"))
-    )
+    query, key, value = (named.get(name[0], named.get(name)) for name in ("query", "key", "value"))
     if query is None or key is None or value is None:
         return None
     pairs = _pairs(name, named, query, key)

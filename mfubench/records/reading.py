@@ -82,11 +82,9 @@ class Records:
 def read_records(folder: Path) -> Records:
     """Read everything recorded so far; a file ends at a line torn by its writer's death. Empty if nothing was recorded."""
     series = [_events_in(path) for path in sorted(folder.glob("rank*.jsonl"))]
-    ranks = sorted(
-        (_rank(events, events.start) for events in series if events.start), key=lambda rank: (rank.rank, rank.pid)
-    )
+    ranks = [_rank(events, events.start) for events in series if events.start]
     errors = (error for path in sorted(folder.glob("errors.*.jsonl")) for error in _events_in(path).errors)
-    return Records(tuple(ranks), tuple(errors))
+    return Records(tuple(sorted(ranks, key=lambda rank: (rank.rank, rank.pid))), tuple(errors))
 
 
 def _events_in(path: Path) -> RankEvents:
@@ -108,9 +106,7 @@ def _rank(series: RankEvents, start: Mapping[str, Any]) -> RankRecord:
         boundaries_s=tuple(forward["t"] / 1e9 for forward in boundaries),
         wall_boundaries_s=tuple(forward["w"] / 1e9 for forward in boundaries),
         device_step_times_s=None if periods is None else tuple(period.period_s for period in periods),
-        micro_batches=tuple(
-            tuple(_micro_batch(forward) for forward in step) for step in series.forwards[: series.periods]
-        ),
+        micro_batches=tuple(tuple(map(_micro_batch, step)) for step in series.forwards[: series.periods]),
         peak_memory_bytes=series.peak_memory_bytes,
         memory_kind=series.memory_kind,
         work=series.work,

@@ -37,32 +37,26 @@ def compare_work(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
 
 
 def _expected_and_recorded(expected: Expected, work: Any) -> dict[str, tuple[Any, Any]]:
+    trainable = expected.trainable_parameters
+    blocks = None if work["recomputation"] is None else sum(work.get("recomputed", {}).values())
+    liger = None if expected.liger_kernels is None else _names(expected.liger_kernels)
     return {
         "processes that train together": (expected.num_ranks, work["world_size"]),
         "classes around the model for parallel training": _wrapper(expected, work["parallel_wrappers"]),
         "ZeRO stage": (expected.zero_stage, work.get("zero_stage")),
-        "trainable parameters": (expected.trainable_parameters, work["trainable_parameters"]),
-        "trainable parameters with a gradient": (
-            expected.trainable_parameters,
-            work["trainable_parameters_with_gradient"],
-        ),
-        "trainable parameters stepped by an optimizer": (expected.trainable_parameters, _stepped(work)),
+        "trainable parameters": (trainable, work["trainable_parameters"]),
+        "trainable parameters with a gradient": (trainable, work["trainable_parameters_with_gradient"]),
+        "trainable parameters stepped by an optimizer": (trainable, _stepped(work)),
         "parameters": (expected.parameters, work.get("parameters")),
         "device": (expected.device, work.get("device")),
         "threads": (expected.threads, work.get("threads")),
         "dtype that the weights are multiplied in": (expected.linear_dtype, work.get("linear_dtype")),
         "4-bit type of frozen weights": (expected.quantization, _quantization(work)),
         "use of TF32": (expected.tf32, work.get("tf32")),
-        "blocks recomputed": (
-            expected.recomputed_blocks,
-            None if work["recomputation"] is None else sum(work.get("recomputed", {}).values()),
-        ),
+        "blocks recomputed": (expected.recomputed_blocks, blocks),
         "recomputation in the backward pass": (expected.recomputation, work["recomputation"]),
         "attention": (expected.attention, _attention_name(work)),
-        "Liger kernels": (
-            None if expected.liger_kernels is None else _names(expected.liger_kernels),
-            _names(liger_switches(work["liger_kernels"])),
-        ),
+        "Liger kernels": (liger, _names(liger_switches(work["liger_kernels"]))),
         "use of torch.compile": (expected.torch_compile, work["compiled"]),
         "optimizer": _optimizer(expected, work["optimizers"]),
         "seed": (expected.seed, work.get("seed")),

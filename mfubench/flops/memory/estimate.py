@@ -87,7 +87,9 @@ def estimate(
     with isolated():
         config = config_of(architecture)
         check_positions(positions(config), sequence_length)
-        model = with_lora(bare_model(config), mode) if mode.has_adapters else bare_model(config)
+        model = bare_model(config)
+        if mode.has_adapters:
+            model = with_lora(model, mode, mode.dropout or 0.0)
         # DeepSpeed holds the masters, so the whole module is bf16.
         _set_dtypes(model, "bf16_pure" if deepspeed and precision == "bf16" else precision)
         sizes = parameter_sizes(model, mode)
@@ -96,7 +98,6 @@ def estimate(
         gradients = sizes.gradient_bytes // shards_of("gradients")
         if sharding.library == "fsdp" and precision == "bf16":
             _set_dtypes(model, "bf16_pure")  # gathered weights are bf16 already
-        _add_dropout(model, mode)
         if mode.four_bit:
             unpack_at_every_use(packed_layers(model), torch.float32 if precision == "fp32" else torch.bfloat16)
         traced = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -135,16 +136,6 @@ def _set_dtypes(model: Any, precision: str) -> None:
     for parameter in model.parameters():
         wide = precision == "fp32" or (precision == "bf16" and parameter.requires_grad)
         parameter.data = parameter.data.to(torch.float32 if wide else torch.bfloat16)
-
-
-def _add_dropout(model: Any, mode: Mode) -> None:
-    """Add the dropout in front of the LoRA matrices that the meta model leaves out."""
-    import torch
-
-    places: list[Any] = [m.lora_dropout for m in model.modules() if hasattr(m, "lora_dropout")]
-    for place in places:
-        for adapter in place:
-            place[adapter] = torch.nn.Dropout(mode.dropout or 0.0)
 
 
 def _check_memory_options(mode: Mode, parallelism: str, optimizer: str, precision: str) -> None:
