@@ -44,8 +44,7 @@ def show_step(counted: CountedStep, possible_flops: float | None, console: Conso
     step = counted.step
     console.print(_workload_line(counted), highlight=False, soft_wrap=True)
     totals = _plain_table("", "TFLOP per step", "GFLOP per token", *([] if possible_flops is None else ["MFU, HFU"]))
-    for name in TOTALS:
-        flops = getattr(step, name)
+    for name, flops in step.flops.items():
         totals.add_row(name, _tera(flops), f"{flops / counted.tokens / 1e9:,.3f}", *_percent(flops, possible_flops))
     console.print(totals)
     for name, meaning in TOTALS.items():

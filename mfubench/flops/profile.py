@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops
 
@@ -111,10 +112,8 @@ class Profile:
             return needed + sum(n * model_flops(call, batch_size, lengths, causal=causal) for call, n in calls)
 
         def hardware(skip_masked: bool) -> int:
-            return executed + sum(
-                n * kernel_flops(call, batch_size, lengths, kernel=self.attention, skip_masked=skip_masked)
-                for call, n in self.executed_attention
-            )
+            kernel = partial(kernel_flops, kernel=self.attention, skip_masked=skip_masked)
+            return executed + sum(n * kernel(call, batch_size, lengths) for call, n in self.executed_attention)
 
         return FlopCount(
             model_flops=model(causal=False),
