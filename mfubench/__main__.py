@@ -81,7 +81,8 @@ def job(composed: Any) -> float:
             return float("nan")
         earlier = done_before(experiment, folder, sweep, console) if experiment.resume else None
         with interrupted_once():  # a Ctrl-C that comes too late for the run is raised here: its result is in the table
-            result = earlier or run(experiment, folder, sweep, in_files(composed), console)
+            varied = sweeps[0].varied if sweeps else ()
+            result = earlier or run(experiment, folder, sweep, in_files(composed), console, varied)
             results.append(result)
     except ConfigError as error:
         refusals.append(error)

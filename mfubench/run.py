@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,9 +23,16 @@ from mfubench.result.build import build
 from mfubench.result.job import Composed, claim, claim_for_preview, supersede_earlier
 
 
-def run(experiment: Experiment, folder: Path, sweep: Path | None, composed: Composed, console: Console) -> Result:
+def run(
+    experiment: Experiment,
+    folder: Path,
+    sweep: Path | None,
+    composed: Composed,
+    console: Console,
+    varied: Collection[str] = (),
+) -> Result:
     """Measure the experiment in the folder; what goes wrong in the run is its result. Raises ConfigError."""
-    job = claim(experiment, folder, sweep, composed)
+    job = claim(experiment, folder, sweep, composed, varied)
     target = prepared = peaks = observed = measured = None
     with interrupted_once():
         try:

@@ -160,9 +160,8 @@ def _jobs(base: DictConfig, overrides: Sequence[Override]) -> Iterator[DictConfi
     """The composed configuration of each job of a sweep, expanded as Hydra's own sweeper does."""
     if not str(base.hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
         return  # another sweeper chooses the values as it goes: each job is validated when it starts
-    of_the_study = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items()]
     try:
-        jobs = expand_sweep([*parse(of_the_study), *overrides])
+        jobs = expand_sweep([*_of_the_study(base), *overrides])
         if not jobs:
             raise HydraException("there are none")
     except (HydraException, OmegaConfBaseException) as error:  # an interval, say, or a glob(...) that matches nothing
@@ -172,6 +171,11 @@ def _jobs(base: DictConfig, overrides: Sequence[Override]) -> Iterator[DictConfi
             expected="values separated by commas, range(...) or glob(...)",
         ) from error
     yield from map(_compose, jobs)
+
+
+def _of_the_study(base: DictConfig) -> list[Override]:
+    """The overrides that the experiment's file sweeps."""
+    return parse([f"{key}={values}" for key, values in (base.hydra.sweeper.get("params") or {}).items()])
 
 
 def _sweep(base: DictConfig, overrides: Sequence[Override], num_jobs: int) -> Sweep:
@@ -188,7 +192,7 @@ def _sweep(base: DictConfig, overrides: Sequence[Override], num_jobs: int) -> Sw
             instead="hydra/launcher=basic",
         )
     folder: Any = OmegaConf.to_container(base.hydra.sweep, resolve=False)
-    params = map(str, base.hydra.sweeper.get("params") or ())
+    several = {each.key_or_group: each.is_sweep_override() for each in (*_of_the_study(base), *overrides)}
     return Sweep(
         folder=Path(base.hydra.sweep.dir),
         named=any(override.key_or_group == "hydra.sweep.dir" for override in overrides),
@@ -196,7 +200,7 @@ def _sweep(base: DictConfig, overrides: Sequence[Override], num_jobs: int) -> Sw
         overrides=tuple(str(o.input_line) for o in overrides if not o.key_or_group.startswith("hydra")),
         resume=base.resume and not base.dry_run,
         num_jobs=num_jobs,
-        varied=(*params, *(override.key_or_group for override in overrides if override.is_sweep_override())),
+        varied=tuple(key for key, has_several in several.items() if has_several),
     )
 
 

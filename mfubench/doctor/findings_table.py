@@ -12,6 +12,7 @@ from rich.text import Text
 from mfubench.doctor.findings import Findings
 from mfubench.doctor.here import STATE_MISSING, STATE_READY, Environment
 from mfubench.doctor.matrix import MatrixCell, MatrixRow
+from mfubench.measure.metric_table import WORDS
 from mfubench.plan.engines import label
 
 SETTING_WIDTH = 32  # columns: beside eight frameworks the matrix has MATRIX_WIDTH
@@ -52,7 +53,9 @@ def _about(findings: Findings) -> dict[str, str]:
     device = f"{machine.num_devices} × {machine.device_name}" if machine.device == "cuda" else machine.device_name
     memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 2**30:.0f} GiB"
     driver = "" if machine.driver is None else f", driver {machine.driver}"
-    peaks = ", ".join(f"{dtype} {value / 1e12:.3g} TFLOP/s" for dtype, value in findings.devices.peaks.items())
+    peaks = ", ".join(
+        f"{dtype} {WORDS['TFLOP/s'](value / 1e12)} TFLOP/s" for dtype, value in findings.devices.peaks.items()
+    )
     return {
         "mfubench": f"{findings.version}, Python {findings.python}",
         "device": f"{device}, {machine.cores} cores{memory}{driver}",

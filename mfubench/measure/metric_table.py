@@ -41,9 +41,15 @@ class Metric:
     rate: Callable[[StepWork], float] | None = None  # over a time in s: the amount per step; None: no rate
 
 
+def rounded(value: float, digits: int = 3) -> str:
+    """To so many digits, a large number without an exponent: 0.165, 1,190."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if abs(float(text)) >= 1000 else text
+
+
 def seconds(value: float) -> str:
     """In s or ms, to four digits."""
-    return f"{value:.4g} s" if value >= 1 else f"{value * 1e3:.4g} ms"
+    return f"{rounded(value, 4)} s" if value >= 1 else f"{rounded(value * 1e3, 4)} ms"
 
 
 def percent(fraction: float, digits: int = 1, sign: str = "") -> str:
@@ -56,11 +62,12 @@ def percent(fraction: float, digits: int = 1, sign: str = "") -> str:
 WORDS: Mapping[str, Callable[[float], str]] = {
     "s": seconds,
     "tokens/s": "{:,.0f}".format,
-    "TFLOP/s": "{:.3g}".format,
+    "TFLOP/s": rounded,
+    "TFLOP": lambda value: f"{rounded(value, 4)} TFLOP",
     "fraction": percent,
     "bytes": lambda value: f"{value / 2**30:.2f} GiB",
-    "J/token": lambda value: f"{value * 1e3:.3g} mJ",
-    "US$": "{:,.4g}".format,
+    "J/token": lambda value: f"{rounded(value * 1e3)} mJ",
+    "US$": lambda value: rounded(value, 4),
 }
 
 STEP_PARTS = (
@@ -107,7 +114,7 @@ METRICS = (
         "hardware FLOPs per second, causal / the largest matmul rate measured on this device",
         heading="of ceiling",
         two_lines="of\nceiling",
-        column=8,
+        column=9,
     ),
     Metric(
         "mfu_at_clock",
@@ -136,7 +143,7 @@ METRICS = (
         "TFLOP/s",
         heading="TFLOP/s",
         two_lines="model\nTFLOP/s",
-        column=3,
+        column=6,
         shown="always",
         per_step=5,
         rate=lambda step: step.model_flops / 1e12,
@@ -151,7 +158,7 @@ METRICS = (
         "backward twice its forward: PaLM) / (step time x dense peak)",
         heading="MFU",
         two_lines="\nMFU",
-        column=4,
+        column=3,
         shown="always",
         with_interval=True,
         per_step=3,
@@ -163,7 +170,7 @@ METRICS = (
         "as mfu, with causal attention counted exactly, s(s+1)/2 (Megatron)",
         heading="MFU causal",
         two_lines="MFU\ncausal",
-        column=5,
+        column=7,
         shown="always",
         rate=lambda step: step.model_flops_causal / step.peak_flops_per_second,
     ),
@@ -174,7 +181,7 @@ METRICS = (
         "backward 2.5 times its forward, eager's twice) / (step time x dense peak)",
         heading="HFU",
         two_lines="\nHFU",
-        column=6,
+        column=4,
         shown="always",
         with_interval=True,
         per_step=4,
@@ -187,7 +194,7 @@ METRICS = (
         "step tell for all",
         heading="HFU causal",
         two_lines="HFU\ncausal",
-        column=7,
+        column=8,
         shown="always",
         rate=lambda step: step.hardware_flops_causal / step.peak_flops_per_second,
     ),
@@ -203,7 +210,7 @@ METRICS = (
         "bytes",
         heading="memory",
         two_lines="peak\nmemory",
-        column=9,
+        column=5,
         shown="always",
         largest=True,
     ),

@@ -18,7 +18,7 @@ from mfubench.flops import FlopCount
 from mfubench.flops.profile import AMOUNTS
 from mfubench.hardware import Ceiling, Conditions, GpuConditions, Peak
 from mfubench.measure.intervals import MIN_STEPS, Summary, ratio_interval, summarize, widened
-from mfubench.measure.metric_table import BY_NAME, STEP_RATES, StepWork, rates
+from mfubench.measure.metric_table import BY_NAME, STEP_RATES, StepWork, rates, rounded
 from mfubench.measure.steady_state import steadiness
 from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.records import Difference, MicroBatch, RankRecord, Records
@@ -240,8 +240,8 @@ def impossible(measurement: Figures, flops: FlopCount, peak: Peak) -> tuple[Diff
         found.append(
             Difference(
                 what="FLOP/s (a wrong peak, wrong FLOPs, or steps that were not done)",
-                asked=f"at most {peak.flops_per_second / 1e12:.4g} TFLOP/s, {peak.source}",
-                seen=f"{seen / 1e12:.4g} TFLOP/s",
+                asked=f"at most {rounded(peak.flops_per_second / 1e12, 4)} TFLOP/s, {peak.source}",
+                seen=f"{rounded(seen / 1e12, 4)} TFLOP/s",
             )
         )
     if flops.uncounted:

@@ -13,7 +13,7 @@ from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
 from mfubench.measure.intervals import MIN_STEPS
 from mfubench.measure.measure import Measured
-from mfubench.measure.metric_table import percent
+from mfubench.measure.metric_table import WORDS, percent
 from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Figures
 from mfubench.measure.observe import Observed
 from mfubench.measure.status import RunStatus
@@ -140,7 +140,7 @@ def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:
         why = counted.explanation or "nothing known explains it; in_situ in result.json has its operators"
         unknown = ", ".join(f"{operator} ×{calls:g}" for operator, calls in counted.uncounted.items())
         yield (
-            f"a step counted in the framework's own process did {counted.flops / 1e12:.4g} TFLOP, "
-            f"{percent(counted.apart, sign='+')} from the {counted.expected_flops / 1e12:.4g} TFLOP that hfu takes it to do: "
-            f"{why}" + (f"; no formula counts {unknown}" if unknown else "")
+            f"a step counted in the framework's own process did {WORDS['TFLOP'](counted.flops / 1e12)}, "
+            f"{percent(counted.apart, sign='+')} from the {WORDS['TFLOP'](counted.expected_flops / 1e12)} that hfu takes it "
+            f"to do: {why}" + (f"; no formula counts {unknown}" if unknown else "")
         )

@@ -1,8 +1,8 @@
 """`python -m mfubench.report DIR...`: every result in or below the folders, as a table, CSV, JSON, Markdown or one HTML file.
 
 Exit status: 0 every run is ok; 3 some run is not, or a file could not be read; 2 there is no result. `--against OLD_DIR`
-adds what became of each setting since: 0 nothing got worse, 3 something did or a file could not be read, 2 no setting is on
-both sides. 1: the output can't be written.
+adds what became of each setting since: 3 something is slower or no longer ok (with `--strict`: or missing), or a file could
+not be read; 2 no setting is on both sides; else 0. 1: the output can't be written.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not any(change.old and change.new for change in compared):
             print(f"mfubench.report: no setting is in both {given.against} and the new results", file=sys.stderr)
             return 2
-        ok = not (found.complaints or old.complaints or regressions(compared))
+        ok = not (found.complaints or old.complaints or regressions(compared, given.strict))
     text = _report_text(found, compared, given)
     try:
         _put(text, given.output)
@@ -67,8 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         metavar="OLD_DIR",
         type=Path,
-        help="older results: say what got slower, and exit with 3 if something did",
+        help="older results: say what is slower, no longer ok, missing or new, and exit with 3 for the first two",
     )
+    parser.add_argument("--strict", action="store_true", help="with --against: exit with 3 for what is missing, too")
     parser.add_argument(
         "--tolerance",
         metavar="FRACTION",

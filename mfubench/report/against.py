@@ -1,25 +1,27 @@
-"""Old and new results → what became of each setting: slower, faster, or nothing that can be told. A gate for CI. Pure.
+"""Old and new results → what became of each setting: slower, no longer ok, missing, new, or nothing of these. A gate for CI.
 
 Settings match by what was asked. What need not be the same on both sides, and is said where it isn't: the device and its
-peak, versions of packages, how long was measured, mfubench's own way of running the framework. Runs of two sweeps did not
-stand beside each other in time, so that they are compared as two groups, not in pairs.
+peak, versions of packages, details of how long was measured, mfubench's own way of running the framework. Of several sweeps
+of a setting on one side, the newest counts. Runs of two sweeps did not stand beside each other in time, so that they are
+compared as two groups, not in pairs. Pure.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mfubench.measure.metric_table import seconds
-from mfubench.report.overview import SINGLE, Section, labels
+from mfubench.report.labels import labels
+from mfubench.report.overview import SINGLE, Section
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.ratios import Comparison, amount, compare
 from mfubench.report.settings import describe
 from mfubench.result.flat import Scalar
 from mfubench.result.result_file import Result
 
-MAY_DIFFER = ("device", "peak", "recipe", "versions", "mfubench", "measurement")
-MAY_DIFFER_DETAILS = "measurement."
+MAY_DIFFER = ("device", "peak", "recipe", "versions", "mfubench", "measurement.")  # the keys begin so
 
 Words = Sequence[Mapping[str, str]]
 
@@ -33,21 +35,20 @@ class Change:
     new: Pooled | None
     comparison: Comparison | None  # step time now / then; None unless both have figures
     verdict: str
-    regression: bool  # slower by more than the tolerance, for sure; or it was ok and isn't, or isn't there any more
+    regression: bool  # slower by more than the tolerance, for sure; or no longer ok
     differences: str  # what else differs between then and now; empty: nothing known
 
 
 def changes(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> list[Change]:
     """Return the change of every setting of either side, the new side's settings first.
 
-    A regression is a ratio of step times whose whole 95 % interval lies above 1 + `tolerance`, or a setting that was ok and no
-    longer is, or is missing.
+    Slower is a setting if the whole 95 % interval of its ratio of step times lies above 1 + `tolerance`.
     """
     words = describe([*old, *new])
     sides = words[: len(old)], words[len(old) :]
     # With several devices on one side, each is compared with itself.
     several = any(len({own["device"] for own in side if "device" in own}) > 1 for side in sides)
-    free = {key for key in words[0] if _may_differ(key) and not (several and key == "device")}
+    free = {key for key in words[0] if key.startswith(MAY_DIFFER) and not (several and key == "device")}
     then, now = (_settings_of(runs, side, free) for runs, side in zip((old, new), sides, strict=True))
     of_run = {id(run): own for run, own in zip([*old, *new], words, strict=True)}
     keys = [*now, *(key for key in then if key not in now)]
@@ -61,19 +62,19 @@ def changes(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> l
     return found
 
 
-def regressions(found: Sequence[Change]) -> list[Change]:
-    """Those that a gate is there for."""
-    return [change for change in found if change.regression]
+def regressions(found: Sequence[Change], strict: bool = False) -> list[Change]:
+    """Return those that a gate is there for; if `strict`, also what was ok and is missing."""
+    return [each for each in found if each.regression or (strict and each.old and each.old.ok and not each.new)]
 
 
 def section(found: Sequence[Change], tolerance: float) -> Section:
     """The changes as a part of a report."""
-    bad = len(regressions(found))
+    kinds = Counter(change.verdict.partition(":")[0] for change in found)
     measured = [change for change in found if change.comparison]
     single = any(change.comparison and change.comparison.ratio.basis == "single" for change in measured)
     paragraphs = [
-        f"{bad} of {len(found)} settings got worse: slower by more than {tolerance:.1%}, the whole 95 % interval beyond it, "
-        "not ok any more, or ok in the old results and not in the new ones at all.",
+        f"{len(found)} settings: {kinds['slower']} slower by more than {tolerance:.1%} (the whole 95 % interval), "
+        f"{kinds['no longer ok']} no longer ok, {kinds['missing']} missing, {kinds['new']} new.",
         *([SINGLE] if single else []),
         *_asides(found),
     ]
@@ -110,14 +111,11 @@ def change_records(found: Sequence[Change]) -> list[dict[str, Scalar]]:
     ]
 
 
-def _may_differ(key: str) -> bool:
-    return key in MAY_DIFFER or key.startswith(MAY_DIFFER_DETAILS)
-
-
 def _settings_of(runs: Sequence[Result], words: Words, free: set[str]) -> dict[tuple[tuple[str, str], ...], Pooled]:
     """The settings of a side by what they are matched by."""
     matched = [{key: value for key, value in own.items() if key not in free} for own in words]
-    return {tuple(each.settings.items()): each for each in pool(runs, matched)}
+    oldest_first = sorted(pool(runs, matched), key=lambda each: each.results[-1].started_at)
+    return {tuple(each.settings.items()): each for each in oldest_first}
 
 
 def _values_of(side: Pooled | None, key: str, words: Mapping[int, Mapping[str, str]]) -> str:
@@ -127,13 +125,12 @@ def _values_of(side: Pooled | None, key: str, words: Mapping[int, Mapping[str, s
 
 def _change(name: str, old: Pooled | None, new: Pooled | None, tolerance: float, told: Sequence[str]) -> Change:
     if old is None or new is None:
-        where = "new" if old is None else "old"
-        return Change(name, old, new, None, f"only in the {where} results", bool(old and old.ok), "")
+        return Change(name, old, new, None, "new" if old is None else "missing", False, "")
     comparison = compare(old, new, in_pairs=False) if old.ok and new.ok else None
     worse = (old.status == "ok" and new.status != "ok") or (bool(old.ok) and not new.ok)
     beyond = comparison is not None and comparison.ratio.resolved and (comparison.ratio.low or 0.0) > 1 + tolerance
     different = "; ".join([*map(str, comparison.differences if comparison else ()), *told])
-    verdict = f"not ok any more: {new.status}" if worse else _verdict(comparison, new, beyond)
+    verdict = f"no longer ok: {new.status}" if worse else _verdict(comparison, new, beyond)
     return Change(name, old, new, comparison, verdict, worse or beyond, different)
 
 

@@ -6,6 +6,22 @@ from mfubench.measure.metric_table import COLUMNS, WORDS
 from mfubench.report.pooling import Figure, Pooled
 
 ABSENT = "–"
+_MASKED = "without the half of attention that is masked (HFU: if the kernel skips it)"
+MEANINGS = {  # of the columns, by heading
+    "step time": "mean of the steady steps, with data loading, communication and the optimizer",
+    "tokens/s/device": "positions computed per second on a device",
+    "MFU": "FLOPs that training needs (no recomputation, attention in full) / (step time × peak)",
+    "HFU": "FLOPs that are executed (recomputation included) / (step time × peak)",
+    "memory": "at the peak, of the fullest device",
+    "TFLOP/s": "MFU's FLOPs per second and device",
+    "MFU causal": _MASKED,
+    "HFU causal": _MASKED,
+    "of ceiling": "HFU causal's FLOP/s / the largest matmul rate measured on this device",
+    "padding": "share of the positions that only fill up a sequence; tokens/s, MFU and HFU count them",
+    "energy": "of all devices, per position computed",
+    "US$/M tokens": "price of a million positions at hardware.price_per_hour",
+    "at clock": "MFU over the peak at the clock that the device had",
+}
 
 
 def figures_in_words(pooled: Pooled) -> dict[str, str]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mfubench.measure.metric_table import COLUMNS
-from mfubench.report.cells import figures_in_words
-from mfubench.report.pooling import Pooled, pool
-from mfubench.report.ratios import TASK, Comparison, comparisons, fastest, sentence
+from mfubench.measure.metric_table import COLUMNS, WORDS
+from mfubench.report.cells import ABSENT, MEANINGS, figures_in_words
+from mfubench.report.labels import HEAD, SEPARATOR, differing_settings, in_short, labels
+from mfubench.report.pooling import Pooled, by_sweep, pool
+from mfubench.report.ratios import Comparison, comparisons, fastest, sentence
 from mfubench.report.settings import one_line
 from mfubench.result.result_file import Result
 
-LEGEND = (
-    "MFU: the FLOPs that training needs (no recomputation, attention over the full square) / (step time × peak). "
-    "HFU: those that are executed, recomputation included. Causal: without attention's masked half. "
-)
-OVER_STEPS = "±: 95 % interval of the mean."
-OVER_RUNS = "±: 95 % interval of the mean; over the runs where n is more than 1, else over the steps of the one run."
-SINGLE = (
-    "Single runs say nothing of how runs differ, so that no difference between them is resolved; "
-    "-m 'repeat=range(3)' would tell."
-)
+SINGLE = "Single runs and runs of few steps resolve no difference; -m 'repeat=range(3)' measurement=default would."
+NUMBER = re.compile(r"[\d.]+")
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,8 @@ class Row:
     """A setting, as a table shows it."""
 
     pooled: Pooled
-    name: str  # what tells it from the others: mode lora, batch 2
+    name: str  # see labels
+    settings: Mapping[str, str]  # in short
     figures: Mapping[str, str]  # by heading; none unless a run is ok
     fastest: bool  # resolvably so, among all that did the same work
 
@@ -38,8 +33,7 @@ class Row:
 class Remark:
     """A sentence about some rows: why one isn't ok, or a warning."""
 
-    about: tuple[str, ...]  # names of rows
-    kind: str  # a status, or a warning's kind
+    about: str
     text: str
     failure: bool  # else a warning
 
@@ -57,15 +51,15 @@ class RatioLine:
 class Overview:
     """The texts above and below a report's table, and its rows."""
 
-    shared: Mapping[str, str]  # settings that all rows have
+    title: str  # the sweep
+    shared: Mapping[str, str]  # settings that don't differ
     devices: tuple[str, ...]  # and the peaks that figures are relative to
-    varying: tuple[str, ...]  # settings that are columns
     headings: tuple[str, ...]  # figures that are columns
+    details: tuple[str, ...]  # settings that are columns: those that differ and aren't in the names of all rows
     rows: tuple[Row, ...]
-    ratios: tuple[RatioLine, ...]
+    ratios: Mapping[str, Sequence[RatioLine]]  # to the first row of each task, by a title that names it
     note: str  # on the ratios; empty: none
     remarks: tuple[Remark, ...]
-    legend: str  # empty where there are no figures
 
     @property
     def repeated(self) -> bool:
@@ -74,108 +68,101 @@ class Overview:
 
     @property
     def columns(self) -> list[str]:
-        """The table's header: settings, status, number of runs if there are repeats, figures."""
-        return [*self.varying, "status", *(["n"] if self.repeated else []), *self.headings]
+        """The table's header: name, status, number of runs if there are repeats, figures, settings."""
+        return ["setting", "status", *(["n"] if self.repeated else []), *self.headings, *self.details]
+
+    @property
+    def numbers(self) -> range:
+        """The columns that hold numbers."""
+        return range(2, len(self.columns) - len(self.details))
 
     def cells(self, row: Row) -> list[str]:
         """A row's cells, one for each column."""
-        settings = [row.pooled.settings[key] for key in self.varying]
         status = row.pooled.status + (", fastest" if row.fastest else "")
         runs = [str(len(row.pooled.ok))] if self.repeated else []
-        return [*settings, status, *runs, *(row.figures.get(heading, "–") for heading in self.headings)]
+        figures = [row.figures.get(heading, ABSENT) for heading in self.headings]
+        return [row.name, status, *runs, *figures, *(row.settings[key] for key in self.details)]
 
 
-def overview(results: Sequence[Result]) -> Overview:
-    """Everything that a report says of results, at least one."""
+def overviews(results: Sequence[Result]) -> list[Overview]:
+    """Everything that a report says of results: of each sweep, and of each day's single runs, the newest first."""
+    return [overview(runs, title) for title, runs in by_sweep(results)]
+
+
+def legend(tables: Sequence[Overview]) -> list[str]:
+    """Explain the columns that the tables have, a line for each meaning, and ± if there is one."""
+    cells = [cell for table in tables for row in table.rows for cell in row.figures.items()]
+    names: dict[str, list[str]] = {}
+    for heading in (heading for heading in COLUMNS if heading in dict(cells)):
+        names.setdefault(MEANINGS[heading], []).append(heading)
+    lines = [f"{', '.join(together)}: {meaning}" for meaning, together in names.items()]
+    over = (
+        ", over the runs where n is more than 1, else over the run's steps" if any(t.repeated for t in tables) else ""
+    )
+    return [*lines, f"±: 95 % interval of the mean{over}"] if any("±" in text for _, text in cells) else lines
+
+
+def overview(results: Sequence[Result], title: str = "") -> Overview:
+    """Everything that a report says of the results of a sweep, at least one."""
     settings = pool(results)
-    first = settings[0].settings
-    varying = tuple(key for key in first if len({each.settings[key] for each in settings}) > 1)
+    varying = differing_settings(settings)
+    known = {key: cell for each in settings for key, cell in each.settings.items() if cell and key not in varying}
     winners = {id(each) for each in fastest(settings)}
-    names = labels(settings)
-    figures = [figures_in_words(each) for each in settings]
+    columns = (settings, labels(settings), in_short(settings), map(figures_in_words, settings))
+    rows = tuple(Row(*of, fastest=id(of[0]) in winners) for of in zip(*columns, strict=True))
+    name_of = {id(row.pooled): row.name for row in rows}
     compared = comparisons(settings)
-    rows = tuple(Row(*of, fastest=id(of[0]) in winners) for of in zip(settings, names, figures, strict=True))
-    over = OVER_RUNS if len(results) > len(rows) else OVER_STEPS
     return Overview(
-        shared={key: value for key, value in first.items() if value and key not in varying},
+        title=title,
+        shared={key: known[key] for key in settings[0].settings if key in known},
         devices=tuple(_devices(results)),
-        varying=varying,
-        headings=tuple(key for key in COLUMNS if any(key in each for each in figures)),
+        headings=tuple(key for key in COLUMNS if any(key in row.figures for row in rows)),
+        details=tuple(key for key in varying if _is_column(key, rows)),
         rows=rows,
-        ratios=tuple(line for task in compared for line in _ratio_lines(task, varying)),
+        ratios={
+            f"time per step, relative to {name_of[id(task[0].one)]}": [_line(each, name_of) for each in task]
+            for task in compared
+        },
         note=SINGLE if any(each.ratio.basis == "single" for task in compared for each in task) else "",
-        remarks=tuple(_merged([*_failures(rows), *_warnings(rows)])),
-        legend=LEGEND + over if any(figures) else "",
+        remarks=tuple(_remarks(rows)),
     )
 
 
-def labels(settings: Sequence[Pooled]) -> list[str]:
-    """Name each setting by as many of the differing values as tell them apart; a single one by its runs' name."""
-    chosen: list[str] = []
-    told = 1
-    keys = [key for key in settings[0].settings if len({each.settings[key] for each in settings}) > 1]
-    alone = [key for key in keys if len({each.settings[key] for each in settings}) == len(settings)]
-    for key in alone[:1] or keys:
-        apart = len({tuple(each.settings[name] for name in [*chosen, key]) for each in settings})
-        if apart > told:
-            chosen, told = [*chosen, key], apart
-    named = (", ".join(_said(key, each.settings[key]) for key in chosen) for each in settings)
-    return [name or one_line(each.results[0].name) for name, each in zip(named, settings, strict=True)]
+def _is_column(key: str, rows: Sequence[Row]) -> bool:
+    """Return True for a setting of the work that isn't in the names of all rows that have it."""
+    values = [(row.settings[key], row.name.split(SEPARATOR)) for row in rows]
+    untold = any(value and f"{key} {value}" not in name for value, name in values)
+    return untold and key not in HEAD and not key.startswith("measurement")
 
 
-def _said(key: str, value: str) -> str:
-    return value if key == "framework" else f"{key} {value or 'none'}"
+def _line(each: Comparison, name_of: Mapping[int, str]) -> RatioLine:
+    different = "; ".join(f"{which.what} {which.other} instead of {which.one}" for which in each.differences)
+    kind = "the same work, done otherwise" if each.same_work else "over different work"
+    text = sentence(each.ratio, name_of[id(each.other)])
+    return RatioLine(each, text, f"{kind}: {one_line(different)}" if different else "")
 
 
-def _ratio_lines(task: Sequence[Comparison], varying: Sequence[str]) -> Iterator[RatioLine]:
-    """Yield each comparison, under the name of its task if there are several."""
-    settings = [task[0].one, *(each.other for each in task)]
-    baseline, *others = labels(settings)
-    where = ", ".join(_said(key, settings[0].settings[key]) for key in varying if key in TASK)
-    for comparison, other in zip(task, others, strict=True):
-        text = sentence(comparison.ratio, baseline, other)
-        different = "; ".join(map(str, comparison.differences))
-        kind = "the same work, done otherwise" if comparison.same_work else "over different work"
-        yield RatioLine(
-            comparison,
-            f"{where}: {text}" if where else text,
-            f"{kind} ({baseline} and {other}): {one_line(different)}" if different else "",
-        )
+def _remarks(rows: Sequence[Row]) -> Iterator[Remark]:
+    """Yield why runs aren't ok, then warnings; one remark for all that say the same, a warning with other numbers included."""
+    runs = [run for row in rows for run in row.pooled.results]
+    said = [(True, f"{run.status}: {run.reason}", run) for run in runs if run.reason]
+    said += [(False, warning.text, run) for run in runs for warning in run.warnings]
+    alike: dict[tuple[bool, str], dict[int, str]] = {}
+    for failure, text, run in said:
+        alike.setdefault((failure, text if failure else NUMBER.sub("", text)), {}).setdefault(id(run), text)
+    for (failure, _), texts in alike.items():
+        about = [_of(row, texts) for row in rows if any(id(run) in texts for run in row.pooled.results)]
+        first, *others = dict.fromkeys(texts.values())
+        more = f" (the first of {len(texts)} runs that say so)" if others else ""
+        if len(about) > 2:
+            about = ["all"] if about == [row.name for row in rows] else [f"{about[0]} and {len(about) - 1} more"]
+        yield Remark("; ".join(about), _printable(first + more), failure)
 
 
-def _failures(rows: Sequence[Row]) -> Iterator[Remark]:
-    for row in rows:
-        runs = [run for run in row.pooled.results if run.reason]
-        for status, reason in dict.fromkeys((run.status, run.reason or "") for run in runs):
-            with_it = [run for run in runs if (run.status, run.reason) == (status, reason)]
-            yield Remark((_of(row, with_it),), status, f"{status}: {reason}", failure=True)
-
-
-def _of(row: Row, runs: Sequence[Result]) -> str:
+def _of(row: Row, concerned: Container[int]) -> str:
     """Name the row, and the repeats concerned unless it is all."""
-    if len(runs) == len(row.pooled.results):
-        return row.name
-    return f"{row.name} (repeat {', '.join(str(run.settings['repeat']) for run in runs)})"
-
-
-def _warnings(rows: Sequence[Row]) -> Iterator[Remark]:
-    """One of each kind for a row: repeats say the same with other figures."""
-    for row in rows:
-        said = [(warning.kind, warning.text, run) for run in row.pooled.results for warning in run.warnings]
-        for kind in dict.fromkeys(kind for kind, _, _ in said):
-            texts = list(dict.fromkeys(text for of_kind, text, _ in said if of_kind == kind))
-            runs = {id(run): run for of_kind, _, run in said if of_kind == kind}
-            more = f" (the first of {len(runs)} runs that say so)" if len(runs) > 1 and len(texts) > 1 else ""
-            for text in texts if not more else texts[:1]:
-                yield Remark((_of(row, list(runs.values())),), kind, text + more, failure=False)
-
-
-def _merged(remarks: Sequence[Remark]) -> Iterator[Remark]:
-    """Every remark once, about all the rows that it is about."""
-    for failure, kind, text in dict.fromkeys((each.failure, each.kind, each.text) for each in remarks):
-        alike = [each for each in remarks if (each.failure, each.kind, each.text) == (failure, kind, text)]
-        about = tuple(dict.fromkeys(name for each in alike for name in each.about))
-        yield Remark(about, kind, _printable(text), failure)
+    repeats = [str(run.settings["repeat"]) for run in row.pooled.results if id(run) in concerned]
+    return row.name + (f" (repeat {', '.join(repeats)})" if len(repeats) < len(row.pooled.results) else "")
 
 
 def _printable(text: str) -> str:
@@ -186,16 +173,19 @@ def _printable(text: str) -> str:
 def _devices(results: Sequence[Result]) -> Iterator[str]:
     """The devices, and the peaks that the results are relative to."""
     peaks: dict[tuple[str, ...], list[float]] = {}
-    for h in (result.hardware for result in results):
+    for result in results:
+        h, plan = result.hardware, result.plan
         if h and h.peak_flops_per_second:
             source = "measured before each run" if h.peak_measured else h.peak_source or ""
+            if h.peak_measured and plan and plan.num_ranks > 1:
+                source += f", {plan.environment.get('OMP_NUM_THREADS', '?')} thread(s) a rank"
             peaks.setdefault((h.device_name, h.peak_dtype or "", source), []).append(h.peak_flops_per_second / 1e12)
     for (name, dtype, source), values in peaks.items():
         yield one_line(f"{name}: peak {_range(values)} TFLOP/s in {dtype}, {source}")
 
 
 def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    low, high = WORDS["TFLOP/s"](min(values)), WORDS["TFLOP/s"](max(values))
     return low if low == high else f"{low}–{high}"
 
 

@@ -1,8 +1,8 @@
-"""Pool the repeats of each setting: a row of a report.
+"""Put the results of a sweep together, and pool the repeats of each setting: the rows of a report.
 
-Runs whose settings are the same in words are repeats of one setting, whichever of several fresh processes they were and
-whether one sweep made them or several. Fresh processes differ by more than the steps within one do, so that the run is the
-unit: a figure is the mean of the runs' figures, and its interval is Student's t over runs.
+Runs of one sweep whose settings, versions and machine are the same in words are repeats of one setting; single runs are if
+they were asked for as repeats. Fresh processes differ by more than the steps within one do, so that the run is the unit: a
+figure is the mean of the runs' figures, and its interval is Student's t over runs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from mfubench.config.errors import key_of
 from mfubench.measure.intervals import student
 from mfubench.measure.metric_table import BY_NAME
-from mfubench.report.settings import describe
+from mfubench.report.settings import describe, one_line
 from mfubench.result.result_file import Result
 
 
@@ -68,15 +70,33 @@ class Pooled:
         return Figure(mean, mean - half, mean + half, len(values))
 
 
+def by_sweep(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Return the results of each sweep, and of each day's single runs, under a title with the study; the newest first."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.group or result.started_at[:10], []).append(result)
+    newest_first = sorted(groups.items(), key=lambda group: max(run.started_at for run in group[1]), reverse=True)
+    found = []
+    for name, runs in newest_first:
+        study = [each for each in runs[0].provenance.overrides or () if key_of(each) == "experiment"]
+        title = " · ".join([f"Sweep {name}", *study]) if runs[0].group else f"Single runs of {name}"
+        found.append((one_line(title), runs))
+    return found
+
+
 def pool(results: Sequence[Result], words: Sequence[Mapping[str, str]] | None = None) -> list[Pooled]:
-    """Group results by setting, in the order in which the settings first come.
+    """Group results by setting and sweep, in the order in which they first come; of single runs, each `repeat` once.
 
     `words`: the settings of each result in words; by default those of `describe`.
     """
-    alike: dict[tuple[tuple[str, str], ...], list[Result]] = {}
+    alike: dict[tuple[Any, ...], list[Result]] = {}
+    before: Counter[tuple[Any, ...]] = Counter()  # single runs of the same settings and the same repeat
     for result, own in zip(results, describe(results) if words is None else words, strict=True):
-        alike.setdefault(tuple(own.items()), []).append(result)
-    return [Pooled(dict(own), tuple(sorted(runs, key=lambda run: run.started_at))) for own, runs in alike.items()]
+        setting, repeat = (result.group, *own.items()), result.settings["repeat"] if result.group is None else None
+        alike.setdefault((before[setting, repeat], *setting), []).append(result)
+        before[setting, repeat] += result.group is None
+    runs = (sorted(found, key=lambda run: run.started_at) for found in alike.values())
+    return [Pooled(dict(own[2:]), tuple(found)) for own, found in zip(alike, runs, strict=True)]
 
 
 def pairs(one: Pooled, other: Pooled) -> list[tuple[Result, Result]]:

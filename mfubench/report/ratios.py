@@ -1,8 +1,8 @@
 """Settings compared: ratios of step times with intervals, what else differs between the two, which is fastest. Pure.
 
 What is compared are rows of one task: the same model, data and amount of work asked per step, on as many of the same
-devices. Of repeats in one sweep the same repeat of both is a pair; other runs are compared as two groups; where a side has a
-single run, nothing is known of how runs differ, and no difference is ever called resolved.
+devices, with the same `measurement`. Of repeats in one sweep the same repeat of both is a pair; other runs are compared as
+two groups; where a side has a single run, nothing is known of how runs differ, and no difference is ever called resolved.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mfubench.report.pooling import Pooled, pairs
 from mfubench.report.work_differences import WorkDifference, work_differences
 from mfubench.result.result_file import Result
 
-TASK = ("model", "mode", "batch", "sequence", "accumulation", "data", "padding", "device")
+TASK = ("model", "mode", "batch", "sequence", "accumulation", "data", "padding", "device", "measurement")
 TASK_DETAILS = ("model.", "architecture.", "data.")
 MOST_ROWS = 8  # of a task: beyond these its ratios would be read by nobody
 WIDE = 0.1  # half an interval of a ratio: beyond this its two ends are said, which lie unevenly
@@ -93,19 +93,15 @@ def _wins(row: Pooled, task: Iterable[Pooled]) -> bool:
     return all(ratio.resolved and ratio.ratio > 1 for ratio in ratios)
 
 
-def sentence(ratio: Ratio, one: str, other: str) -> str:
-    """A ratio as a sentence about two settings by their names."""
-    size = amount(ratio)
+def sentence(ratio: Ratio, other: str) -> str:
+    """A ratio as a sentence about the setting `other`, under the name of the one that it is compared with."""
     if ratio.basis == "single":
-        return f"{other} takes {size} the time per step of {one} in these runs"
-    over = f"{ratio.pairs} pairs of runs" if ratio.pairs else "repeated runs"
+        return f"{other}: {amount(ratio)} in these runs"
+    over = f"{ratio.pairs} pairs" if ratio.pairs else "repeated runs"
     if ratio.resolved:
-        return f"{other} takes {size} the time per step of {one} ({over})"
-    if ratio.more_repeats is None:
-        more = "more repeats than anyone would run would resolve one that small"
-    else:
-        more = f"about {ratio.more_repeats} more repeats would"
-    return f"{other} and {one}: no difference resolved ({size}, {over}); {more}"
+        return f"{other}: {amount(ratio)} ({over})"
+    more = f"about {ratio.more_repeats} more would" if ratio.more_repeats else "more than anyone would run would"
+    return f"{other}: no difference resolved ({amount(ratio)}, {over}; {more})"
 
 
 def amount(ratio: Ratio) -> str:

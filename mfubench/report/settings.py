@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mfubench.config.vocabulary import CHOSEN_OF_FRAMEWORK, LEFT_OPEN, packages
+from mfubench.measure.metric_table import rounded
 from mfubench.result.flat import at, leaves
 from mfubench.result.result_file import Result
 
@@ -33,10 +34,7 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
     are alike by name: keys of the same mode, model, data or measurement, devices, peaks, versions. Which of several fresh
     processes a run was (`repeat`) is not among them.
     """
-    found = [
-        settings_in_words(result.settings, result.framework, getattr(result.hardware, "precision", None))
-        for result in results
-    ]
+    found = [settings_in_words(result.settings, result.framework, _precision(result, results)) for result in results]
     for path, prefix in DETAILS.items():
         details = [_details_of(result.settings, path) for result in results]
         options = [result.settings[path.partition(".")[0]]["name"] for result in results]
@@ -96,6 +94,15 @@ def weighty_versions(result: Result) -> dict[str, str]:
     return told | {"driver": driver} if told and driver else told
 
 
+def _precision(result: Result, others: Sequence[Result]) -> str | None:
+    """Return the resolved precision; of a run that never began, that of all others which asked for the same."""
+    alike = (
+        [result] if result.hardware else [o for o in others if o.settings["precision"] == result.settings["precision"]]
+    )
+    resolved = {each.hardware.precision for each in alike if each.hardware}
+    return resolved.pop() if len(resolved) == 1 else None
+
+
 def one_line(text: str) -> str:
     """The text without line breaks and without what a terminal would obey: a result may be somebody else's."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -129,7 +136,7 @@ def _peak_text(result: Result) -> str | None:
     hardware = result.hardware
     if not hardware or not hardware.peak_flops_per_second or hardware.peak_measured:
         return None
-    return f"{hardware.peak_flops_per_second / 1e12:.4g} TFLOP/s"
+    return f"{rounded(hardware.peak_flops_per_second / 1e12, 4)} TFLOP/s"
 
 
 def _mfubench(result: Result) -> str:

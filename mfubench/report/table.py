@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from mfubench.measure.metric_table import COLUMNS, percent
-from mfubench.report.overview import Overview, Row, Section, overview
+from mfubench.measure.metric_table import COLUMNS, WORDS, percent
+from mfubench.report.overview import Overview, Row, Section, legend, overviews
 from mfubench.result.result_file import Result
 
-UNBOUNDED = 1000  # columns
+GAP = 2  # between columns
+NAME = 0.28  # of the console's width, at most, for a row's name on one line, if a table is split
 
 
 def show(results: Sequence[Result], console: Console, sections: Sequence[Section] = ()) -> None:
-    """Print the table of the results: what they share above it; ratios, reasons, warnings, the legend, sections below."""
-    seen = overview(results)
+    """Print the results of each sweep, the newest first; below all of them what the columns mean, and sections."""
+    sweeps = overviews(results)
+    for seen in sweeps:
+        if len(sweeps) > 1:
+            _print_line(seen.title, console, "bold")
+        _show_sweep(seen, console)
+        if seen.ratios or seen.remarks:
+            console.print()
+    for line in legend(sweeps):
+        _print_line(line, console, "dim")
+    for section in sections:
+        show_section(section, console)
+
+
+def _show_sweep(seen: Overview, console: Console) -> None:
+    """Print a sweep's table: what all rows share above it; ratios, reasons and warnings below."""
     _print_line(" · ".join(f"{key} {value}" for key, value in seen.shared.items()), console)
     for device in seen.devices:
         _print_line(device, console)
     console.print()
-    _unfolded(_one(seen.rows[0]) if len(seen.rows) == 1 else _many(seen), console)
-    console.print()
-    for ratio in seen.ratios:
-        _print_line(ratio.text, console)
-        if ratio.differences:
-            _print_line(f"  {ratio.differences}", console, "dim")
+    several = len(seen.rows) > 1
+    for table in _many(seen, console.width) if several else [_one(seen.rows[0])]:
+        console.print(table)
+        console.print()
+    for title, ratios in seen.ratios.items():
+        _print_line(f"{title}:", console)
+        for ratio in ratios:
+            _print_line(f"  {ratio.text}", console)
+            if ratio.differences:
+                _print_line(f"    {ratio.differences}", console, "dim")
     if seen.note:
         _print_line(seen.note, console, "dim")
     for remark in seen.remarks:
-        _print_line(f"{'; '.join(remark.about)}: {remark.text}", console, "red" if remark.failure else "yellow")
-    if seen.legend:
-        _print_line(seen.legend, console, "dim")
-    for section in sections:
-        show_section(section, console)
+        style, cut = ("red", False) if remark.failure else ("yellow", several)
+        _print_line(f"{remark.about}: {remark.text}", console, style, cut)
 
 
 def show_section(section: Section, console: Console) -> None:
@@ -47,37 +64,37 @@ def show_section(section: Section, console: Console) -> None:
     if section.headers:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for header in section.headers:
-            table.add_column(Text(header), no_wrap=True)
+            table.add_column(Text(header))
         for row in section.rows:
             table.add_row(*map(Text, row))
         console.print()
-        _unfolded(table, console)
+        console.print(table)
 
 
-def _print_line(text: str, console: Console, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False)
+def _print_line(text: str, console: Console, style: str | None = None, cut: bool = False) -> None:
+    console.print(text, style=style, markup=False, highlight=False, no_wrap=cut, overflow="ellipsis" if cut else None)
 
 
-def _unfolded(table: Table, console: Console) -> None:
-    """Folded or cut rows are harder to read than long ones."""
-    width = console.width
-    console.width = max(width, console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum)
-    console.print(table)
-    console.width = width
-
-
-def _many(seen: Overview) -> Table:
-    """A row per setting: what differs, how its runs ended, the figures."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    status = len(seen.varying)
-    for column, name in enumerate(seen.columns):
-        metric = COLUMNS.get(name) if column > status else None
-        heading = Text(metric.two_lines if metric else f"\n{name}")
-        table.add_column(heading, justify="right" if column > status else "left", no_wrap=True)
-    for row in seen.rows:
-        cells = [Text(cell, _style(row) if column == status else "") for column, cell in enumerate(seen.cells(row))]
-        table.add_row(*cells)
-    return table
+def _many(seen: Overview, width: int) -> Iterator[Table]:
+    """A row per setting, in one table if that fits into the width; else the figures and the settings apart."""
+    headers = [COLUMNS[name].two_lines.strip() if name in seen.headings else name for name in seen.columns]
+    rows = [seen.cells(row) for row in seen.rows]
+    widths = [max(map(cell_len, [*headers[i].split("\n"), *(row[i] for row in rows)])) for i in range(len(headers))]
+    fits, room = sum(widths) + GAP * (len(widths) - 1) <= width, width - min(widths[0], int(NAME * width))
+    parts: list[list[int]] = [[1]]
+    for i in range(2, len(headers)):
+        if not fits and (i == seen.numbers.stop or sum(widths[j] + GAP for j in (*parts[-1], i)) > room):
+            parts.append([])
+        parts[-1].append(i)
+    for part in parts:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(Text(headers[0]), vertical="bottom", overflow="fold")
+        for i in part:
+            justify: JustifyMethod = "right" if i in seen.numbers else "left"
+            table.add_column(Text(headers[i]), justify=justify, vertical="bottom", no_wrap=True)
+        for row, cells in zip(seen.rows, rows, strict=True):
+            table.add_row(Text(cells[0]), *(Text(cells[i], _style(row) if i == 1 else "") for i in part))
+        yield table
 
 
 def _one(row: Row) -> Table:
@@ -96,8 +113,8 @@ def _in_situ(row: Row) -> dict[str, str]:
     for result in row.pooled.ok:
         counted = result.in_situ
         if counted and counted.flops is not None and counted.apart is not None:
-            seen, expected = counted.flops / 1e12, counted.expected_flops / 1e12
-            return {"in situ": f"{seen:.4g} TFLOP in a step, {percent(counted.apart, sign='+')} from {expected:.4g}"}
+            seen, expected = (WORDS["TFLOP"](flops / 1e12) for flops in (counted.flops, counted.expected_flops))
+            return {"in situ": f"{seen} in a step, {percent(counted.apart, sign='+')} from {expected}"}
     return {}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
-from mfubench.report.overview import Section, overview
+from mfubench.report.overview import Overview, Section, legend, overviews
 from mfubench.result.result_file import Result
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&@])")  # @: would tell somebody of that name
@@ -17,24 +17,31 @@ def markdown_text(results: Sequence[Result], sections: Sequence[Section] = ()) -
 
 
 def _lines(results: Sequence[Result], sections: Sequence[Section]) -> Iterator[str]:
-    seen = overview(results)
+    sweeps = overviews(results)
+    for seen in sweeps:
+        if len(sweeps) > 1:
+            yield from (f"### {_escaped(seen.title)}", "")
+        yield from (*_sweep(seen), "")
+    yield _escaped(". ".join(legend(sweeps)))
+    for section in sections:
+        yield from ("", *_section(section))
+
+
+def _sweep(seen: Overview) -> Iterator[str]:
     yield _escaped(" · ".join(f"{key} {value}" for key, value in seen.shared.items()))
     for device in seen.devices:
         yield from ("", _escaped(device))
     yield ""
-    figures = len(seen.columns) - len(seen.headings)
-    yield from _table(seen.columns, [seen.cells(row) for row in seen.rows], right=figures)
+    yield from _table(seen.columns, [seen.cells(row) for row in seen.rows], seen.numbers)
     yield ""
-    for ratio in seen.ratios:
-        yield f"- {_escaped(ratio.text)}" + (f"; {_escaped(ratio.differences)}" if ratio.differences else "")
+    for title, ratios in seen.ratios.items():
+        yield f"- {_escaped(title)}"
+        for ratio in ratios:
+            yield f"  - {_escaped(ratio.text)}" + (f"; {_escaped(ratio.differences)}" if ratio.differences else "")
     if seen.note:
         yield f"- {_escaped(seen.note)}"
     for remark in seen.remarks:
-        yield f"- {_escaped('; '.join(remark.about))}: {_escaped(remark.text)}"
-    if seen.legend:
-        yield from ("", f"{_escaped(seen.legend)}")
-    for section in sections:
-        yield from ("", *_section(section))
+        yield f"- {_escaped(remark.about)}: {_escaped(remark.text)}"
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -43,13 +50,12 @@ def _section(section: Section) -> Iterator[str]:
         yield from ("", _escaped(paragraph))
     if section.headers:
         yield ""
-        yield from _table(section.headers, section.rows, right=len(section.headers))
+        yield from _table(section.headers, section.rows)
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: int) -> Iterator[str]:
-    """Columns from the `right`-th on hold numbers."""
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Container[int] = ()) -> Iterator[str]:
     yield _row(headers)
-    yield "|" + "|".join(" ---: " if column >= right else " --- " for column in range(len(headers))) + "|"
+    yield "|" + "|".join(" ---: " if column in numbers else " --- " for column in range(len(headers))) + "|"
     yield from map(_row, rows)
 
 

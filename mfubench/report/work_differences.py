@@ -32,9 +32,12 @@ class WorkDifference:
 
 def work_differences(one: Pooled, other: Pooled) -> tuple[WorkDifference, ...]:
     """All differences between what two settings did; what isn't known of one of them is not compared."""
-    sides = [(pooled.ok[0].work or {}) for pooled in (one, other) if pooled.ok]
+    runs = [pooled.ok[0] for pooled in (one, other) if pooled.ok]
+    sides = [run.work or {} for run in runs]
     if len(sides) < 2 or not all(sides):
         return ()
+    if any(run.hardware and run.hardware.device == "cpu" for run in runs):
+        sides = [{**side, "tf32": None} for side in sides]  # a switch that changes nothing on a CPU
     found = []
     for same_work, told in ((False, _what), (True, _how)):
         a, b = (told(side) for side in sides)

@@ -27,21 +27,18 @@ from mfubench.records import RankRecord
 from mfubench.result.job import Job
 from mfubench.result.result_file import FoundHardware, Provenance, Result, from_content
 
+IN_EVERY_NAME = ("framework", "framework.engine", "model", "mode")
+ABBREVIATED = {"batch_size": "bs", "sequence_length": "seq", "gradient_accumulation_steps": "accumulation"}
 
-def run_name(experiment: Experiment, engine: str | None) -> str:
-    """Return framework[-engine]-model-mode-parallelism-checkpointing-bs, the run's name in tables and in W&B.
 
-    With comparison=defaults, `defaults` replaces the checkpointing, which is left to the framework.
-    """
+def run_name(experiment: Experiment, engine: str | None, varied: Mapping[str, str]) -> str:
+    """Return framework[-engine]-model-mode and what the run's sweep varies, as in -rank16-bs2: the run's name in W&B."""
     framework = experiment.framework.name
-    parts = (
-        framework if engine in (None, framework) else f"{framework}-{engine}",
-        experiment.model.name,
-        experiment.mode.name,
-        experiment.parallelism.name,
-        experiment.gradient_checkpointing.name if experiment.comparison == "equal" else "defaults",
-        f"bs{experiment.batch_size}",
-    )
+    parts = [framework if engine in (None, framework) else f"{framework}-{engine}"]
+    parts += [experiment.model.name, experiment.mode.name]
+    for key in (key for key in varied if key not in IN_EVERY_NAME):
+        word, value = ABBREVIATED.get(key, key.rpartition(".")[2]), varied[key].strip("'\"")
+        parts.append(f"{word}{value}" if value.isdecimal() else f"{word}-{value}")
     return "-".join(parts)
 
 
@@ -62,7 +59,7 @@ def build(
     ranks = observed.records.ranks if observed else ()
     measured_rank = measurement.rank if measurement else 0
     result = Result(
-        name=run_name(experiment, engine),
+        name=run_name(experiment, engine, job.varied),
         framework=label(experiment.framework.name, engine),
         engine=engine,
         status=status.status,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from mfubench.config import Experiment
+from mfubench.config.errors import key_of
 from mfubench.files import secrets
 from mfubench.plan.native import RECORDS
 from mfubench.result import resume
@@ -33,16 +34,21 @@ class Job:
     earlier: tuple[Path, ...]  # folders that may hold runs of the same settings
     started_at: datetime  # UTC
     overrides: tuple[str, ...]  # as given on the command line
+    varied: Mapping[str, str]  # settings that its sweep varies, with the values of this run
 
 
-def claim(experiment: Experiment, folder: Path, sweep: Path | None, composed: Composed) -> Job:
-    """Take a folder for the run and keep the `composed` configuration in its .hydra/. Raises ConfigError if it is taken."""
+def claim(experiment: Experiment, folder: Path, sweep: Path | None, composed: Composed, varied: Collection[str]) -> Job:
+    """Take a folder for the run and keep the `composed` configuration in its .hydra/. Raises ConfigError if it is taken.
+
+    `varied`: the settings that the sweep varies.
+    """
     own_identity, earlier = identity(experiment), resume.earlier_folders(folder, sweep)
     folder = resume.claim_folder(folder, experiment.resume)
     _keep_composed(composed, folder)
     group = None if sweep is None else "/".join(sweep.parts[-2:])
     overrides = tuple(map(str, yaml.safe_load(composed.get("overrides.yaml", "[]"))))
-    return Job(experiment, folder, group, own_identity, earlier, datetime.now(UTC), overrides)
+    own = {key_of(each): each.partition("=")[2] for each in overrides if key_of(each) in varied}
+    return Job(experiment, folder, group, own_identity, earlier, datetime.now(UTC), overrides, own)
 
 
 def claim_for_preview(folder: Path, composed: Composed) -> None:

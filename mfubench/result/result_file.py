@@ -85,7 +85,7 @@ class Result:
 
     status: str
     reason: str | None  # why it isn't ok
-    name: str  # framework[-engine]-model-mode-parallelism-checkpointing-bs
+    name: str  # framework[-engine]-model-mode, and what its sweep varies
     measurement: Figures | None
     settings: Mapping[str, Any]  # the experiment as asked: `auto` and the framework's ${...} stand as they are
     framework: str  # as readers are shown it: with its engine, unless that is the framework's own program

@@ -88,7 +88,7 @@ def test_the_real_command_line_is_started_where_it_answers_and_the_result_says_s
     stand_in(tmp_path / "bin")
     result = run(tmp_path, path=tmp_path / "bin")
     assert (result["status"], result["engine"], result["framework"]) == ("ok", "llmforge", "llmforge")
-    assert result["name"] == "llmforge-llama-tiny-full-single-reentrant-bs2"
+    assert result["name"] == "llmforge-llama-tiny-full"
     config = Path(result["provenance"]["folder"]) / "llmforge.yaml"
     assert result["plan"]["command"] == ["llmforge", "anyscale", "finetune", str(config)]
     assert (tmp_path / "bin" / "argv").read_text() == f"{['anyscale', 'finetune', str(config)]!r}\n"
@@ -100,7 +100,7 @@ def test_the_placeholder_package_is_not_taken_for_the_real_one(tmp_path: Path) -
     subprocess.run([*pip, "llmforge==0.0.2"], check=True)
     result = run(tmp_path, path=tmp_path / "site" / "bin", PYTHONPATH=str(tmp_path / "site"))
     assert (result["status"], result["engine"], result["framework"]) == ("ok", "open-stack", "llmforge (open stack)")
-    assert result["name"] == "llmforge-open-stack-llama-tiny-full-single-reentrant-bs2"
+    assert result["name"] == "llmforge-open-stack-llama-tiny-full"
 
 
 def run(folder: Path, *, path: Path, **environment: str) -> dict:

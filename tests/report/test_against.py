@@ -61,39 +61,57 @@ def test_a_single_run_never_fails_the_gate_however_slow(result: Made) -> None:
 def test_what_was_ok_and_is_not_any_more_is_a_regression(result: Made, repeats: Repeats) -> None:
     gone = {"status": "out_of_memory", "reason": "CUDA out of memory", "measurement": None}
     (change,) = changes([result()], [result(**gone)], 0.02)
-    assert (change.verdict, change.regression) == ("not ok any more: out_of_memory", True)
+    assert (change.verdict, change.regression) == ("no longer ok: out_of_memory", True)
     (back,) = changes([result(**gone)], [result()], 0.02)
     assert (back.verdict, back.regression) == ("ok now", False)
     (still,) = changes([result(**gone)], [result(**gone)], 0.02)
     assert (still.verdict, still.regression) == ("not ok, then and now: out_of_memory", False)
     (one_of_two,) = changes(repeats(seconds=[0.2, 0.2]), [result(), result(**gone, repeat=1)], 0.02)
-    assert (one_of_two.verdict, one_of_two.regression) == ("not ok any more: 1 of 2 ok", True)
+    assert (one_of_two.verdict, one_of_two.regression) == ("no longer ok: 1 of 2 ok", True)
+
+
+def test_what_can_no_longer_be_started_is_no_longer_ok_though_its_precision_was_never_resolved(result: Made) -> None:
+    gone = {"status": "not_installed", "reason": "not there", "measurement": None, "hardware": None}
+    (change,) = changes([result()], [result(**gone)], 0.02)
+    assert (change.verdict, change.regression) == ("no longer ok: not_installed", True)
 
 
 def test_what_is_on_one_side_only_is_said(result: Made) -> None:
     found = changes([result("batch_size=1"), result()], [result(), result("batch_size=4")], 0.02)
     assert [(change.name, change.verdict) for change in found] == [
-        ("batch 2", "single runs"),
-        ("batch 4", "only in the new results"),
-        ("batch 1", "only in the old results"),
+        ("hf_trainer full · batch 2", "single runs"),
+        ("hf_trainer full · batch 4", "new"),
+        ("hf_trainer full · batch 1", "missing"),
     ]
+    assert not regressions(found) and [change.verdict for change in regressions(found, strict=True)] == ["missing"]
+    assert section(found, 0.02).paragraphs[0] == (
+        "3 settings: 0 slower by more than 2.0% (the whole 95 % interval), 0 no longer ok, 1 missing, 1 new."
+    )
 
 
-def test_what_was_ok_and_is_no_more_there_fails_the_gate(
+def test_what_was_ok_and_is_missing_fails_the_strict_gate_only(
     repeats: Repeats, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = [*repeats(seconds=[0.2, 0.2]), *repeats("batch_size=4", seconds=[0.3, 0.3])]
     old, new = written(both, tmp_path / "old"), written(both[:2], tmp_path / "new")
-    assert main([str(new), "--against", str(old)]) == 3
-    assert "only in the old results ✗" in capsys.readouterr().out
-    assert main([str(old), "--against", str(new)]) == 0
+    assert main([str(new), "--against", str(old)]) == 0
+    assert "1 missing, 0 new" in capsys.readouterr().out
+    assert main([str(new), "--against", str(old), "--strict"]) == 3
+    assert main([str(old), "--against", str(new), "--strict"]) == 0
     gone = [dataclasses.replace(run, status="failed", reason="it broke", measurement=None) for run in both[2:]]
-    assert not regressions(changes([*both[:2], *gone], both[:2], 0.02))
+    assert not regressions(changes([*both[:2], *gone], both[:2], 0.02), strict=True)
 
 
-def test_another_length_by_name_is_no_other_setting_either(result: Made) -> None:
-    (change,) = changes([result()], [result("measurement=quick")], 0.02)
-    assert "measurement default and quick" in change.differences
+def test_a_quick_run_is_not_held_against_a_default_one(result: Made) -> None:
+    found = changes([result()], [result("measurement=quick")], 0.02)
+    assert [(change.verdict, change.comparison) for change in found] == [("new", None), ("missing", None)]
+
+
+def test_of_several_sweeps_of_a_setting_the_newest_counts(repeats: Repeats, result: Made) -> None:
+    times = ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00")
+    nights = [repeats(seconds=[s, s], group=at, started_at=at) for s, at in zip((0.1, 0.2), times, strict=True)]
+    (change,) = changes([*nights[1], *nights[0]], repeats(seconds=[0.2, 0.2]), 0.02)
+    assert change.comparison is not None and change.comparison.ratio.ratio == pytest.approx(1)
 
 
 def test_another_device_version_or_length_is_no_other_setting_and_is_said(result: Made) -> None:
@@ -118,7 +136,8 @@ def test_a_program_reads_each_change_with_its_interval(repeats: Repeats) -> None
     old, new = repeats(seconds=[0.2, 0.2]), repeats(seconds=[0.3, 0.3])
     (record,) = change_records(changes(old, new, 0.02))
     assert record["step_time_ratio"] == pytest.approx(1.5) == record["step_time_ratio_ci95_low"]
-    assert (record["old_runs"], record["new_step_time_s"], record["regression"]) == (2, 0.3, True)
+    assert (record["old_runs"], record["new_step_time_s"]) == (2, 0.3)
+    assert (record["verdict"], record["regression"]) == ("slower", True)
 
 
 def test_the_gate_exits_with_3_for_a_regression_and_0_for_none(

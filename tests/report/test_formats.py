@@ -68,10 +68,10 @@ def test_markdown_shows_what_the_terminal_shows(repeats: Repeats) -> None:
     )
     text = to_markdown.markdown_text(runs, [Section("A title", ["Said."], ["a", "b"], [["1", "2"]])])
     lines = text.splitlines()
-    assert lines[4].startswith("| seed | status | n | step time | tokens/s/device |")
-    assert lines[5].startswith("| --- | --- | --- | ---: |")
-    assert lines[6].startswith("| 1 | ok, fastest | 2 | 200.5 ms ±")
-    assert "- seed 2 takes 2.000× ± 0.000 the time per step of seed 1 (2 pairs of runs)" in text.replace("00000", "000")
+    assert lines[4].startswith("| setting | status | n | step time | tokens/s/device | MFU | HFU | memory |")
+    assert lines[5].startswith("| --- | --- | ---: | ---: |")
+    assert lines[6].startswith("| hf\\_trainer full · seed 1 | ok, fastest | 2 | 200.5 ms ±")
+    assert "- time per step, relative to hf\\_trainer full · seed 1\n  - hf\\_trainer full · seed 2: 2.000" in text
     assert lines[-7:] == ["### A title", "", "Said.", "", "| a | b |", "| --- | --- |", "| 1 | 2 |"]
     assert all(len(line.split(" | ")) == len(lines[4].split(" | ")) for line in lines[6:8])
 

@@ -27,6 +27,9 @@ def lab(compose: Callable[..., Experiment]) -> Lab:
     return Lab(compose("model=llama-3.1-8b", "parallelism=zero2", "parallelism.num_devices=4", "sequence_length=2048"))
 
 
+NAME = "trl llama-3.1-8b full"  # of a single setting
+
+
 class Elements(HTMLParser):
     """The elements of a page with their attributes, and all of its text by the innermost element's class."""
 
@@ -131,7 +134,7 @@ def test_the_parts_of_a_step_stand_end_to_end(lab: Lab) -> None:
 def test_the_shade_ends_with_the_warm_up(lab: Lab) -> None:
     run = lab.ok("trl", "full", 0.5, steps=40)
     first, last = 60, 248  # points of steps 1 and 45
-    (shade,) = drawn(page([run]), f"step times of {run.name}", "warmup")
+    (shade,) = drawn(page([run]), f"step times of {NAME}", "warmup")
     assert min(x for x, _ in shade) == first
     assert max(x for x, _ in shade) == pytest.approx(first + (last - first) * (5.5 - 1) / (45 - 1), abs=0.1)
 
@@ -186,7 +189,7 @@ def test_a_long_series_keeps_its_extremes(lab: Lab) -> None:
     times = [1 + 0.1 * math.sin(step) for step in range(5005)]
     times[1234], times[4321] = 1.9, 0.2
     history = [{**row, "step_time_s": time} for row, time in zip(run.history, times, strict=True)]
-    (line,) = drawn(page([replace(run, history=history)]), f"step times of {run.name}", "series")
+    (line,) = drawn(page([replace(run, history=history)]), f"step times of {NAME}", "series")
     first, last = 60, 248  # points of the first step and the last
     assert len(line) < 1000  # nobody could see more
     (highest, _), (lowest, _) = min(line, key=lambda point: point[1]), max(line, key=lambda point: point[1])
@@ -232,7 +235,7 @@ def test_the_shade_ends_where_the_first_repeat_is_steady(lab: Lab) -> None:
     early, late = lab.ok("trl", "full", 0.5), lab.ok("trl", "full", 0.5, repeat=1)
     assert early.measurement is not None
     early = replace(early, measurement=replace(early.measurement, warmup_steps=3))
-    (shade,) = drawn(page([early, late]), f"step times of {early.name}", "warmup")
+    (shade,) = drawn(page([early, late]), f"step times of {NAME}", "warmup")
     assert max(x for x, _ in shade) == pytest.approx(60 + (248 - 60) * (3.5 - 1) / (45 - 1), abs=0.1)
 
 

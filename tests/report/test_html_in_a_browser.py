@@ -118,7 +118,8 @@ def test_a_person_sees_a_bar_for_each_figure_and_its_label(opened: Callable[...,
     shown = opened(results)
     title = "How much of the peak is used"
     names = [each.text_content() for each in seen(shown, title, "label")]
-    assert len(names) == 9 and names[0] == "axolotl, mode full, batch 2" and "llmforge, mode lora, batch 2" in names
+    assert len(names) == 9 and names[:2] == ["axolotl full", "axolotl lora"]
+    assert "axolotl full · batch 16" in names and "llmforge lora" in names
     assert len(seen(shown, title, "bar")) == 2 * 6  # MFU and HFU of what ran
     assert [each.text_content() for each in seen(shown, title, "absent")] == [
         "out of memory",
@@ -139,7 +140,26 @@ def test_the_table_shows_what_the_terminal_shows(opened: Callable[..., Page], re
     rows = shown.locator("table.results tbody tr").all_inner_texts()
     assert len(rows) == 9
     assert sum("out of memory" in row for row in rows) == 2 and sum("%" in row for row in rows) == 6
-    assert shown.get_by_text("pairs of runs").count() == 2
+    assert shown.get_by_text("(3 pairs").count() == 2
+
+
+@pytest.mark.parametrize(("width", "rows"), [(1300, 10), (390, 3)])
+def test_the_figures_are_in_sight_without_scrolling(
+    opened: Callable[..., Page], results: list[Result], width: int, rows: int
+) -> None:
+    runs = [
+        replace(run, group=None, settings={**run.settings, "seed": seed}) for seed, run in enumerate(results[:rows])
+    ]
+    shown = opened(runs, width)
+    assert shown.locator("table.results tbody tr").count() == rows
+    box = shown.locator(".box").first.bounding_box()
+    for number, heading in enumerate(("setting", "status", "step time", "tokens/s per device", "MFU", "HFU")):
+        cell = shown.locator("table.results thead th").nth(number)
+        assert " ".join(str(cell.text_content()).split()) == heading
+        place = cell.bounding_box()
+        assert box is not None and place is not None and place["x"] + place["width"] <= box["x"] + box["width"]
+    below = shown.locator("table.results tbody tr").last.bounding_box()
+    assert below is not None and below["y"] + below["height"] < 900
 
 
 @pytest.mark.parametrize("width", [375, 1280])

@@ -47,9 +47,10 @@ def test_the_table_says_how_many_runs_a_row_is_over_and_what_its_interval_is_of(
 ) -> None:
     runs = repeats("batch_size=1", seconds=[0.19, 0.2, 0.21]) + repeats("batch_size=4", seconds=[0.8])
     lines = text_of(runs).splitlines()
-    header = next(line for line in lines if line.startswith("batch"))
-    assert header.split()[:3] == ["batch", "status", "n"]
-    assert next(line for line in lines if line.startswith("1 ")).split()[:5] == ["1", "ok", "3", "200", "ms"]
+    header = next(line for line in lines if line.startswith("setting"))
+    assert header.split()[:4] == ["setting", "status", "n", "time"]
+    row = next(line for line in lines if line.startswith("hf_trainer full · batch 1 "))
+    assert row.split()[5:9] == ["ok", "3", "200", "ms"]
     assert "±12.4%" in text_of(runs) and "over the runs where n is more than 1" in " ".join(text_of(runs).split())
 
 
@@ -57,7 +58,7 @@ def test_a_repeat_that_failed_is_no_part_of_the_figures_and_is_named(repeats: Re
     runs = repeats(seconds=[0.2, 0.2, 0.2])
     runs[1] = replace(runs[1], status="out_of_memory", reason="CUDA out of memory", measurement=None)
     text = text_of(runs)
-    assert "2 of 3 ok" in text and "a-run (repeat 1): out_of_memory: CUDA out of memory" in text
+    assert "2 of 3 ok" in text and "hf_trainer llama-tiny full (repeat 1): out_of_memory: CUDA out of memory" in text
     (pooled,) = pool(runs)
     found = pooled.figure("step_time_s")
     assert found is not None and found.runs == 2
@@ -69,7 +70,7 @@ def test_the_same_warning_of_several_repeats_is_one_line(repeats: Repeats) -> No
         for i, run in enumerate(repeats(seconds=[0.2, 0.2, 0.2]))
     ]
     (remark,) = overview(said).remarks
-    assert (remark.kind, remark.text) == ("imprecise", "known to ±0 % (the first of 3 runs that say so)")
+    assert (remark.failure, remark.text) == (False, "known to ±0 % (the first of 3 runs that say so)")
 
 
 @pytest.mark.parametrize(
@@ -89,18 +90,30 @@ def test_runs_on_other_devices_or_of_other_versions_are_no_repeats(
     result: Made, field: str, old: dict[str, object], new: dict[str, object], heading: str
 ) -> None:
     runs = [result(**{field: values}) for values in (old, new)]
-    assert overview(runs).varying == (heading,)
-    assert overview(runs[:1] * 2).varying == ()
+    assert len(pool(runs)) == 2 and all(f" · {heading} " in row.name for row in overview(runs).rows)
+    assert not any(heading in row.name for row in overview(runs[:1] * 2).rows)
 
 
 def test_a_peak_that_was_measured_anew_for_each_run_tells_no_rows_apart(result: Made) -> None:
-    runs = [result(hardware={"peak_measured": True, "peak_flops_per_second": peak}) for peak in (1e12, 2e12)]
-    assert len(pool(runs)) == 1
+    peaks = [{"peak_measured": True, "peak_flops_per_second": peak} for peak in (1e12, 2e12)]
+    assert len(pool([result(repeat=i, hardware=peak) for i, peak in enumerate(peaks)])) == 1
 
 
 def test_an_update_of_a_package_that_changes_no_step_tells_no_rows_apart(result: Made) -> None:
-    runs = [result(provenance={"framework_environment": {"torch": "2.13", "typer": each}}) for each in ("1", "2")]
-    assert len(pool(runs)) == 1
+    environments = [{"framework_environment": {"torch": "2.13", "typer": each}} for each in ("1", "2")]
+    assert len(pool([result(repeat=i, provenance=each) for i, each in enumerate(environments)])) == 1
+
+
+def test_runs_that_nobody_asked_for_as_repeats_are_no_repeats(result: Made, repeats: Repeats) -> None:
+    twice = [result(started_at=f"2026-01-01T0{hour}:00:00+00:00") for hour in (1, 2)]
+    assert [len(each.results) for each in pool(twice)] == [1, 1]
+    assert [row.name for row in overview(twice).rows] == [f"hf_trainer full · 0{hour}:00:00" for hour in (1, 2)]
+    assert [len(each.results) for each in pool([*twice, result(repeat=1)])] == [2, 1]
+    sweeps = [*repeats(seconds=[0.2, 0.2]), *repeats(seconds=[0.2, 0.2], group="later")]
+    assert [len(each.results) for each in pool(sweeps)] == [2, 2]
+    assert [len(each.results) for each in pool([result(group="one"), result(group="one")])] == [2]
+    lengths = [result("measurement=quick", group="one"), result(group="one", repeat=1)]
+    assert [len(each.results) for each in pool(lengths)] == [1, 1]
 
 
 def test_the_same_repeat_of_the_same_sweep_is_a_pair(repeats: Repeats) -> None:

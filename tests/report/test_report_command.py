@@ -133,7 +133,7 @@ def test_failures_alone_are_a_table_without_figures(
         printed = capsys.readouterr()
         assert "stalled" in printed.out and printed.err == "", form
     assert main([str(tmp_path)]) == 3
-    assert "seed 1: stalled: it stalled" in capsys.readouterr().out
+    assert "hf_trainer full · seed 1: stalled: it stalled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -141,12 +141,13 @@ def test_the_report_is_written_where_it_is_wanted(
     folder: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder), "--format", form, "--output", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out == ""
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"mfubench.report: written to {tmp_path / 'out'}\n")
     text = (tmp_path / "out").read_text()
     if form == "json":
         assert [run["batch_size"] for run in json.loads(text)] == [1, 2]
     else:
-        assert {"table": "200 ms", "csv": "step_time_s_ci95_low", "markdown": "| batch |", "html": "<html"}[
+        assert {"table": "200 ms", "csv": "step_time_s_ci95_low", "markdown": "| setting |", "html": "<html"}[
             form
         ] in text
 

@@ -9,13 +9,14 @@ from mfubench.measure.metric_table import WORDS, seconds
 from mfubench.report.cells import with_interval
 from mfubench.report.html.axes import MARKERS, Bar, Plot, draw_bars, draw_lines, draw_step_times, interval_errors
 from mfubench.report.html.svg import style
-from mfubench.report.overview import Row, labels
+from mfubench.report.labels import labels
+from mfubench.report.overview import Row
 from mfubench.report.pooling import Pooled
 
 
-def charts(rows: Sequence[Row]) -> list[Plot]:
-    """Draw what the rows have figures for, in the order in which it is shown."""
-    with style():
+def charts(rows: Sequence[Row], part: str) -> list[Plot]:
+    """Draw what the rows of a part of the page have figures for, in the order in which it is shown."""
+    with style(part):
         drawn = (utilisation(rows), *throughput(rows), ladder(rows), where_time_goes(rows), memory(rows))
         return [chart for chart in drawn if chart]
 
@@ -27,18 +28,12 @@ def utilisation(rows: Sequence[Row]) -> Plot | None:
     kinds = {"mfu": "MFU: what training needs", "hfu": "HFU: what was executed, recomputation included"}
 
     def of(row: Pooled) -> list[list[Bar]]:
-        known = {name: figure for name in kinds if (figure := row.figure(name))}
-        return [
-            [
-                Bar(
-                    kinds[name],
-                    share.mean,
-                    f"{name.upper()} {with_interval(share, 'fraction')}",
-                    *interval_errors(share),
-                )
-            ]
-            for name, share in known.items()
-        ]
+        found = []
+        for name, kind in kinds.items():
+            if share := row.figure(name):
+                text = f"{name.upper()} {with_interval(share, 'fraction')}"
+                found.append([Bar(kind, share.mean, text, *interval_errors(share))])
+        return found
 
     return draw_bars(
         "How much of the peak is used",
@@ -57,7 +52,7 @@ def ladder(rows: Sequence[Row]) -> Plot | None:
         if figure is None or peak is None:
             return []
         rate = figure.mean * peak / 1e12
-        return [[Bar("executed", rate, f"{rate:.4g}")]]
+        return [[Bar("executed", rate, WORDS["TFLOP/s"](rate))]]
 
     def marks(row: Pooled) -> dict[str, float | None]:
         return {
@@ -71,7 +66,7 @@ def ladder(rows: Sequence[Row]) -> Plot | None:
         "from outside, so this is a roofline's height without its slope.",
         rows,
         of,
-        "{x:g} TFLOP/s",
+        "{x:,g} TFLOP/s",
         marks,
     )
 
@@ -133,10 +128,10 @@ def throughput(rows: Sequence[Row]) -> Iterator[Plot]:
         yield Plot(title, draw_lines(lines[start : start + len(MARKERS)], f"throughput-{start}", title), about)
 
 
-def panels(rows: Sequence[Row]) -> list[Plot]:
-    """Draw the step times of each row that has figures."""
+def panels(rows: Sequence[Row], part: str) -> list[Plot]:
+    """Draw the step times of each row of a part of the page that has figures."""
     found = []
-    with style():
+    with style(part):
         for number, row in enumerate(rows):
             runs = [
                 ([each["step_time_s"] for each in run.history], run.measurement.warmup_steps)

@@ -6,7 +6,7 @@ and the page forbids itself to load or run anything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -16,20 +16,20 @@ from mfubench.measure.metric_table import COLUMNS
 from mfubench.report.html.axes import in_words
 from mfubench.report.html.charts import charts, panels
 from mfubench.report.html.details import Details, details
-from mfubench.report.overview import Overview, Section, overview
+from mfubench.report.overview import Overview, Row, Section, legend, overviews
 from mfubench.result.result_file import Result
 
 HERE = Path(__file__).parent
 OPEN_PANELS = 12  # more of them are folded away
-LETTERS = 30  # of values in the title
 
 
 def page(results: Sequence[Result], notes: Sequence[str] = (), sections: Sequence[Section] = ()) -> str:
-    """The page of at least one result, in the order in which they are to be shown.
+    """The page of at least one result: a part for each sweep, the newest first.
 
     `notes`: sentences to stand above all, as of files that could not be read; `sections`: parts to stand below the plots.
     """
-    seen = overview(results)
+    sweeps = overviews(results)
+    only = sweeps[0].rows[0].name if len(sweeps[0].rows) == 1 else sweeps[0].title
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -39,45 +39,25 @@ def page(results: Sequence[Result], notes: Sequence[str] = (), sections: Sequenc
     )
     text = environment.get_template("page.html.jinja").render(
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        title=_title(seen),
-        counts=_counts(results, seen),
-        seen=seen,
+        title=only if len(sweeps) == 1 else f"{len(sweeps)} groups of runs",
+        counts=_counts([row for seen in sweeps for row in seen.rows]),
+        sweeps=[
+            (seen, _counts(seen.rows), charts(seen.rows, seen.title), panels(seen.rows, seen.title)) for seen in sweeps
+        ],
+        legend=legend(sweeps),
         COLUMNS=COLUMNS,
         in_words=in_words,
-        charts=charts(seen.rows),
-        panels=panels(seen.rows),
         OPEN_PANELS=OPEN_PANELS,
-        details=_details(results, seen),
+        details=_details(sweeps),
         notes=notes,
         sections=sections,
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold halves of pairs, a file can't
 
 
-def _title(seen: Overview) -> str:
-    """Name the page by the settings that differ between rows, with their values if there are few; a single row by its name.
-
-    A setting that varies together with one already named is left out.
-    """
-    if not seen.varying:
-        return seen.rows[0].name
-    settings = [row.pooled.settings for row in seen.rows]
-    named: list[str] = []
-    for key in seen.varying:
-        if len({tuple(own[name] for name in [*named, key]) for own in settings}) > len(
-            {tuple(own[name] for name in named) for own in settings}
-        ):
-            named.append(key)
-    return ", ".join(_values(key, dict.fromkeys(own[key] for own in settings if own[key])) for key in named)
-
-
-def _values(key: str, values: Collection[str]) -> str:
-    listed = ", ".join(sorted(values, key=int) if all(value.isdecimal() for value in values) else values)
-    return f"{key} ({listed if len(listed) <= LETTERS else f'{len(values)} of them'})"
-
-
-def _counts(results: Sequence[Result], seen: Overview) -> str:
+def _counts(rows: Sequence[Row]) -> str:
     """Say how many runs there are, how they ended, and when they were made."""
+    results = [run for row in rows for run in row.pooled.results]
     statuses: dict[str, int] = {}
     for result in results:
         statuses[result.status] = statuses.get(result.status, 0) + 1
@@ -86,15 +66,17 @@ def _counts(results: Sequence[Result], seen: Overview) -> str:
     days = sorted({result.started_at[:10] for result in results})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     runs = f"{len(results)} runs" if several else "1 run"
-    settings = f" of {len(seen.rows)} settings" if len(results) > len(seen.rows) > 1 else ""
+    settings = f" of {len(rows)} settings" if len(results) > len(rows) > 1 else ""
     return f"{runs}{settings}: {ended}. {when}."
 
 
-def _details(results: Sequence[Result], seen: Overview) -> Details:
-    """Return the details of all runs by row name, with the number of the repeat."""
-    names = {}
-    for row in seen.rows:
-        for run in row.pooled.results:
-            repeat = f", repeat {run.settings['repeat']}" if len(row.pooled.results) > 1 else ""
-            names[id(run)] = row.name + repeat
-    return details(results, [names[id(result)] for result in results])
+def _details(sweeps: Sequence[Overview]) -> Details:
+    """Return the details of all runs by row name, with the number of the repeat, and the sweep if there are several."""
+    runs = [(run, row, seen) for seen in sweeps for row in seen.rows for run in row.pooled.results]
+    names = [
+        row.name
+        + (f", repeat {run.settings['repeat']}" if len(row.pooled.results) > 1 else "")
+        + (f" ({seen.title})" if len(sweeps) > 1 else "")
+        for run, row, seen in runs
+    ]
+    return details([run for run, _, _ in runs], names)

@@ -30,13 +30,13 @@ SVG = "http://www.w3.org/2000/svg"
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Set the page's look for all figures made and written within."""
+def style(part: str) -> Iterator[None]:
+    """Set the page's look for all figures made and written within; `part` is unique on the page."""
     import matplotlib
 
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-    with matplotlib.rc_context(fname=STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context({"svg.hashsalt": part}, STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's fonts may well have it
         yield
 
@@ -46,14 +46,14 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
 
     Args:
         figure: the gids of its artists become classes.
-        name: unique on the page; the ids of clip paths and markers are made from it.
+        name: unique in its part of the page; the ids of clip paths and markers are made from both.
         description: read out in place of the picture.
     """
     import matplotlib
 
-    matplotlib.rcParams["svg.hashsalt"] = name
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with matplotlib.rc_context({"svg.hashsalt": f"{matplotlib.rcParams['svg.hashsalt']} {name}"}):
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ElementTree.fromstring(file.getvalue())
     root.remove(root[0])  # rules for all lines of whatever document they are in
     for element in root.iter():
