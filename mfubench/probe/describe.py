@@ -155,15 +155,13 @@ def _optimizers(first: FirstStep) -> list[dict[str, Any]]:
 
 def _recomputation(root: nn.Module, first: FirstStep) -> dict[str, Any]:
     """The kind of recomputation, and the number of recomputed modules by class. A compiled model may hide both."""
-    kinds = set()
-    if first.recomputed_reentrant:
-        kinds.add("reentrant")
-    if first.recomputed - first.recomputed_reentrant:
-        kinds.add("non_reentrant")
+    reentrant = first.recomputed_reentrant
+    by_kind = {"non_reentrant": first.recomputed - reentrant, "reentrant": reentrant}
+    kinds = [kind for kind, modules in by_kind.items() if modules]
     if not kinds and first.attention_calls is None:
         return {"recomputation": None, "recomputed": {}}
     blocks = Counter(_class_name(module) for module in _whole_blocks(root, first.recomputed))
-    return {"recomputation": " and ".join(sorted(kinds)) or "none", "recomputed": dict(blocks)}
+    return {"recomputation": " and ".join(kinds) or "none", "recomputed": dict(blocks)}
 
 
 def _whole_blocks(root: nn.Module, recomputed: set[nn.Module]) -> list[nn.Module]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 Event = Mapping[str, Any]
@@ -89,12 +89,8 @@ class RankEvents:
     @property
     def device_periods(self) -> list[DevicePeriod]:
         """Periods by the device's clock, up to the first gap."""
-        periods = []
-        for boundary in self.boundaries[1:]:
-            if boundary["step"] not in self._on_device:
-                break
-            periods.append(self._on_device[boundary["step"]])
-        return periods
+        steps = (boundary["step"] for boundary in self.boundaries[1:])
+        return [self._on_device[step] for step in takewhile(self._on_device.__contains__, steps)]
 
     @property
     def step_times_s(self) -> list[float]:
