@@ -5,7 +5,9 @@ Hydra's own exceptions become a ConfigError with the nearest valid setting or op
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mfubench.config import schema
-from mfubench.config.errors import ConfigError, WrongCombination, no_secret_in
+from mfubench.config.errors import ConfigError, WrongCombination, no_secret_in, quoted
 from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, rejected
 from mfubench.config.hydra_internal import expand_sweep, read_flags
 from mfubench.config.overrides import parse
@@ -115,11 +117,13 @@ def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment],
                     check(to_experiment(composed))
             return _sweep(base, overrides, num_jobs)
         if (swept := _swept(overrides)) is not None:
+            key, _, values = str(swept.input_line).partition("=")
+            one_path = key == "data.path" and not all(map(os.path.exists, values.split(",")))
             raise ConfigError(
-                f"{swept.get_key_element()} has several values, and a run takes one",
+                f"{key} has several values, and a run takes one",
                 given=str(swept.input_line),
-                expected="one value, or -m for a sweep over all of them",
-                instead=f"-m {swept.input_line}",
+                expected="one value, in quotes if it has commas, or -m for a sweep over all of them",
+                instead=shlex.quote(f"{key}={quoted(values)}") if one_path else f"-m {shlex.quote(f'{key}={values}')}",
             )
         check(to_experiment(base))
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -9,10 +10,14 @@ from difflib import get_close_matches
 from mfubench.files import secrets
 
 COMMAND = "python -m mfubench"
+PLAIN_VALUE = re.compile(r"[\w/.+-]+", re.ASCII)  # what Hydra reads as it stands
 
 
 class ConfigError(ValueError):
-    """A setting that is wrong on any machine: the given value, the expected one, and the right override."""
+    """A setting that is wrong on any machine: the given value, the expected one, and the right override.
+
+    `instead`: overrides as a shell reads them, after -m if it takes a sweep; None where none is known to be right.
+    """
 
     def __init__(self, problem: str, *, given: str, expected: str, instead: str | None = None) -> None:
         super().__init__(f"{problem} (given {given}; expected {expected})")
@@ -27,11 +32,12 @@ class ConfigError(ValueError):
         typed = of_this_key[-1] if of_this_key else self.given  # the last one wins
         lines = [f"mfubench: {self.problem}", f"  given     {typed}", f"  expected  {self.expected}"]
         if self.instead is not None:
-            flag, instead = ("-m ", self.instead[3:]) if self.instead.startswith("-m ") else ("", self.instead)
-            right = shlex.split(_for_all_values(instead, self.given, typed))
+            words = shlex.split(self.instead)
+            flags, overrides = (words[:1], words[1:]) if words[0] == "-m" else ([], words)
+            right = [_for_all_values(override, self.given, typed) for override in overrides]
             replaced = {key_of(override) for override in right}
             kept = [a for a in argv if a != typed and not ("=" in a and key_of(a) in replaced)]
-            lines.append(f"  try       {command} {flag}{shlex.join([*kept, *right])}")
+            lines.append(f"  try       {command} {shlex.join([*flags, *kept, *right])}")
         return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
 
 
@@ -39,11 +45,11 @@ class WrongCombination(ConfigError):
     """Settings that are valid alone and exclude each other; inside a sweep this is a row, not the end."""
 
 
-def nearest(given: str, valid: Iterable[str]) -> list[str]:
+def nearest(given: str, valid: Iterable[str], likeness: float = 0.5) -> list[str]:
     """The valid names most like the given one, best first; empty if none is like it."""
     names = list(valid)
-    longer = sorted(name for name in names if given and name.startswith(given))
-    return list(dict.fromkeys([*longer, *get_close_matches(given, names, n=3, cutoff=0.5)]))[:3]
+    longer = sorted(name for name in names if len(given) > 1 and name.startswith(given))
+    return list(dict.fromkeys([*longer, *get_close_matches(given, names, n=3, cutoff=likeness)]))[:3]
 
 
 def no_secret_in(text: str, what: str) -> None:
@@ -59,6 +65,14 @@ def no_secret_in(text: str, what: str) -> None:
 def key_of(override: str) -> str:
     """The dotted key of an override, without its + or ~ and its package."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def quoted(text: str) -> str:
+    """The value of an override that Hydra reads as this very text."""
+    if PLAIN_VALUE.fullmatch(text):
+        return text
+    escaped = re.sub(r'(\\*)("|$)', r"\1\1\2", text)  # a backslash stands for itself, but in front of a quote
+    return '"' + escaped.replace('"', '\\"') + '"'
 
 
 def _for_all_values(instead: str, given: str, typed: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -19,15 +20,18 @@ from mfubench.files.paths import CONF
 
 CONFIG_NAME = "config"
 LOCAL_DEFAULTS = CONF / "local" / "default.yaml"
-# Beginnings of keys below a setting that is a mapping: Hydra's + adds any.
-FREE_FORM = tuple(
-    f"{group}.{field.name}."
-    for group, kind in GROUPS.items()
-    for field in fields(kind)
-    if str(field.type).startswith("dict")
-)
-# Usual names of settings that mfubench leaves to the framework: the nearest setting of ours is no way out.
-TRAINING_WORDS = ("lr", "learning_rate", "epochs", "num_epochs", "num_train_epochs", "weight_decay", "warmup_ratio")
+SYNONYMS = CONF / "synonyms.yaml"
+LIKENESS = 0.75  # of a name that is taken for another's misspelling, as difflib measures it
+
+
+def _of_type(kind: str) -> tuple[str, ...]:
+    """Settings of the groups whose values are of this type."""
+    groups = GROUPS.items()
+    return tuple(f"{group}.{f.name}" for group, of in groups for f in fields(of) if str(f.type).startswith(kind))
+
+
+LISTS, TEXTS, MAPPINGS = _of_type("list"), _of_type("str"), _of_type("dict")
+FREE_FORM = tuple(f"{name}." for name in MAPPINGS)  # beginnings of keys below a mapping: Hydra's + adds any
 
 
 def no_additions(prefix: str, values: Mapping[Any, Any], kind: type) -> None:
@@ -51,12 +55,13 @@ def no_such_option(error: MissingConfigException) -> ConfigError:
     options = list(error.options or [])
     if group.startswith("local/"):
         return _wrong_local_defaults(f"{group.removeprefix('local/')}: {option} under `defaults:`")
-    best = nearest(option, options)
+    longer = [name for name in options if name.startswith(option)]
+    best = nearest(option, options) if len(longer) < 2 else []  # one of several would be a guess
     return ConfigError(
         f"{group or 'this group'} has no option {option!r}",
         given=f"{group}={option}",
-        expected="one of " + ", ".join(sorted(options)),
-        instead=f"{group}={best[0]}" if best else f"{group}={sorted(options)[0]}" if options else None,
+        expected="one of " + ", ".join(sorted(options if best or not longer else longer)),
+        instead=f"{group}={best[0]}" if best else None,
     )
 
 
@@ -78,7 +83,10 @@ def rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
     named = [o for o in overrides if key_of(o) in str(error)]
     given = given or max(named, key=lambda o: len(key_of(o)), default=full_key) or " ".join(overrides)
     if "Could not override" in str(error) or isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return no_such_setting(given)
+        return no_such_setting(given, full_key)
+    if given.startswith("+") and key_of(given) in known_settings():
+        problem, instead = f"{key_of(given)} is there already", shlex.quote(given.lstrip("+"))
+        return ConfigError(problem, given=given, expected="no +, which adds a new key", instead=instead)
     return ConfigError(
         f"{key_of(given) or full_key or 'a setting'} can't take this value",
         given=given,
@@ -87,25 +95,39 @@ def rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
     )
 
 
-def no_such_setting(given: str) -> ConfigError:
-    """The ConfigError for a key that no dataclass and no YAML has."""
-    key, value = key_of(given), given.partition("=")[2]
+def no_such_setting(given: str, new: str = "") -> ConfigError:
+    """The ConfigError for a key that no dataclass and no YAML has: the key of `given`, or `new` in its value."""
+    key, value = new or key_of(given), given.partition("=")[2]
     if key.startswith(FREE_FORM):
-        expected = "+ in front of a new key"
-        return ConfigError(f"{key!r} is not in its YAML", given=given, expected=expected, instead=f"+{given}")
-    valid, word, more = known_settings(), key.rpartition(".")[2], "--cfg job prints all"
-    best: list[str] = []
-    if word in TRAINING_WORDS:
-        more = "a framework's own goes in by its key there, as +framework.native.KEY=VALUE"
-    elif word in _architecture_keys():
-        best = [f"model.architecture.{word}"]
-    elif not key.startswith("hydra"):
-        best = nearest(key, valid) or nearest(word, valid)
-    return ConfigError(
-        f"there is no setting {key!r}",
-        given=given,
-        expected="a setting of mfubench" + (f", such as {', '.join(best)}" if best else f"; {more}"),
-        instead=f"{best[0]}={value}" if best else None,
+        problem, added = f"{key!r} is not in its YAML", shlex.quote(f"+{given}")
+        return ConfigError(problem, given=given, expected="+ in front of a new key", instead=added)
+    best, group = meant_by(key), key.partition(".")[0]
+    options = options_of(best[0]) if best else []
+    right = len(best) == 1 and (not options or {*value.split(",")} <= {*options})
+    if options and not right:
+        expected = f"{best[0]} by name, one of {', '.join(options)}"
+    elif best:
+        expected = f"a setting of mfubench, such as {', '.join(best)}"
+    elif group in GROUPS:
+        expected = "one of " + ", ".join(f"{group}.{f.name}" for f in fields(GROUPS[group]) if f.name != "name")
+    else:
+        expected = "a setting of mfubench (--help), or a framework's own by its key: +framework.native.KEY=VALUE"
+    instead = shlex.quote(f"{best[0]}={value}") if right else None
+    return ConfigError(f"there is no setting {key!r}", given=given, expected=expected, instead=instead)
+
+
+def meant_by(key: str) -> list[str]:
+    """Settings that a key which is none may stand for: of that beginning, synonym, last word or spelling; [] if none does."""
+    known, (*path, word) = known_settings(), key.split(".")
+    mappings = nearest(f"{'.'.join(path[:2])}.", FREE_FORM, LIKENESS)[:1] if len(path) > 1 else []
+    synonyms = yaml.safe_load(SYNONYMS.read_text(encoding="utf-8"))
+    architecture = [f"model.architecture.{word}"] if word in _architecture_keys() else []
+    return (
+        [f"+{mapping}{'.'.join([*path[2:], word])}" for mapping in mappings]
+        or [name for name, others in synonyms.items() if word in others]
+        or architecture
+        or [name for name in known if name.rpartition(".")[2] == word != "name"]
+        or nearest(key, known, LIKENESS)[:1]
     )
 
 
@@ -113,6 +135,11 @@ def known_settings() -> list[str]:
     """Every key that may stand on the command line, dotted."""
     top = [setting.name for setting in fields(schema.Experiment)]
     return [*top, *(f"{group}.{inner.name}" for group, kind in GROUPS.items() for inner in fields(kind)), "experiment"]
+
+
+def options_of(group: str) -> list[str]:
+    """The names of a group's options."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def _architecture_keys() -> set[str]:
@@ -123,4 +150,4 @@ def _architecture_keys() -> set[str]:
 
 def _default_of(key: str) -> str | None:
     value = OmegaConf.select(compose(CONFIG_NAME), key) if key in known_settings() else None
-    return None if value is None or OmegaConf.is_config(value) else f"{key}={value}"
+    return None if value is None or OmegaConf.is_config(value) else shlex.quote(f"{key}={value}")

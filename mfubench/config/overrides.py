@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
-from mfubench.config.errors import ConfigError, no_secret_in
-from mfubench.config.hydra_errors import FREE_FORM
+from mfubench.config.errors import ConfigError, key_of, no_secret_in, quoted
+from mfubench.config.hydra_errors import FREE_FORM, LISTS, TEXTS, known_settings, meant_by, no_such_setting, options_of
 from mfubench.config.vocabulary import GROUPS, WITHOUT_OPTIONS
 from mfubench.files import secrets
 
@@ -38,26 +40,42 @@ def _names_a_setting(override: Override) -> None:
         raise ConfigError("a setting can't be removed", given=given, expected=f"{key}=value")
     if not key:
         raise _no_override(given)
+    if not key.startswith(("hydra", "local", *FREE_FORM)) and key not in known_settings():
+        raise no_such_setting(given)
     if key in WITHOUT_OPTIONS:
         switches = [f"{key}.{switch.name}" for switch in fields(GROUPS[key])]
-        raise ConfigError(
-            f"{key} is a group of settings",
-            given=given,
-            expected=f"one of {', '.join(switches)}",
-            instead=f"{switches[0]}={given.partition('=')[2] or 'true'}",
-        )
+        instead = f"{meant_by(key)[0]}={str(override.value()).lower()}" if isinstance(override.value(), bool) else None
+        expected = f"one of {', '.join(switches)}"
+        raise ConfigError(f"{key} is a group of settings", given=given, expected=expected, instead=instead)
     if key in (*GROUPS, "experiment") and not override.is_sweep_override() and not isinstance(override.value(), str):
         instead = f"-m {key}={given.partition('=')[2].strip('[]')}" if isinstance(override.value(), list) else None
         raise ConfigError(
             f"{key} is chosen by the name of one option",
             given=given,
-            expected=f"{key}=NAME; --help lists them",
+            expected=f"one of {', '.join(options_of(key))}",
             instead=instead,
         )
+    if key in LISTS:
+        _is_a_list(override)
+
+
+def _is_a_list(override: Override) -> None:
+    """Raise ConfigError if the value, or one in a sweep, is a word."""
+    key, value = override.key_or_group, override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    if any(isinstance(each, str) and not each.startswith("$") for each in values):
+        words, given = ",".join(map(str, values)), str(override.input_line)
+        instead = shlex.quote(f"{key}=[{words}]") if re.fullmatch(r"\w+(,\w+)*", words) else None
+        raise ConfigError(f"{key} is a list", given=given, expected=f"{key}=[one,two]", instead=instead)
 
 
 def _no_override(given: str) -> ConfigError:
-    return ConfigError("this is not an override", given=given, expected="setting=value", instead="batch_size=4")
+    """The ConfigError for what Hydra's grammar doesn't allow: a text for want of quotes, maybe."""
+    setting, is_set, value = given.partition("=")
+    expected, instead = f"{setting if key_of(given) in known_settings() else 'setting'}=value", None
+    if is_set and (key_of(given) in TEXTS or key_of(given).startswith(("hydra.", *FREE_FORM))):
+        expected, instead = f"{setting}=text, in quotes", shlex.quote(f"{setting}={quoted(value)}")
+    return ConfigError("this is not an override", given=given, expected=expected, instead=instead)
 
 
 def _tells_no_secret(override: Override) -> None:

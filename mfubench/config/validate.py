@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from mfubench.config.defaults import defaults, rules
-from mfubench.config.errors import ConfigError, WrongCombination, nearest
+from mfubench.config.errors import ConfigError, WrongCombination, nearest, quoted
 from mfubench.config.schema import Data, Experiment, Framework
 from mfubench.config.vocabulary import (
     ATTENTIONS,
@@ -172,7 +172,7 @@ def _validate_model(experiment: Experiment) -> None:
 
 
 def _validate_data(data: Data) -> None:
-    from_file = f"data=jsonl data.path={shlex.quote(data.path or 'FILE')}"
+    from_file = "data=jsonl " + shlex.quote(f"data.path={quoted(data.path or 'FILE')}")
     if data.name == "synthetic" and (data.path is not None or data.hub_id is not None):
         given = f"data.path={data.path}" if data.path is not None else f"data.hub_id={data.hub_id}"
         right = from_file if data.path is not None else f"data=alpaca data.hub_id={data.hub_id}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,14 +21,13 @@ import yaml
 
 from mfubench.config import ConfigError
 from mfubench.config.compose import Sweep
-from mfubench.config.errors import COMMAND, key_of
+from mfubench.config.errors import COMMAND, key_of, quoted
 from mfubench.files import secrets
 from mfubench.plan.native import RECORDS
 from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find_results, read_result
 
 LOG = "framework.log"
 SUPERSEDED = "superseded.json"
-PLAIN_VALUE = re.compile(r"[\w/.+-]+", re.ASCII)  # what Hydra reads as it stands
 
 
 def earlier_folders(folder: Path, sweep: Path | None) -> tuple[Path, ...]:
@@ -80,7 +78,7 @@ def folder_taken(folder: Path) -> ConfigError:
         "there is a run in this folder already",
         given=str(folder),
         expected="a folder of its own, or resume=true",
-        instead=f"hydra.run.dir={_quoted(f'{folder}-{os.getpid()}')}",
+        instead=shlex.quote(f"hydra.run.dir={quoted(f'{folder}-{os.getpid()}')}"),
     )
 
 
@@ -124,7 +122,7 @@ def locked_sweep(folder: Path) -> Iterator[None]:
 
 def sweep_dir_override(folder: Path) -> str:
     """Return the override that sets the sweep's folder."""
-    return f"hydra.sweep.dir={_quoted(str(folder))}"
+    return f"hydra.sweep.dir={quoted(str(folder))}"
 
 
 def resume_command(argv: Sequence[str], folder: Path) -> str:
@@ -175,11 +173,3 @@ def _asked_the_same(multirun: Path, sweep: Sweep) -> bool:
 
 def _sorted_settings(overrides: Any) -> list[str]:
     return sorted(override for override in overrides if key_of(override) != "resume")
-
-
-def _quoted(text: str) -> str:
-    """Quote the value of an override so that Hydra reads this very text."""
-    if PLAIN_VALUE.fullmatch(text):
-        return text
-    escaped = re.sub(r"(\\*)('|$)", r"\1\1\2", text)  # a backslash stands for itself, but in front of a quote
-    return "'" + escaped.replace("'", "\\'") + "'"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mfubench.config.errors import ConfigError, nearest
+from mfubench.config.errors import ConfigError, nearest, quoted
 from mfubench.workload.samples import ROW_SHAPES, Rows, Sample, gather_rows, sample_of
 
 EXPECTED = f"one JSON object a line, {ROW_SHAPES}"
@@ -51,7 +51,7 @@ def _existing(path: str) -> Path:
         problem,
         given=f"data.path={path}",
         expected=f"a file, from {Path.cwd()} if its path is relative",
-        instead=f"data.path={shlex.quote(str(folder / alike[0]))}" if alike else None,
+        instead=shlex.quote(f"data.path={quoted(str(folder / alike[0]))}") if alike else None,
     )
 
 

@@ -17,6 +17,7 @@ from hydra import initialize_config_dir
 from mfubench.config import ConfigError, Experiment, Liger, WrongCombination
 from mfubench.config.compose import CONFIG_NAME, GROUPS, check_command_line, flags_first, store_schema
 from mfubench.config.defaults import defaults
+from mfubench.config.hydra_errors import known_settings, meant_by
 from mfubench.config.overrides import WITHOUT_OPTIONS
 from mfubench.config.validate import validate
 
@@ -84,18 +85,82 @@ def test_defaults_come_from_the_files_that_hydra_reads(compose: Callable[..., Ex
         ("framework.variables.length=1", "+framework.variables.length=1"),
         ("model.num_hidden_layers=2", "model.architecture.num_hidden_layers=2"),
         ("hidden_size=256", "model.architecture.hidden_size=256"),
+        ("hidden_size=256,512", "model.architecture.hidden_size=256,512"),
+        ("model.num_layers=2", "model.architecture.num_hidden_layers=2"),
+        ("lora_r=16", "mode.rank=16"),
+        ("mode.r=16", "mode.rank=16"),
+        ("num_gpus=2", "parallelism.num_devices=2"),
+        ("rank=16", "mode.rank=16"),  # the last word of one setting
+        ("training.batch_size=4", "batch_size=4"),
+        ("dtype=bf16", "precision=bf16"),
+        ("gpu=a100", "hardware=a100"),
+        ("liger=true", "liger_kernel=true"),
+        ("+framework.nativ.seed=3", "+framework.native.seed=3"),
+        ("+experiment=batch-size", "experiment=batch-size"),
+        ("++mode=lora", "mode=lora"),
+        ("+batch_size=4", "batch_size=4"),
         ("batch_size=1,2", "-m batch_size=1,2"),
         ("mode=[full,lora]", "-m mode=full,lora"),
+        ("mode.target_modules=q_proj,v_proj", "'mode.target_modules=[q_proj,v_proj]'"),
+        ("mode.target_modules=q_proj", "'mode.target_modules=[q_proj]'"),
+        ("data.path=~/x.jsonl", "'data.path=\"~/x.jsonl\"'"),
+        ("data.path=/a/x=y#(z).jsonl", "'data.path=\"/a/x=y#(z).jsonl\"'"),
+        ("data.path=/a/c,d/x.jsonl", "'data.path=\"/a/c,d/x.jsonl\"'"),
+        ("model.architecture={head_dim: 128}", "'+model.architecture={head_dim: 128}'"),
     ],
 )
 def test_what_is_misspelled_names_what_is_meant(argument: str, right: str) -> None:
     assert refusal(argument).screen([argument]).endswith(f"python -m mfubench {right}")
 
 
-@pytest.mark.parametrize("argument", ["lr=3e-4", "learning_rate=3e-4", "epochs=3"])
+@pytest.mark.parametrize("argument", ["lr=3e-4", "learning_rate=3e-4", "epochs=3", "lr=1e-4,3e-4", "max_grad_norm=1"])
 def test_a_setting_that_is_left_to_the_framework_is_sent_there(argument: str) -> None:
     screen = refusal(argument).screen([argument])
     assert "+framework.native.KEY=VALUE" in screen and "  try  " not in screen
+
+
+@pytest.mark.parametrize(
+    ("argument", "there_is"),
+    [
+        ("+mode.use_dora=true", "one of mode.rank, mode.alpha, mode.dropout, mode.target_modules, mode.quantization, "),
+        ("hub_id=a/b", "a setting of mfubench, such as model.hub_id, data.hub_id"),
+        ("wandb=false", "tracking by name, one of none, wandb"),
+        ("gradient_checkpointing=true", "one of non_reentrant, none, reentrant"),
+        ("mode=peft", "one of full, lora, qlora"),
+        ("hardware=h100", "one of h100-nvl, h100-pcie, h100-sxm"),
+        ("mode.target_modules=all-linear", "mode.target_modules=[one,two]"),
+        ("batch_size", "batch_size=value"),
+        ("repeat=range(5", "repeat=value"),
+    ],
+)
+def test_where_nothing_is_surely_meant_the_choice_is_shown_and_no_command(argument: str, there_is: str) -> None:
+    screen = refusal(argument).screen([argument])
+    assert f"  expected  {there_is}" in screen and "  try  " not in screen
+
+
+def test_a_suggestion_keeps_all_that_was_typed() -> None:
+    argv = ["-m", "batch_size=1,2", "data.path=~/x.jsonl", "mode=lora"]
+    assert refusal(*argv).screen(argv).endswith(" -m batch_size=1,2 mode=lora 'data.path=\"~/x.jsonl\"'")
+    argv = ["model.architecture={model_type: qwen3, head_dim: 128}", "seed=1"]
+    assert refusal(*argv).screen(argv).endswith(" seed=1 '+model.architecture={model_type: qwen3, head_dim: 128}'")
+    argv = ["-m", "mode.target_modules=q_proj,v_proj", "seed=1,2"]
+    assert refusal(*argv).screen(argv).endswith(" -m seed=1,2 'mode.target_modules=[q_proj,v_proj]'")
+
+
+def test_a_sweep_over_files_is_told_from_a_path_with_a_comma(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for file in files:
+        file.touch()
+    assert refusal(f"data.path={files[0]},{files[1]}").instead == f"-m data.path={files[0]},{files[1]}"
+
+
+def test_synonyms_stand_for_settings_that_there_are_and_are_none_themselves() -> None:
+    synonyms = yaml.safe_load((ROOT / "conf" / "synonyms.yaml").read_text())
+    names = [name for others in synonyms.values() for name in others]
+    known = set(known_settings())
+    assert len(names) == len(set(names)) and not {*names} & known - {*WITHOUT_OPTIONS}
+    for setting in synonyms:
+        assert setting in known or meant_by(setting.removeprefix("model.architecture.")) == [setting]
 
 
 def test_a_misspelled_key_in_a_sweep_keeps_all_its_values() -> None:
@@ -182,7 +247,6 @@ def test_liger_has_one_loss_at_a_time_and_its_switches_are_set_one_by_one() -> N
     assert isinstance(refusal(*both), WrongCombination)
     check_command_line([*both, "liger.fused_linear_cross_entropy=false"])
     check_command_line(["liger.cross_entropy=true"])  # Liger is off
-    assert refusal("liger=true").instead == "liger.rope=true"
     assert refusal("liger.ropes=true").instead == "liger.rope=true"
 
 

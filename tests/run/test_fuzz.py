@@ -18,7 +18,8 @@ from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.compose import GROUPS, check_command_line, store_schema
 from mfubench.config.defaults import defaults
-from mfubench.config.hydra_errors import known_settings
+from mfubench.config.errors import key_of
+from mfubench.config.hydra_errors import FREE_FORM, known_settings
 from mfubench.config.validate import validate
 from mfubench.files.paths import CONF, LAUNCHERS, ROOT
 from mfubench.hardware import Machine
@@ -133,6 +134,8 @@ def test_any_command_line_gives_valid_plans_or_one_screen(argv: list[str], sweep
     except ConfigError as error:
         screen = error.screen(line)
         assert screen.startswith("mfubench: ") and "Traceback" not in screen
+        for override in shlex.split((error.instead or "").removeprefix("-m ")):
+            assert key_of(override).startswith((*FREE_FORM, "hydra")) or key_of(override) in known_settings()
         return
     if sweep is not None:
         assert shlex.split(resume_command(line, sweep.folder))[:3] == ["python", "-m", "mfubench"]
