@@ -165,17 +165,8 @@ class Liger:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All settings of one run."""
+    """All settings of one run, in the order of `--cfg job`: the framework's long recipe is last."""
 
-    framework: Framework = MISSING
-    model: Model = MISSING
-    mode: Mode = MISSING
-    parallelism: Parallelism = MISSING
-    gradient_checkpointing: GradientCheckpointing = MISSING
-    data: Data = MISSING
-    hardware: Hardware = MISSING
-    measurement: Measurement = MISSING
-    tracking: Tracking = MISSING
     batch_size: int = MISSING
     sequence_length: int = MISSING
     gradient_accumulation_steps: int = MISSING
@@ -190,3 +181,12 @@ class Experiment:
     comparison: str = MISSING
     dry_run: bool = MISSING
     resume: bool = MISSING
+    mode: Mode = MISSING
+    parallelism: Parallelism = MISSING
+    gradient_checkpointing: GradientCheckpointing = MISSING
+    data: Data = MISSING
+    hardware: Hardware = MISSING
+    measurement: Measurement = MISSING
+    tracking: Tracking = MISSING
+    model: Model = MISSING
+    framework: Framework = MISSING

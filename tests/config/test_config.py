@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -20,6 +21,8 @@ from mfubench.config.defaults import defaults
 from mfubench.config.hydra_errors import known_settings, meant_by
 from mfubench.config.overrides import WITHOUT_OPTIONS
 from mfubench.config.validate import validate
+from mfubench.config.vocabulary import ATTENTIONS, COMPARISONS, OPTIMIZERS, PRECISIONS
+from mfubench.files.paths import CONF
 
 ROOT = Path(__file__).parents[2]
 STUDY = "experiment=axolotl-vs-llmforge"
@@ -123,7 +126,7 @@ def test_a_setting_that_is_left_to_the_framework_is_sent_there(argument: str) ->
     ("argument", "there_is"),
     [
         ("+mode.use_dora=true", "one of mode.rank, mode.alpha, mode.dropout, mode.target_modules, mode.quantization, "),
-        ("hub_id=a/b", "a setting of mfubench, such as model.hub_id, data.hub_id"),
+        ("hub_id=a/b", "a setting of mfubench, such as data.hub_id, model.hub_id"),
         ("wandb=false", "tracking by name, one of none, wandb"),
         ("gradient_checkpointing=true", "one of non_reentrant, none, reentrant"),
         ("mode=peft", "one of full, lora, qlora"),
@@ -348,6 +351,18 @@ def test_a_wrong_command_line_exits_with_2_prints_one_screen_and_leaves_no_folde
         assert done.returncode == 2
         assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 4
         assert list(tmp_path.iterdir()) == []
+
+
+def test_help_has_what_each_setting_can_be() -> None:
+    said = (CONF / "hydra" / "mfubench.yaml").read_text()
+    for name, values in (("precision", PRECISIONS), ("attention", ATTENTIONS), ("comparison", COMPARISONS)):
+        assert f"{name}: {', '.join(values)}" in said
+    assert f"optimizer: {', '.join(OPTIMIZERS)}" in said
+
+
+def test_the_settings_come_before_the_frameworks_recipe() -> None:
+    first, *_, last = get_type_hints(Experiment)
+    assert (first, last) == ("batch_size", "framework")
 
 
 def test_help_and_the_composed_configuration_are_printed() -> None:
