@@ -17,8 +17,8 @@ SEPARATOR = " · "
 def labels(settings: Sequence[Pooled]) -> list[str]:
     """Name each setting; no two the same, but for runs that started in the same second.
 
-    A value that most of the settings have isn't in their names, nor one that follows from another in the name; but what was
-    asked of a task, as its batch size, doesn't count as following from framework and mode.
+    A value that most of the settings have isn't in their names unless it is a number, nor is one that follows from another in
+    the name; but what was asked of a task, as its batch size, doesn't count as following from framework and mode.
     """
     rows, differing = in_short(settings), differing_settings(settings)
     head = tuple(key for key in HEAD if key != "model" or key in differing or len(rows) == 1)
@@ -29,7 +29,7 @@ def labels(settings: Sequence[Pooled]) -> list[str]:
         told.append((key,))
         values = Counter(own[key] for own in rows)
         usual, count = values.most_common(1)[0]
-        unsaid = usual if count > len(rows) / 2 and "" not in values else ""
+        unsaid = usual if count > len(rows) / 2 and "" not in values and not usual.isdecimal() else ""
         said = [f"{SEPARATOR}{key} {own[key]}" if own[key] not in ("", unsaid) else "" for own in rows]
         names = [name + more for name, more in zip(names, said, strict=True)]
     times = [SEPARATOR + each.results[0].started_at[11:19] for each in settings]

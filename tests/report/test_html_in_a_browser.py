@@ -118,8 +118,8 @@ def test_a_person_sees_a_bar_for_each_figure_and_its_label(opened: Callable[...,
     shown = opened(results)
     title = "How much of the peak is used"
     names = [each.text_content() for each in seen(shown, title, "label")]
-    assert len(names) == 9 and names[:2] == ["axolotl full", "axolotl lora"]
-    assert "axolotl full · batch 16" in names and "llmforge lora" in names
+    assert len(names) == 9 and names[:2] == ["axolotl full · batch 2", "axolotl lora · batch 2"]
+    assert "axolotl full · batch 16" in names and "llmforge lora · batch 2" in names
     assert len(seen(shown, title, "bar")) == 2 * 6  # MFU and HFU of what ran
     assert [each.text_content() for each in seen(shown, title, "absent")] == [
         "out of memory",
