@@ -248,7 +248,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     ("overrides", "problem", "instead"),
     [
         (("data=jsonl",), "there is no file to train on", "data=jsonl data.path=FILE"),
-        (("data.path=a b",), "synthetic data are made, not read", "data=jsonl data.path='a b'"),
+        (("data.path=a b",), "synthetic data are made, not read", "data=jsonl 'data.path=\"a b\"'"),
         (("data.hub_id=a/b",), "synthetic data are made, not read", "data=alpaca data.hub_id=a/b"),
         (("data=alpaca", "data.path=a"), "data come from one place", "data=jsonl data.path=a"),
         (("data=jsonl", "data.path=a", "data.revision=b"), "these data have no revision", None),
