@@ -31,7 +31,7 @@ def test_a_figure_that_is_not_a_number_is_never_written(result: Made, tmp_path: 
 
 def test_a_result_without_settings_is_told_from_one(result: Made, tmp_path: Path) -> None:
     path = write_result(result(settings={}), tmp_path)
-    with pytest.raises(UnreadableResult, match="its settings lack framework"):
+    with pytest.raises(UnreadableResult, match="its settings lack liger"):
         read_result(path)
 
 
