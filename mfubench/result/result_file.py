@@ -29,7 +29,7 @@ from mfubench.records import Difference
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 FILE_NAME = "result.json"
 NUMBERS = re.compile(r"([0-9]+)")
 
@@ -125,10 +125,10 @@ def read_result(path: Path) -> Result:
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableResult(f"{path} can't be read: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version not in (3, SCHEMA_VERSION):
+    if version not in range(3, SCHEMA_VERSION + 1):
         raise UnreadableResult(f"{path} has schema_version {version!r}; this mfubench reads 3 to {SCHEMA_VERSION}")
     try:
-        return from_content(_from_schema_3(content) if version == 3 else content)
+        return from_content((_from_schema_3(content) if version == 3 else content) | {"schema_version": SCHEMA_VERSION})
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UnreadableResult(f"{path} is not a result of mfubench: {_in_one_line(error)}") from error
 
@@ -170,7 +170,7 @@ def _from_schema_3(content: dict[str, Any]) -> dict[str, Any]:
     flops = content["flops"] or {}
     second = flops.get("second_count")
     counts = None if second is None else {"figures": {"uncounted": {}, **second}, "apart": second["apart"]}
-    return content | {"in_situ": flops.get("in_situ"), "second_count": counts, "schema_version": SCHEMA_VERSION}
+    return content | {"in_situ": flops.get("in_situ"), "second_count": counts}
 
 
 def _in_one_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from mfubench.result import SCHEMA_VERSION, read_result, write_result
 from mfubench.result.result_file import adapter
 
 SCHEMA = ROOT / "docs" / "result.schema.json"
-OLD = ROOT / "tests" / "data" / "result-schema-3.json"  # of a real run
+OLD = {schema: ROOT / "tests" / "data" / f"result-schema-{schema}.json" for schema in (3, 4)}  # of real runs
 
 
 def schema_text() -> str:
@@ -35,7 +35,7 @@ def test_the_schema_in_docs_is_that_of_the_results() -> None:
 
 
 def test_a_result_of_schema_3_is_read_with_every_figure(tmp_path: Path) -> None:
-    said, result = json.loads(OLD.read_text()), read_result(OLD)
+    said, result = json.loads(OLD[3].read_text()), read_result(OLD[3])
     assert result.measurement is not None and result.flops is not None and result.hardware is not None
     assert result.measurement.mfu == said["measurement"]["mfu"]
     assert result.measurement.ci95["hfu"] == tuple(said["measurement"]["ci95"]["hfu"])
@@ -48,10 +48,13 @@ def test_a_result_of_schema_3_is_read_with_every_figure(tmp_path: Path) -> None:
     assert json.loads(again.read_text())["schema_version"] == SCHEMA_VERSION and read_result(again) == result
 
 
+@pytest.mark.parametrize("schema", OLD)
 @pytest.mark.parametrize("form", ["table", "csv", "json", "markdown", "html"])
-def test_a_result_of_schema_3_is_in_every_report(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "result.json").write_bytes(OLD.read_bytes())
-    mfu = json.loads(OLD.read_text())["measurement"]["mfu"]
+def test_a_result_of_an_earlier_schema_is_in_every_report(
+    form: str, schema: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "result.json").write_bytes(OLD[schema].read_bytes())
+    mfu = json.loads(OLD[schema].read_text())["measurement"]["mfu"]
     assert main([str(tmp_path), "--format", form]) == 0
     printed = capsys.readouterr()
     assert (f"{mfu:.1%}" if form in ("table", "markdown", "html") else f"{mfu}") in printed.out and not printed.err
