@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from rich.console import Console
 
 from mfubench import workload
 from mfubench.config import Experiment
@@ -98,6 +99,7 @@ def planned() -> Callable[..., Plan]:
             weights_on_disk=weights_on_disk,
             dtype="float32",
             folder=cache_folder(),
+            console=Console(quiet=True),
         )
         place = Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1, engine)
         made = make_plan(replace(experiment, framework=framework), prepared, place)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 
@@ -31,16 +35,25 @@ def write_whole(path: Path, text: str) -> None:
         os.close(folder)
 
 
-def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
+def make_whole(folder: Path, make: Callable[[Path], None]) -> bool:
     """Let `make` fill the folder, unless it exists: beside its place first, then renamed. The first of several processes wins.
 
-    Raises OSError, and anything that `make` raises; nothing stays then.
+    What killed processes of this machine left beside it is deleted. Returns False if the folder was there. Raises OSError,
+    and anything that `make` raises; nothing stays then.
     """
     if folder.is_dir():
-        return
+        return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as temporary:
-        made = Path(temporary) / folder.name
+    prefix = f".making-{socket.gethostname()}-"
+    with ExitStack() as locks:
+        for left in folder.parent.glob(f"{prefix}*/*"):  # something in it: its maker locked it before
+            with suppress(OSError):
+                _lock(left.parent, locks)
+                shutil.rmtree(left.parent)
+        temporary = Path(locks.enter_context(tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix)))
+        with suppress(OSError):  # without locks on this disk nobody deletes what was left
+            _lock(temporary, locks)
+        made = temporary / folder.name
         made.mkdir()
         make(made)
         try:
@@ -48,3 +61,11 @@ def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
         except OSError:
             if not folder.is_dir():  # another process was first
                 raise
+    return True
+
+
+def _lock(folder: Path, until: ExitStack) -> None:
+    """Lock the folder until then, or until the process dies; OSError if another process has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    until.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

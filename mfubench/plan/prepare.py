@@ -30,7 +30,7 @@ from mfubench.plan import engines, support
 from mfubench.plan.engines import Responds
 from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_file, threads_per_rank
 from mfubench.plan.stage import stage
-from mfubench.workload import NoData, Workload, prepare_workload
+from mfubench.workload import NoData, NoRoom, Workload, prepare_workload
 
 if TYPE_CHECKING:
     from mfubench.flops.memory import MemoryEstimate
@@ -42,6 +42,7 @@ REFUSALS = (
     hardware.Unavailable,
     hardware.UnknownPeak,
     NoData,
+    NoRoom,
     WrongCombination,
 )
 
@@ -124,6 +125,7 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
                 weights_on_disk=experiment.framework.random_weights == "disk",
                 dtype="float32" if precision == "fp32" else "bfloat16",
                 folder=cache_folder(),
+                console=console,
                 dry=experiment.dry_run,
             )
             flops = step_flops(experiment)

@@ -5,18 +5,22 @@ They lie in a cache, under a digest of everything that they depend on: made once
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+from rich.console import Console
 
 from mfubench import config
 from mfubench.files.whole import make_whole
 from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
 from mfubench.workload.source import check_data, digest, find_samples
+from mfubench.workload.weights import DRAWING, NoRoom
 
-__all__ = ["NoData", "Workload", "check_data", "prepare_workload"]
+__all__ = ["NoData", "NoRoom", "Workload", "check_data", "prepare_workload"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def prepare_workload(
     weights_on_disk: bool,
     dtype: str,
     folder: Path,
+    console: Console,
     dry: bool = False,
 ) -> Workload:
     """Make whatever isn't in the cache `folder` yet, and return the paths.
@@ -59,12 +64,14 @@ def prepare_workload(
         weights_on_disk: Write random weights to a file.
         dtype: The weights' type as transformers names it, e.g. "bfloat16".
         folder: The cache.
+        console: Shows a progress bar while weights are written, and then where they are.
         dry: Write, fetch and ask for nothing, with the same errors otherwise. For hub data at no fixed commit,
             `messages_path` and `alpaca_path` are then placeholders and `num_rows` is None. Disk space isn't checked.
 
     Raises:
         ValueError: The model is impossible.
         ConfigError: The data are missing or have a bad row.
+        NoRoom: The weights don't fit on the disk.
         NoData: The hub's data can't be fetched and aren't in its cache.
     """
     at = folder / "data"
@@ -78,8 +85,9 @@ def prepare_workload(
             check_model(model.name, model.architecture)
     else:
         if model_at is not None:
-            make = partial(write_model, name=model.name, architecture=model.architecture)
-            make_whole(model_at, partial(make, dtype=dtype, weights_seed=weights_seed))
+            make = partial(write_model, name=model.name, architecture=model.architecture, console=console)
+            if make_whole(model_at, partial(make, dtype=dtype, weights_seed=weights_seed)) and weights_on_disk:
+                _say_where(model_at, console)
         if samples.write is not None:
             make_whole(samples.folder, samples.write)
     model_path = model.hub_id if model_at is None else str(model_at)
@@ -103,7 +111,13 @@ def _model_folder(model: config.Model, weights_seed: int | None, dtype: str, fol
     made_of = {
         "architecture": model.architecture,
         "dtype": dtype,
-        "weights_seed": weights_seed,
+        "weights": None if weights_seed is None else [DRAWING, weights_seed],
         "transformers": version("transformers"),
     }
     return folder / "models" / f"{model.name}-{digest(made_of)}"
+
+
+def _say_where(folder: Path, console: Console) -> None:
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    line = f"random weights, {size / 1e9:.3g} GB, are kept for later runs; to delete them: rm -r {shlex.quote(str(folder))}"
+    console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)

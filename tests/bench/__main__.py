@@ -20,6 +20,7 @@ from .counting import counting
 from .coverage import coverage
 from .figures import comparisons, table
 from .probe import probe
+from .weights import random_weights
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
         os.environ["MFUBENCH_LOCAL"] = "none"
         folder = Path(name)
         lines = []
-        for measured in (start, report, counting, jobs):
+        for measured in (start, report, counting, random_weights, jobs):
             with console.status(f"measuring {measured.__name__.replace('_', ' ')}"):
                 lines += measured(folder)
         with console.status("measuring the probe"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -66,3 +68,20 @@ def test_a_folder_that_another_process_made_meanwhile_is_kept(tmp_path: Path) ->
 
     make_whole(tmp_path / "made", second)
     assert (tmp_path / "made" / "a").read_text() == "first" and os.listdir(tmp_path) == ["made"]
+
+
+def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_is_making_is_not(tmp_path: Path) -> None:
+    half_made = "from pathlib import Path; import os, sys; from mfubench.files.whole import make_whole; " + (
+        "make_whole(Path(sys.argv[1]), lambda folder: (folder / 'a').write_text('half') and os.kill(os.getpid(), 9))"
+    )
+    killed = subprocess.run([sys.executable, "-c", half_made, str(tmp_path / "killed")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert killed.returncode == -9 and (left / "killed" / "a").read_text() == "half"
+
+    def living(folder: Path) -> None:
+        (folder / "a").write_text("whole")
+        make_whole(tmp_path / "other", lambda folder: None)
+        assert (folder / "a").read_text() == "whole"
+
+    assert make_whole(tmp_path / "made", living)
+    assert sorted(os.listdir(tmp_path)) == ["made", "other"]

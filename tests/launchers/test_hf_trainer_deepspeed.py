@@ -28,6 +28,7 @@ pytestmark = BUILDS_OPERATORS
 TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
 WATCHED = Path(__file__).parents[1] / "trainers" / "watched.py"
 STEPS = 4
+FROM_DISK = "+framework.native.random_weights=false"
 LAYERS, HIDDEN, MLP, VOCABULARY, KEYS = 2, 32, 48, 8192, 16  # 2 of 4 heads have keys of their own
 NORMS = (2 * LAYERS + 1) * HIDDEN
 MATRICES = 2 * VOCABULARY * HIDDEN + LAYERS * (2 * HIDDEN * (HIDDEN + KEYS) + 3 * HIDDEN * MLP)
@@ -114,8 +115,8 @@ def sums(seen: Seen, groups: int) -> list[float]:
 def test_zero_steps_shards_of_both_groups_to_where_ddp_steps_the_whole(
     trained: Callable[..., Seen], stage: str
 ) -> None:
-    whole = trained("parallelism=ddp")
-    shards = trained(f"parallelism={stage}", "+framework.native.random_weights=false", weights_on_disk=True)
+    whole = trained("parallelism=ddp", FROM_DISK, weights_on_disk=True)
+    shards = trained(f"parallelism={stage}", FROM_DISK, weights_on_disk=True)
     for rank in shards:
         assert len(rank) == 2 * STEPS  # one call a group: matrices, and norms
         assert [call["parameters"] for call in rank] == [MATRICES // 2, NORMS // 2] * STEPS
@@ -123,7 +124,7 @@ def test_zero_steps_shards_of_both_groups_to_where_ddp_steps_the_whole(
         assert [call["wrapper"] for call in rank] == ["DeepSpeedEngine", None] * STEPS
         assert all(call["roots"] == [[2, 32]] * 2 and call["linears"] == 2 * LINEARS for call in rank[::2])
         assert all(call["dtypes"] == ["torch.float32"] for call in rank)
-    # Both began with the weights of the same seed, read the same samples, and averaged their gradients.
+    # Both began with the weights on the disk, read the same samples, and averaged their gradients.
     assert [rank[0]["wrapper"] for rank in whole] == ["DistributedDataParallel"] * 2
     assert [call["tokens"] for call in shards[0][::2]] == [call["tokens"] for call in whole[0]]
     expected = [call["sum"] for call in whole[0]]

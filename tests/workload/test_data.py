@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mfubench import config
 from mfubench.config import ConfigError, Experiment, WrongCombination
@@ -38,7 +39,9 @@ def from_file(path: Path | str) -> config.Data:
 def prepared(data: config.Data, folder: Path, num_samples: int = 4, dry: bool = False) -> Workload:
     """The workload of some data in the cache `folder`."""
     asked: dict[str, Any] = {"sequence_length": 64, "seed": 0, "weights_on_disk": False, "dtype": "float32"}
-    return prepare_workload(ON_THE_HUB, data, num_samples=num_samples, **asked, folder=folder, dry=dry)
+    return prepare_workload(
+        ON_THE_HUB, data, num_samples=num_samples, **asked, folder=folder, console=Console(quiet=True), dry=dry
+    )
 
 
 def written(path: Path, rows: list[Any], end: str = "\n") -> Path:
