@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.plan import deepspeed, support
@@ -205,6 +203,9 @@ def _visible_devices(place: Place, num_devices: int) -> dict[str, str]:
 
 def _resolve(where: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the layers (lists are replaced) and fill in every ${...}."""
+    from omegaconf import OmegaConf  # 25 ms, which a report doesn't need
+    from omegaconf.errors import OmegaConfBaseException
+
     merged = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
     root = OmegaConf.create({**known, "it": merged})
     try:

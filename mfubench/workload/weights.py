@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +47,7 @@ def write_weights(folder: Path, name: str, config: PreTrainedConfig, dtype: str,
     Raises NoRoom before anything is written.
     """
     import torch
+    from rich.progress import Progress
 
     model, tensors, fillings = _recorded(config, dtype)
     size = sum(tensor.nbytes for tensor in tensors.values())
