@@ -87,7 +87,6 @@ def planned() -> Callable[..., Plan]:
         *,
         precision: str = "fp32",
         device: str = "cpu",
-        weights_on_disk: bool = False,
     ) -> Plan:
         framework, engine = engines.choose(experiment.framework, lambda _: False)
         prepared = workload.prepare_workload(
@@ -96,7 +95,7 @@ def planned() -> Callable[..., Plan]:
             sequence_length=experiment.sequence_length,
             num_samples=num_samples(experiment),
             seed=experiment.seed,
-            weights_on_disk=weights_on_disk,
+            weights_on_disk=framework.random_weights == "disk",
             dtype="float32",
             folder=cache_folder(),
             console=Console(quiet=True),

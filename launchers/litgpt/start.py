@@ -1,7 +1,7 @@
 """Write the files that LitGPT reads beside its config, then run `litgpt COMMAND --config CONFIG` in this process's place.
 
-LitGPT reads weights in a format of its own, drawn here at random, and data from a folder that has validation samples
-too. Both are made from the model in LitGPT's names, a tokenizer and the samples.
+LitGPT reads weights in a format of its own, and data from a folder that has validation samples too. Both are made from
+the model in LitGPT's names, its weights in transformers' format, a tokenizer and the samples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from litgpt.model import GPT, Config
+from litgpt import Config
+from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
+from litgpt.utils import incremental_save
+from safetensors.torch import load_file
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -25,6 +28,7 @@ def main() -> None:
     parser.add_argument("command", choices=("finetune_full", "finetune_lora"))
     parser.add_argument("config", type=Path)
     parser.add_argument("--model", type=Path, required=True, help="model_config.yaml")
+    parser.add_argument("--weights", type=Path, required=True, help="a folder with *.safetensors")
     parser.add_argument("--tokenizer", type=Path, required=True, help="a folder")
     parser.add_argument("--samples", type=Path, required=True, help="JSONL of instruction, input and output")
     parser.add_argument("--accumulation", type=int, required=True, help="micro-batches per optimizer step")
@@ -32,7 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     config = yaml.safe_load(given.config.read_text(encoding="utf-8"))
     dtype = torch.bfloat16 if config["precision"] == "bf16-true" else torch.float32
-    write_checkpoint(Path(config["checkpoint_dir"]), given.model, given.tokenizer, dtype, config["seed"])
+    write_checkpoint(Path(config["checkpoint_dir"]), given.model, given.weights, given.tokenizer, dtype)
     write_data(Path(config["data"]["init_args"]["json_path"]), given.samples)
 
     # LitGPT wants samples per step, not micro-batches, and a whole alpha. Values in the config come later and win.
@@ -53,17 +57,25 @@ def whole(text: str) -> int | None:
     return int(number)
 
 
-def write_checkpoint(folder: Path, model: Path, tokenizer: Path, dtype: torch.dtype, seed: int) -> None:
-    """Write a checkpoint in LitGPT's format, with random weights in `dtype` drawn from `seed`."""
+def write_checkpoint(folder: Path, model: Path, weights: Path, tokenizer: Path, dtype: torch.dtype) -> None:
+    """Write a checkpoint in LitGPT's format, with the weights of a folder in `dtype`.
+
+    The files are mapped, not read, and each tensor is written as soon as it is converted; only the attention's joined
+    projections are held until the end. Raises FileNotFoundError if the folder has no weights.
+    """
     folder.mkdir(parents=True)
     shutil.copy(model, folder / "model_config.yaml")
     for name in TOKENIZER_FILES:
         shutil.copy(tokenizer / name, folder)
-    torch.manual_seed(seed)
-    torch.set_default_dtype(dtype)
-    gpt = GPT(Config.from_file(model))
-    gpt.apply(gpt._init_weights)
-    torch.save(gpt.state_dict(), folder / "lit_model.pth")
+    shards = sorted(weights.glob("*.safetensors"))
+    if not shards:
+        raise FileNotFoundError(f"{weights} has no *.safetensors, which LitGPT's weights are made from")
+    # All shards at once: a layer's q, k and v may lie in two of them.
+    mapped = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    state: dict[str, torch.Tensor] = {}
+    with incremental_save(folder / "lit_model.pth") as file:
+        copy_weights_hf_llama(Config.from_file(model), {}, state, mapped, saver=file, dtype=dtype)
+        file.save(state)
 
 
 def write_data(folder: Path, samples: Path) -> None:

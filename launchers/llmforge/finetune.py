@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         conversations = read_conversations(settings.train_path)
         _check_ranks(settings)
         _check_machine(settings)
-        if arguments.weights == "hub":
+        if arguments.weights == "disk":
             _check_weights(settings.model_id)
         # The frameworks are imported only once the file has passed the checks above.
         if _needs_launcher(settings):
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             os.execv(sys.executable, _launcher(settings, argv))
         from training import train
 
-        train(settings, conversations, random_weights=arguments.weights == "random", seed=arguments.seed)
+        train(settings, conversations, random_weights=arguments.weights == "device", seed=arguments.seed)
     except FileError as error:
         print(error.screen(str(arguments.file)), file=sys.stderr)
         return 2
@@ -77,9 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", type=Path, metavar="FILE", help="a file in LLMForge's schema")
     parser.add_argument(
         "--weights",
-        choices=("hub", "random"),
-        default="hub",
-        help="load model_id's (hub), or draw them on the device (random)",
+        choices=("disk", "device"),
+        default="disk",
+        help="load model_id's, from its folder or the hub (disk), or draw random ones on the device (device)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights, LoRA matrices and dropout")
     return parser
@@ -110,7 +110,7 @@ def _check_weights(model_id: str) -> None:
     """Check that a folder on this disk holds weights; a hub id is checked by the hub."""
     folder = Path(model_id)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileError("model_id", folder, "a folder with weights (*.safetensors or *.bin), or --weights random")
+        raise FileError("model_id", folder, "a folder with weights (*.safetensors or *.bin), or --weights device")
 
 
 def _check_model(settings: Settings, conversations: Sequence[Conversation]) -> None:

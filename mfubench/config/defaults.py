@@ -22,7 +22,8 @@ def defaults(mode: str) -> dict[str, Any]:
         group: option for entry in top.pop("defaults") if isinstance(entry, dict) for group, option in entry.items()
     }
     of_mode = {f"mode.{field.name}": own.get(field.name) for field in fields(Mode)}
-    return options | top | of_mode | {f"liger.{switch}": value for switch, value in top["liger"].items()}
+    of_liger = {f"liger.{switch}": value for switch, value in top["liger"].items()}
+    return options | top | of_mode | of_liger | {"framework.random_weights": "disk"}
 
 
 @cache

@@ -22,7 +22,7 @@ class Framework:
     config_file: str = MISSING  # the native file's name in the run folder; its ending sets the format
     files: dict[str, Any] = field(default_factory=dict)  # files that the native file refers to: name -> content
     variables: dict[str, Any] = field(default_factory=dict)  # the framework's own values for ${variables.NAME}
-    random_weights: str = MISSING  # "device": draws random weights itself; "disk": loads them from the model's folder
+    random_weights: str = MISSING  # "disk": loads them from the model's folder; "device": draws its own
     base: dict[str, Any] = MISSING
     when: dict[str, Any] = MISSING
     unsupported: list[Any] = MISSING
@@ -39,7 +39,6 @@ class Engine:
     name: str
     probe: list[Any] | None  # argv that exits with 0 if this engine is installed; null: it always is
     command: list[Any]
-    random_weights: str  # as in Framework
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ UNMEASURED = ("tracking", "resume", "dry_run")
 # Settings of the machine, not of the work: the same work may be done on any machine.
 OUTSIDE_THE_WORK = (*UNMEASURED, "hardware")
 # Keys of a framework for the user to choose; the others are mfubench's way to run it.
-CHOSEN_OF_FRAMEWORK = ("name", "native", "engine")
+CHOSEN_OF_FRAMEWORK = ("name", "native", "engine", "random_weights")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ MODES = ("full", "lora", "qlora")
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")  # of gradient_checkpointing
 QUANTIZATIONS = ("nf4", "fp4")
 WEIGHTS = ("random", "hub")
-RANDOM_WEIGHTS = ("device", "disk")
+RANDOM_WEIGHTS = ("disk", "device")
 PADDINGS = ("max_length", "longest")
 DEVICES = ("auto", "cpu", "cuda")
 TRACKING_MODES = ("auto", "online", "offline", "disabled")

@@ -45,7 +45,7 @@ def choose(framework: Framework, responds: Responds) -> tuple[Framework, str | N
     wanted = [engine for engine in engines if framework.engine in (None, engine.name)]
     for engine in wanted:
         if engine.probe is None or responds(tuple(map(str, engine.probe))):
-            return replace(framework, command=engine.command, random_weights=engine.random_weights), engine.name
+            return replace(framework, command=engine.command), engine.name
     tried = "; ".join(f"{engine.name}: `{' '.join(map(str, engine.probe or []))}` did not answer" for engine in wanted)
     others = [engine.name for engine in engines if engine not in wanted]
     way_out = f" (framework.engine={others[0]} is another way)" if others else ""

@@ -164,6 +164,7 @@ def _known(experiment: Experiment, workload: Workload, place: Place, config_path
     for group in ("mode", "parallelism", "model", "data", "liger"):
         known[group] = asdict(getattr(experiment, group))
     return known | {
+        "framework": {"random_weights": experiment.framework.random_weights},
         "workload": asdict(workload),
         "precision": place.precision,
         "variables": experiment.framework.variables,

@@ -51,7 +51,7 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
     architecture = experiment.model.architecture
     values |= {word: architecture.get(word) for word in ("model_type", "tie_word_embeddings")}
     values["weights"] = experiment.model.weights
-    values |= {"data.padding": experiment.data.padding}
+    values |= {name: _setting(experiment, name) for name in ("data.padding", "framework.random_weights")}
     targets = experiment.mode.target_modules or []
     values |= {"mode.target_modules": ",".join(targets), "lora_on_lm_head": "lm_head" in targets}
     return values | {"precision": precision, "device": device, "engine": engine}
@@ -97,6 +97,7 @@ def check_supported(experiment: Experiment, values: Values, defaults: Values) ->
         asked |= {name: _setting(experiment, name) for name in LIGER_SETTINGS}
         _check_liger(experiment)
     asked |= {name: values[name] for name in FRAMEWORK_GROUPS}
+    asked["framework.random_weights"] = values["framework.random_weights"]
     if values["data"] != defaults["data"]:
         asked["data.padding"] = experiment.data.padding
     for setting, value in asked.items():

@@ -21,7 +21,7 @@ from mfubench.report.settings import describe
 from mfubench.result.flat import Scalar
 from mfubench.result.result_file import Result
 
-MAY_DIFFER = ("device", "peak", "recipe", "versions", "mfubench", "measurement.")  # the keys begin so
+MAY_DIFFER = ("device", "peak", "random_weights", "recipe", "versions", "mfubench", "measurement.")  # the keys begin so
 
 Words = Sequence[Mapping[str, str]]
 

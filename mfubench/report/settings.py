@@ -47,6 +47,7 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
     for key, alike, known in (
         ("device", [""] * len(results), devices),
         ("peak", devices, [_peak_text(result) for result in results]),
+        ("random_weights", frameworks, [result.settings["framework"]["random_weights"] for result in results]),
         ("recipe", frameworks, [_recipe(result) for result in results]),
         ("versions", frameworks, _versions(results)),
         ("mfubench", [""] * len(results), [_mfubench(result) for result in results]),

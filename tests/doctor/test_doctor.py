@@ -33,7 +33,7 @@ TINY = Framework(
     command=["tiny", "${run.config_path}"],
     environment={},
     config_file="tiny.yaml",
-    random_weights="device",
+    random_weights="disk",
     base={"batch": "${batch_size}"},
     when={
         "mode": {"full": {}, "lora": {"targets": "${mode.target_modules}"}},

@@ -28,7 +28,6 @@ pytestmark = BUILDS_OPERATORS
 TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
 WATCHED = Path(__file__).parents[1] / "trainers" / "watched.py"
 STEPS = 4
-FROM_DISK = "+framework.native.random_weights=false"
 LAYERS, HIDDEN, MLP, VOCABULARY, KEYS = 2, 32, 48, 8192, 16  # 2 of 4 heads have keys of their own
 NORMS = (2 * LAYERS + 1) * HIDDEN
 MATRICES = 2 * VOCABULARY * HIDDEN + LAYERS * (2 * HIDDEN * (HIDDEN + KEYS) + 3 * HIDDEN * MLP)
@@ -76,12 +75,12 @@ def trained(
     """Overrides in; what each rank noted out. The same training is run once."""
     done: dict[tuple[str, ...], Seen] = {}
 
-    def train(*overrides: str, precision: str = "fp32", weights_on_disk: bool = False) -> Seen:
+    def train(*overrides: str, precision: str = "fp32") -> Seen:
         key = (*overrides, precision)
         if key not in done:
             experiment = compose(*SMALL, f"precision={precision}", *overrides)
             folder = tmp_path_factory.mktemp("run")
-            done[key] = watched(planned(experiment, folder, precision=precision, weights_on_disk=weights_on_disk))
+            done[key] = watched(planned(experiment, folder, precision=precision))
         return done[key]
 
     return train
@@ -115,8 +114,8 @@ def sums(seen: Seen, groups: int) -> list[float]:
 def test_zero_steps_shards_of_both_groups_to_where_ddp_steps_the_whole(
     trained: Callable[..., Seen], stage: str
 ) -> None:
-    whole = trained("parallelism=ddp", FROM_DISK, weights_on_disk=True)
-    shards = trained(f"parallelism={stage}", FROM_DISK, weights_on_disk=True)
+    whole = trained("parallelism=ddp")
+    shards = trained(f"parallelism={stage}")
     for rank in shards:
         assert len(rank) == 2 * STEPS  # one call a group: matrices, and norms
         assert [call["parameters"] for call in rank] == [MATRICES // 2, NORMS // 2] * STEPS

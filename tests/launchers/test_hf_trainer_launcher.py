@@ -49,9 +49,9 @@ def trained(
 ) -> Callable[..., list[dict[str, Any]]]:
     """Overrides in; what was seen at each optimizer step out, of all ranks together."""
 
-    def train(*overrides: str, precision: str = "fp32", weights_on_disk: bool = False) -> list[dict[str, Any]]:
+    def train(*overrides: str, precision: str = "fp32") -> list[dict[str, Any]]:
         experiment = compose(*OVERRIDES, f"precision={precision}", *overrides)
-        made = planned(experiment, tmp_path, precision=precision, weights_on_disk=weights_on_disk)
+        made = planned(experiment, tmp_path, precision=precision)
         return watched(made.command, tmp_path, made.environment)
 
     return train
@@ -107,8 +107,7 @@ def test_bf16_full_autocasts_from_float32_masters_that_were_loaded_from_the_disk
     import torch
     from safetensors.torch import load_file
 
-    overrides = ("gradient_checkpointing=non_reentrant", "+framework.native.random_weights=false")
-    seen = trained(*overrides, precision="bf16", weights_on_disk=True)
+    seen = trained("gradient_checkpointing=non_reentrant", precision="bf16")
     assert all(step["dtypes"] == ["torch.float32"] and step["outputs"] == ["torch.bfloat16"] for step in seen)
     native = yaml.safe_load((tmp_path / "hf_trainer.yaml").read_text())
     on_disk = load_file(Path(native["model_name_or_path"]) / "model.safetensors")

@@ -16,8 +16,8 @@ from mfubench.config import ConfigError, Experiment, Framework
 from mfubench.launch.programs import responds
 from mfubench.plan import engines
 
-OWN = {"name": "tool", "probe": ["tool", "--help"], "command": ["tool", "run"], "random_weights": "disk"}
-OPEN = {"name": "open-tool", "probe": None, "command": ["python", "run.py"], "random_weights": "device"}
+OWN = {"name": "tool", "probe": ["tool", "--help"], "command": ["tool", "run"]}
+OPEN = {"name": "open-tool", "probe": None, "command": ["python", "run.py"]}
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def test_the_first_engine_that_answers_runs(tool: Framework) -> None:
         return True
 
     chosen, name = engines.choose(tool, here)
-    assert (name, chosen.command, chosen.random_weights) == ("tool", ["tool", "run"], "disk")
+    assert (name, chosen.command) == ("tool", ["tool", "run"])
     assert asked == [("tool", "--help")]
     chosen, name = engines.choose(tool, lambda _: False)
-    assert (name, chosen.command, chosen.random_weights) == ("open-tool", ["python", "run.py"], "device")
+    assert (name, chosen.command) == ("open-tool", ["python", "run.py"])
 
 
 def test_an_engine_that_is_asked_for_runs_or_nothing_does(tool: Framework) -> None:

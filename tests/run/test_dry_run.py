@@ -74,7 +74,7 @@ def test_a_gpu_that_is_not_here_is_planned_for_by_its_data_sheet_and_never_asked
 
 def test_a_dry_run_writes_no_weights_and_asks_no_hub(tmp_path: Path) -> None:
     environment = {**os.environ, "MFUBENCH_CACHE": str(tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    argv = [*COMMAND, "framework.random_weights=disk", "data=alpaca", "data.padding=longest"]
+    argv = [*COMMAND, "data=alpaca", "data.padding=longest"]
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "cache").rglob("*.safetensors")) and not list((tmp_path / "cache").rglob("*.jsonl"))

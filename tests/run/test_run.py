@@ -333,12 +333,13 @@ def test_more_devices_than_there_are_is_unsupported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_weights_can_lie_on_the_disk(tmp_path: Path) -> None:
-    done = mfubench(tmp_path, "framework.random_weights=disk", "+framework.native.random_weights=false")
+def test_weights_that_are_drawn_on_the_device_never_lie_on_the_disk(tmp_path: Path) -> None:
+    done = mfubench(tmp_path, "framework.random_weights=device")
     assert done.returncode == 0, done.stderr
     (result,) = results_below(tmp_path)
     model = next(line for line in result["plan"]["config"].splitlines() if line.startswith("model_name_or_path"))
-    assert (Path(model.partition(": ")[2]) / "model.safetensors").is_file()
+    assert not list(Path(model.partition(": ")[2]).glob("*.safetensors"))
+    assert result["settings"]["framework"]["random_weights"] == "device"
 
 
 def test_ctrl_c_after_enough_steps_keeps_the_measurement_and_leaves_no_process(tmp_path: Path) -> None:

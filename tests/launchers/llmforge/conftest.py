@@ -55,7 +55,7 @@ def planned(compose: Callable[..., Experiment], planned: Callable[..., Plan], tm
 
     def make(*overrides: str, precision: str = "fp32") -> Plan:
         experiment = compose(*OVERRIDES, f"precision={precision}", "framework.engine=open-stack", *overrides)
-        return planned(experiment, tmp_path, precision=precision, weights_on_disk=True)
+        return planned(experiment, tmp_path, precision=precision)
 
     return make
 
