@@ -61,7 +61,7 @@ def write_checkpoint(folder: Path, model: Path, weights: Path, tokenizer: Path, 
     """Write a checkpoint in LitGPT's format, with the weights of a folder in `dtype`.
 
     The files are mapped, not read, and each tensor is written as soon as it is converted; only the attention's joined
-    projections are held until the end. Raises FileNotFoundError if the folder has no weights.
+    projections are held until the end. Raises FileNotFoundError if the folder has no weights, OSError if the disk has no room.
     """
     folder.mkdir(parents=True)
     shutil.copy(model, folder / "model_config.yaml")
@@ -72,6 +72,11 @@ def write_checkpoint(folder: Path, model: Path, weights: Path, tokenizer: Path, 
         raise FileNotFoundError(f"{weights} has no *.safetensors, which LitGPT's weights are made from")
     # All shards at once: a layer's q, k and v may lie in two of them.
     mapped = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    needed, free = sum(tensor.numel() for tensor in mapped.values()) * dtype.itemsize, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"LitGPT's copy of the weights takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free at {folder}"
+        )
     state: dict[str, torch.Tensor] = {}
     with incremental_save(folder / "lit_model.pth") as file:
         copy_weights_hf_llama(Config.from_file(model), {}, state, mapped, saver=file, dtype=dtype)

@@ -111,11 +111,15 @@ def check(target: Target) -> None:
 
 
 def prepare(target: Target, folder: Path, console: Console) -> Prepared:
-    """Make the workload, count its FLOPs and write plan.json into the run folder."""
+    """Count the FLOPs, make the workload and write plan.json into the run folder.
+
+    For a run that `check_memory` refuses, no workload is made: its weights may be more than the disk holds, too.
+    """
     experiment, machine, precision = target.experiment, target.machine, target.precision
     check(target)
     try:
         with stage("preparing the workload, counting its FLOPs", console):
+            flops = step_flops(experiment)
             made = prepare_workload(
                 experiment.model,
                 experiment.data,
@@ -126,9 +130,8 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
                 dtype="float32" if precision == "fp32" else "bfloat16",
                 folder=cache_folder(),
                 console=console,
-                dry=experiment.dry_run,
+                dry=experiment.dry_run or _too_large(target, flops) is not None,
             )
-            flops = step_flops(experiment)
     except ConfigError:
         raise  # it says so itself
     except ValueError as error:  # of a model or a mode that can't be built
@@ -145,8 +148,12 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
 
 def check_memory(prepared: Prepared) -> None:
     """Raise Unsupported if the weights alone are more than a CPU's memory."""
-    target = prepared.target
-    support.check_weights_fit(prepared.flops.parameters, target.experiment.mode, target.precision, target.machine)
+    if reason := _too_large(prepared.target, prepared.flops):
+        raise support.Unsupported(reason)
+
+
+def _too_large(target: Target, flops: FlopCount) -> str | None:
+    return support.too_large(flops.parameters, target.experiment.mode, target.precision, target.machine)
 
 
 def measure_peaks(target: Target, run_together: RunTogether, console: Console) -> hardware.Peaks:

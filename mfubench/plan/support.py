@@ -119,13 +119,13 @@ def check_devices(parallelism: Parallelism, machine: Machine) -> None:
         raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}{instead}")
 
 
-def check_weights_fit(parameters: int, mode: Mode, precision: str, machine: Machine) -> None:
-    """Raise Unsupported if the weights alone exceed a CPU's memory, which the system would run out of."""
+def too_large(parameters: int, mode: Mode, precision: str, machine: Machine) -> str | None:
+    """Say by how much the weights alone exceed a CPU's memory, which the system would run out of; None if they don't."""
     needed = parameters * (0.5 if mode.four_bit else 4 if precision == "fp32" else 2)
     if machine.device == "cpu" and machine.memory_bytes is not None and needed > machine.memory_bytes:
-        raise Unsupported(
-            f"the weights alone take {needed / 2**30:,.0f} GiB, and this machine has {machine.memory_bytes / 2**30:.0f} GiB"
-        )
+        have = machine.memory_bytes / 2**30
+        return f"the weights alone take {needed / 2**30:,.0f} GiB, and this machine has {have:.0f} GiB"
+    return None
 
 
 def inapplicable(experiment: Experiment, defaults: Values) -> Iterator[tuple[str, str, str]]:

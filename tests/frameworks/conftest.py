@@ -7,6 +7,7 @@ installed. Nothing needs to be written in the file for that.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import yaml
 from mfubench.files.paths import CONF, ROOT
 from mfubench.plan.engines import INSTALLED
 
+WATCH = Path(__file__).parent / "watch"
 QUICK = ("measurement=quick", "tracking=none")
 ALL = sorted(path.stem for path in (CONF / "framework").glob("*.yaml"))
 
@@ -78,9 +80,16 @@ def side_by_side(run_so_far: Results, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def mfubench(folder: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """The results of a command, run in `folder`, in the order of its jobs."""
+    """The results of a command, run in `folder`, in the order of its jobs, each with the digest that `watch` wrote."""
     command = [sys.executable, "-m", "mfubench", *QUICK, *overrides]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    results = [json.loads(path.read_text()) for path in folder.rglob("result.json")]
+    environment = {**os.environ, "PYTHONPATH": f"{WATCH}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    results = [json.loads(path.read_text()) | {"weights": digest_beside(path)} for path in folder.rglob("result.json")]
     assert results, f"{' '.join(command)} left no result\n{done.stdout}\n{done.stderr}"
     return sorted(results, key=lambda result: str(result["started_at"]))
+
+
+def digest_beside(result: Path) -> str | None:
+    """The digest of the weights before the first optimizer step; None if there was no such step."""
+    written = result.with_name("weights.sha256")
+    return written.read_text() if written.is_file() else None

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 Results = list[dict[str, Any]]
 
@@ -45,6 +49,17 @@ def test_every_framework_trains_the_same_parameters(side_by_side: Results) -> No
     lora = 4 * 8 * (2 * (384 + 384) + 2 * (384 + 128) + 3 * (384 + 1024))
     assert the_one(seen(side_by_side, "lora", "work", "trainable_parameters_with_gradient")) == lora
     assert the_one(seen(side_by_side, "lora", "work", "trainable_parameters")) == lora
+
+
+def test_every_framework_begins_with_exactly_the_weights_on_the_disk(side_by_side: Results) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    native = yaml.safe_load(seen(side_by_side, "full", "plan", "config")["hf_trainer"])
+    on_disk = load_file(Path(native["model_name_or_path"]) / "model.safetensors")
+    values = torch.cat([weight.flatten() for weight in on_disk.values()]).sort().values
+    begun = seen(side_by_side, "full", "weights")
+    assert begun == dict.fromkeys(begun, sha256(values.numpy().tobytes()).hexdigest())
 
 
 def test_every_framework_recomputes_nothing_and_steps_fp32_weights_with_adamw(side_by_side: Results) -> None:

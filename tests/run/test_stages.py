@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from mfubench.config import Experiment
+from mfubench.files.paths import cache_folder
 from mfubench.hardware import machine
 from mfubench.run import run
 
@@ -50,6 +51,7 @@ def test_a_run_refused_for_its_memory_has_its_plan_and_flops(
     assert result["status"] == "unsupported" and "the weights alone take" in result["reason"]
     assert result["flops"]["parameters"] > 400e9 and "train.py" in " ".join(result["plan"]["command"])
     assert result["provenance"]["data"]["name"] == "synthetic" and result["outcome"] is None
+    assert not list(cache_folder().glob("models/llama-3.1-405b-*"))  # nor were 800 GB of weights written
 
 
 def test_a_run_refused_for_an_unknown_peak_has_its_plan_and_flops(

@@ -9,6 +9,7 @@ import json
 import os
 import runpy
 import sys
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ roots: list[list[int]] = []
 tokens: list[int] = []
 linears: list[bool] = []  # whether each ran with gradients enabled
 outputs: set[str] = set()
+
+
+def digest(tensors: list[torch.Tensor]) -> str:
+    """The values of all, whatever tensors they are in."""
+    values = torch.cat([tensor.detach().float().flatten() for tensor in tensors]).sort().values
+    return sha256(values.numpy().tobytes()).hexdigest()
 
 
 def before(module: torch.nn.Module, arguments: Any) -> None:
@@ -50,6 +57,7 @@ def step(optimizer: torch.optim.Optimizer, arguments: Any, keywords: Any) -> Non
         "parameters": sum(parameter.numel() for parameter in given),
         "tensors": len(given),
         "with_gradient": sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in given),
+        "digest": digest(given),
         "sum": sum(parameter.double().sum().item() for parameter in given),
         "gradient": sum(p.grad.double().sum().item() for p in given if p.grad is not None),
         "roots": roots,
