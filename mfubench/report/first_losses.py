@@ -16,23 +16,24 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 1e-4}
 def first_losses_apart(one: Pooled, other: Pooled) -> tuple[str, str] | None:
     """Return both losses if they differ by more than arithmetic explains; None if they don't, or aren't comparable."""
     runs = _with_losses(one, other)
-    if not runs or _reason(*runs):
+    if len(runs) < 2 or _reason(*runs):
         return None
     a, b = (run.measurement.loss_first or 0.0 for run in runs if run.measurement)
     return None if abs(a - b) <= _tolerance(runs[0]) * max(a, b) else (f"{a:.7g}", f"{b:.7g}")
 
 
 def not_comparable(one: Pooled, other: Pooled) -> str:
-    """Return why the first losses of two settings aren't comparable; empty if they are, or if one isn't known."""
+    """Return why the first losses of two settings aren't comparable; empty if they are, or if neither is known."""
     runs = _with_losses(one, other)
+    if len(runs) == 1:
+        return f"that of {(one if runs[0] in other.ok else other).ok[0].framework} isn't known"
     return _reason(*runs) if runs else ""
 
 
-def _with_losses(one: Pooled, other: Pooled) -> tuple[Result, Result] | None:
-    """Return the first run of each, if both losses are known."""
+def _with_losses(one: Pooled, other: Pooled) -> list[Result]:
+    """Return the first run of each, if its loss is known."""
     runs = [pooled.ok[0] for pooled in (one, other) if pooled.ok]
-    known = [run for run in runs if run.measurement and run.measurement.loss_first is not None and run.work]
-    return (known[0], known[1]) if len(known) == 2 else None
+    return [run for run in runs if run.measurement and run.measurement.loss_first is not None and run.work]
 
 
 def _reason(one: Result, other: Result) -> str:
