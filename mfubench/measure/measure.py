@@ -36,7 +36,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     """Work out the figures of the steady steps, if enough were recorded, and all that speaks against them."""
     outcome, recorded, monitor = observed.outcome, observed.records, observed.monitor
     experiment, ranks = prepared.target.experiment, prepared.plan.num_ranks
-    rule = rule_of(experiment.measurement)
+    rule, word = rule_of(experiment.measurement), experiment.framework.loss
     periods = status.periods_recorded(recorded, ranks)
     wanted = status.wanted(outcome, recorded, ranks, rule)
     differences = records.differences(recorded, expected_work(prepared, wanted.periods))
@@ -47,10 +47,6 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     done, peak = as_done(experiment, recorded), peaks.peak
     counted = metrics.as_executed(profile_of(done).of, recorded)
     found = metrics.measurement_of(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
-    losses = {
-        "first": records.first_loss(experiment.framework.loss, recorded),
-        "last": records.last_loss(experiment.framework.loss, recorded, wanted.periods),
-    }
     flops = metrics.mean_flops(recorded, counted, found)
     conditions = monitor.conditions(metrics.steady_window_s(recorded, found))
     return Measured(
@@ -62,13 +58,13 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
             of_ceiling=metrics.of_ceiling(found, peak, peaks.ceiling),
             mfu_at_clock=metrics.mfu_at_clock(found, peak, conditions),
             usd_per_million_tokens=metrics.usd_per_million_tokens(found, experiment.hardware.price_per_hour),
-            loss_first=records.finite(losses["first"]),
-            loss_last=records.finite(losses["last"]),
+            loss_first=records.finite(records.first_loss(word, recorded)),
+            loss_last=records.finite(records.last_loss(word, recorded, wanted.periods)),
         ),
         flops=flops,
         in_situ=in_situ(recorded, done),
         history=metrics.step_history(recorded, counted, peak, found),
-        differences=differences + metrics.impossible(found, flops, peak) + tuple(records.not_finite(losses)),
+        differences=differences + metrics.impossible(found, flops, peak),
         conditions=conditions,
         recorded=periods,
         wanted=wanted,

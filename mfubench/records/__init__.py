@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mfubench.records.expected import Difference, Expected
 from mfubench.records.invariants import differences
-from mfubench.records.loss import finite, first_loss, last_loss, not_finite
+from mfubench.records.loss import finite, first_loss, last_loss
 from mfubench.records.reading import Follower, MicroBatch, RankRecord, Records, StepFlops, read_records
 
 __all__ = [
@@ -19,6 +19,5 @@ __all__ = [
     "finite",
     "first_loss",
     "last_loss",
-    "not_finite",
     "read_records",
 ]

@@ -13,9 +13,8 @@ is (`loss`), with N for all micro-batches of a step on all ranks and R for the n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-from mfubench.records.expected import Difference
 from mfubench.records.reading import MicroBatch, Records
 
 
@@ -58,13 +57,6 @@ def last_loss(word: str, records: Records, periods: int) -> float | None:
 def finite(loss: float | None) -> float | None:
     """Return the loss, or None for an infinite one and for no number: result.json can't hold them."""
     return loss if loss is not None and math.isfinite(loss) else None
-
-
-def not_finite(losses: Mapping[str, float | None]) -> Iterator[Difference]:
-    """Yield a Difference for each loss that is infinite or no number, by what it is of."""
-    for what, loss in losses.items():
-        if loss is not None and not math.isfinite(loss):
-            yield Difference(f"loss of the {what} step", "a finite number", f"{loss}")
 
 
 def _of_step(word: str, records: Records, step: int) -> float | None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mfubench.records import MicroBatch, RankRecord, Records, finite, first_loss, last_loss, not_finite
+from mfubench.records import Expected, MicroBatch, RankRecord, Records, differences, finite, first_loss, last_loss
 from mfubench.records.loss import loss_per_target
 
 BATCH = MicroBatch(2, 256, 512, 512, targets=510)
@@ -76,6 +76,8 @@ def test_the_last_loss_is_that_of_the_last_measured_step_or_of_the_end_on_a_devi
 
 
 def test_a_loss_that_is_not_finite_is_a_difference_and_no_figure() -> None:
-    (found,) = not_finite({"first": 9.0, "last": math.nan, "other": None})
-    assert (found.what, found.asked, found.seen) == ("loss of the last step", "a finite number", "nan")
+    expected = Expected(1, (2, 256), 1, periods=0, trainable_parameters=1, recomputation=None, wrapper=None)
+    (found,) = differences(Records((record((9.0,), None, (None,), (math.nan,), (math.inf,)),)), expected)
+    assert (found.what, found.asked, found.seen) == ("losses on rank 0", "finite numbers", "nan in step 4")
+    assert differences(Records((record((9.0,), (8.0,)),)), expected) == ()
     assert [finite(loss) for loss in (9.0, math.nan, -math.inf, None)] == [9.0, None, None, None]

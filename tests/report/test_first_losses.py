@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import WORK
 
 from mfubench.report.overview import overview
 from mfubench.result import Result
@@ -29,7 +28,7 @@ def said(result: Made) -> Callable[..., str]:
         runs = []
         for loss, framework in zip(losses, ("trl", "llama_factory"), strict=True):
             settings = (f"framework={framework}", *(overrides if runs else ()))
-            seen = WORK | {"first_step": of_first or [BATCH]} | (work if runs else {})
+            seen = dict(result().work or {}) | {"first_step": of_first or [BATCH]} | (work if runs else {})
             figures = {"loss_first": loss}
             runs.append(
                 result(*settings, framework=framework, work=seen, measurement=figures, **common or {}, seconds=None)
