@@ -10,7 +10,7 @@ from mfubench.report.pooling import Pooled
 from mfubench.result.result_file import Result
 
 # As fractions of the loss, by the precision of the matrix products; docs/accuracy.md says how they were measured.
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-4}
+TOLERANCE = {"fp32": 1e-5, "bf16": 2e-4}
 
 
 def first_losses_apart(one: Pooled, other: Pooled) -> tuple[str, str] | None:

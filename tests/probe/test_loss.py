@@ -56,7 +56,7 @@ def test_in_fp32_losses_agree_to_1e_5_whatever_the_kernels_and_the_recomputation
 
 
 @pytest.mark.parametrize("same", ["bf16, eager", "bf16, reentrant"])
-def test_in_bf16_losses_agree_to_1e_4(records: dict[str, RankRecord], same: str) -> None:
+def test_in_bf16_losses_agree_to_2e_4(records: dict[str, RankRecord], same: str) -> None:
     assert loss(records[same]) == pytest.approx(loss(records["bf16"]), rel=TOLERANCE["bf16"])
 
 
