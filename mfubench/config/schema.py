@@ -23,6 +23,7 @@ class Framework:
     files: dict[str, Any] = field(default_factory=dict)  # files that the native file refers to: name -> content
     variables: dict[str, Any] = field(default_factory=dict)  # the framework's own values for ${variables.NAME}
     random_weights: str = MISSING  # "disk": loads them from the model's folder; "device": draws its own
+    loss: str = MISSING  # what backward() is called on: mean | token_sum | mean_of_unshifted, see records/loss.py
     base: dict[str, Any] = MISSING
     when: dict[str, Any] = MISSING
     unsupported: list[Any] = MISSING

@@ -48,6 +48,7 @@ RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")  # of gradient_checkpoin
 QUANTIZATIONS = ("nf4", "fp4")
 WEIGHTS = ("random", "hub")
 RANDOM_WEIGHTS = ("disk", "device")
+LOSSES = ("mean", "token_sum", "mean_of_unshifted")
 PADDINGS = ("max_length", "longest")
 DEVICES = ("auto", "cpu", "cuda")
 TRACKING_MODES = ("auto", "online", "offline", "disabled")

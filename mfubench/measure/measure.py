@@ -36,7 +36,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     """Work out the figures of the steady steps, if enough were recorded, and all that speaks against them."""
     outcome, recorded, monitor = observed.outcome, observed.records, observed.monitor
     experiment, ranks = prepared.target.experiment, prepared.plan.num_ranks
-    rule = rule_of(experiment.measurement)
+    rule, word = rule_of(experiment.measurement), experiment.framework.loss
     periods = status.periods_recorded(recorded, ranks)
     wanted = status.wanted(outcome, recorded, ranks, rule)
     differences = records.differences(recorded, expected_work(prepared, wanted.periods))
@@ -58,6 +58,8 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
             of_ceiling=metrics.of_ceiling(found, peak, peaks.ceiling),
             mfu_at_clock=metrics.mfu_at_clock(found, peak, conditions),
             usd_per_million_tokens=metrics.usd_per_million_tokens(found, experiment.hardware.price_per_hour),
+            loss_first=records.finite(records.first_loss(word, recorded)),
+            loss_last=records.finite(records.last_loss(word, recorded, wanted.periods)),
         ),
         flops=flops,
         in_situ=in_situ(recorded, done),

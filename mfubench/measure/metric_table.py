@@ -75,6 +75,11 @@ STEP_PARTS = (
     "step's first forward. The last two add up to the step time; the wait is a part of them"
 )
 
+LOSS = (
+    "mean cross-entropy per trained token that a position predicts, over all micro-batches and ranks, of the first step and "
+    "of the last one whose loss was read: the scalars on which backward() is called, less the framework's own scale"
+)
+
 METRICS = (
     Metric(
         "step_time_s",
@@ -216,6 +221,8 @@ METRICS = (
     ),
     Metric("joules_per_token", "J/token", heading="energy", two_lines="energy\nper token", column=11),
     Metric("usd_per_million_tokens", "US$", heading="US$/M tokens", two_lines="US$ per\nM tokens", column=12),
+    Metric("loss_first", "nats", LOSS),
+    Metric("loss_last", "nats", LOSS),
 )
 
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

@@ -72,6 +72,8 @@ class Figures:
     of_ceiling: float | None = None  # None: no ceiling was measured
     mfu_at_clock: float | None = None  # None: the clock, or the peak's own clock, isn't known
     usd_per_million_tokens: float | None = None  # per million positions computed; None: the price is not known
+    loss_first: float | None = None  # mean per target of the first step, over all ranks; None: not known
+    loss_last: float | None = None  # the same, of the last step whose loss was read
 
 
 def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Figures:

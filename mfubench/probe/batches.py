@@ -19,8 +19,9 @@ IGNORED_LABEL = -100  # cross-entropy's ignore_index
 CHECKED_TOKENS = 4096  # more would cost time and add little
 
 Shape = Tuple[int, int]
-# Real tokens (attended), trained tokens, a checksum of the token ids; None: not known.
-Counts = Tuple[Optional[int], Optional[int], Optional[int]]
+# Real tokens (attended), trained tokens, targets (trained tokens less those that are first in their sequence, which no
+# position predicts), a checksum of the token ids; None: not known.
+Counts = Tuple[Optional[int], Optional[int], Optional[int], Optional[int]]
 
 
 def token_shape(value: Any) -> Shape | None:
@@ -46,7 +47,8 @@ class BatchQueue:
             return
         real = _count_tokens(batch.get("attention_mask"), lambda mask: mask != 0)
         trained = _count_tokens(batch.get("labels"), lambda labels: labels != IGNORED_LABEL)
-        self._waiting.append((shape, (real, trained, _checksum(ids))))
+        targets = _count_tokens(batch.get("labels"), lambda labels: labels[:, 1:] != IGNORED_LABEL)
+        self._waiting.append((shape, (real, trained, targets, _checksum(ids))))
 
     def take(self, shape: Shape) -> Counts:
         """Remove the oldest waiting batch of this shape and return its counts."""
@@ -54,7 +56,7 @@ class BatchQueue:
             if waiting == shape:
                 del self._waiting[index]
                 return counts
-        return (None, None, None)
+        return (None, None, None, None)
 
 
 def _count_tokens(tensor: Any, chosen: Callable[[torch.Tensor], torch.Tensor]) -> int | None:

@@ -30,6 +30,7 @@ class DeviceClock:
 
     def __init__(self) -> None:
         self._boundaries: deque[_Boundary] = deque()
+        self.idle = False  # all work is done, as far as `awaited` waited
 
     def boundary(self, step: int) -> None:
         """Mark the start of `step` on the current stream."""
@@ -53,13 +54,14 @@ class DeviceClock:
         return periods
 
     def awaited(self) -> list[Period]:
-        """As `resolved`, for all boundaries so far. Waits for the device, for a limited time, so only after training.
+        """As `resolved`, for all boundaries so far. Waits for all work queued, for a limited time, so only after training.
 
         A device that hangs, in a collective whose peer died, must not keep its process from ending.
         """
-        deadline = time.monotonic() + DEVICE_TIMEOUT_S
-        while self._boundaries and not self._boundaries[-1].event.query() and time.monotonic() < deadline:
+        end, deadline = _recorded_event(), time.monotonic() + DEVICE_TIMEOUT_S
+        while not end.query() and time.monotonic() < deadline:
             time.sleep(0.01)
+        self.idle = end.query()
         return self.resolved()
 
 

@@ -4,15 +4,16 @@
 |---|---|---|
 | start | first training forward | pid, rank, local_rank, world_size (as in the environment), python, argv, versions |
 | root | a new root module | root, class, wrappers (outermost first, the model last) |
-| forward | every training forward | t, w, root, step, shape [batch, sequence], real, trained, ids (or null), device, before |
+| forward | every training forward | t, w, root, step, shape [batch, sequence], the counts (or null), device, before |
 | step | every optimizer step | t, w, step, peak_memory_bytes, memory_kind, device |
-| device | at exit, CUDA only | t, w, device |
+| device | at exit, CUDA only | t, w, step, device, losses |
 | work | once per root, after its first optimizer step | the fields of `describe` |
 | flops | once per root, after its second optimizer step, if asked | root, step, compiled, flops, by_operator, uncounted |
 | probe_error | the probe turned itself off | error, pid |
 
 `t` is the monotonic clock and `w` the time of day, both in ns. `step` counts optimizer steps from 0; a forward's is the
-step it belongs to. `real` and `trained` count tokens, `ids` is a checksum of token ids. Root -1 is a call of the wrapped
+step it belongs to. Its counts are `real`, `trained` and `targets` (tokens attended to, with a label, and with a label and
+a position before them) and `ids`, a checksum of token ids. Root -1 is a call of the wrapped
 model past its wrapper. `flops` are null if torch.compile compiled part of the step; `uncounted` are operators that may
 multiply matrices and have no formula, with their shapes -> calls. `device` (CUDA only) lists [step, s, s]: device time
 between the first forwards of step - 1 and step, and the part of it up to the start of the optimizer (or null).
@@ -24,7 +25,12 @@ between the first forwards of step - 1 and step, and the part of it up to the st
 | recomputed_calls | outermost module calls in its backward passes |
 | optimizer_t | the host's monotonic clock when its first optimizer started, or null |
 | loading_ns | the training thread's time in DataLoaders; null if it never asked one for a batch |
+| losses | see below; on CUDA only of a root's first step, since reading them waits for the device |
 | probe_ns | the probe's time on the host: its hooks by the clock, calls inside the root by number and a cost |
+
+`losses` has a value for each training forward of a step: the last scalar on which backward() was called before the next
+forward or the optimizer, as the framework scales it; null if there was none, or if it was changed in place. In a `device`
+line they are of the last step; not there if that has no optimizer step.
 
 The file is opened at the first training forward, so a launcher that only imports torch writes nothing. Lines are
 written whole and at once, since workers are killed, not left to finish.

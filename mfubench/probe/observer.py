@@ -27,6 +27,7 @@ from .current_step import CurrentStep
 from .device_clock import DeviceClock, capturing
 from .events import Writer
 from .first_step import FirstStep
+from .loss import StepLosses, watch_backward
 from .module_calls import cost_of_an_inner_call_ns, watch_module_calls
 from .root_module import RootModules
 
@@ -46,6 +47,7 @@ def install(writer: Writer, profile_flops: bool) -> None:
     register_optimizer_step_pre_hook(lambda optimizer, _args, _kwargs: observer.optimizer_starts(optimizer))
     register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: observer.optimizer_ended(optimizer))
     watch_loaders(observer.waited, observer.loaded)
+    watch_backward(observer.backward_called)
 
 
 def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]:
@@ -79,6 +81,7 @@ class Observer:
         self._count: StepCount | None = None  # while the root's second step is counted
         self._batches = BatchQueue()
         self._step = CurrentStep()
+        self._losses = StepLosses()
         self._inner_calls = 0  # module calls in the root's first step
         self._off = False
         self._root_modules = RootModules()
@@ -142,6 +145,12 @@ class Observer:
             self._writer.write("step", {**_moment(), **self._step.ends()})
 
     @_for_the_host
+    def backward_called(self, tensors: Any) -> None:
+        """Note a call of backward(), before the optimizer steps."""
+        if not self._step.ended and not capturing():
+            self._losses.called(tensors)
+
+    @_for_the_host
     def waited(self, ns: int) -> None:
         """Note the time that a DataLoader took to return a batch, or to end."""
         self._step.waited(ns)
@@ -188,9 +197,10 @@ class Observer:
             self._end_count(module, self._count)
         line: dict[str, Any] = {**_moment()}
         if self._step.ended:
-            line["before"] = self._step.opens_next()
-        real, trained, ids = self._batches.take(shape)
-        line.update(step=self._step.index, shape=shape, real=real, trained=trained, ids=ids)
+            line["before"] = {**self._step.opens_next(), **self._losses.taken(second or self._step.clock is None)}
+        self._losses.micro_batch()
+        real, trained, targets, ids = self._batches.take(shape)
+        line.update(step=self._step.index, shape=shape, real=real, trained=trained, targets=targets, ids=ids)
         self._write("forward", module, {**line, **self._step.on_device()})
         self._root_runs = True
         if self.details is not None:
@@ -242,8 +252,8 @@ class Observer:
         """Record the last periods. The framework is done, so waiting for the device disturbs nothing."""
         assert self._step.clock is not None
         periods = self._step.clock.awaited()
-        if periods:
-            self._writer.write("device", {**_moment(), "device": periods})
+        losses = self._losses.taken(read=self._step.ended and self._step.clock.idle)
+        self._writer.write("device", {**_moment(), "step": self._step.index, "device": periods, **losses})
 
 
 def _moment() -> dict[str, int]:

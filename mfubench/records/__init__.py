@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mfubench.records.expected import Difference, Expected
 from mfubench.records.invariants import differences
+from mfubench.records.loss import finite, first_loss, last_loss
 from mfubench.records.reading import Follower, MicroBatch, RankRecord, Records, StepFlops, read_records
 
 __all__ = [
@@ -15,5 +16,8 @@ __all__ = [
     "Records",
     "StepFlops",
     "differences",
+    "finite",
+    "first_loss",
+    "last_loss",
     "read_records",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from math import isfinite
 
 from mfubench.records.expected import Difference, Expected
 from mfubench.records.reading import RankRecord, Records
@@ -24,7 +25,7 @@ MAX_DEVICE_CLOCK_DIFFERENCE_S = 0.02
 
 
 def differences(records: Records, expected: Expected) -> tuple[Difference, ...]:
-    """All differences, the most explanatory first; over the first `expected.periods` periods of each rank."""
+    """All differences, the most explanatory first; over the first `expected.periods` periods of each rank, and all losses."""
     found = [_probe_error(error, "before any training") for error in records.errors]
     found += _ranks(records, expected)
     found += _same_samples(records, expected)
@@ -32,6 +33,7 @@ def differences(records: Records, expected: Expected) -> tuple[Difference, ...]:
         found += [_probe_error(error, f"on rank {rank.rank}") for error in rank.errors]
         found += compare_work(rank, expected)
         found += _steps(rank, expected)
+        found += _losses(rank)
         found += _clock_differences(rank, expected)
     return tuple(found)
 
@@ -80,6 +82,15 @@ def _steps(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
     if len(repeats) > 1:
         what = f"(tensors with a gradient, calls recomputed) in a step on rank {rank.rank}"
         yield Difference(what, "the same in every step", _listed({str(k): n for k, n in repeats.items()}))
+
+
+def _losses(rank: RankRecord) -> Iterator[Difference]:
+    """Every loss must be finite; the first one that isn't is said. Steps are numbered from 1."""
+    for number, losses in enumerate(rank.losses, start=1):
+        wrong = [loss for loss in losses or () if loss is not None and not isfinite(loss)]
+        if wrong:
+            yield Difference(f"losses on rank {rank.rank}", "finite numbers", f"{wrong[0]} in step {number}")
+            return
 
 
 def _fits(shape: tuple[int, int], expected: Expected) -> bool:

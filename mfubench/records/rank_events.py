@@ -35,6 +35,7 @@ class RankEvents:
     memory_kind: str | None = None
     forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step
     on_device: bool = False
+    losses_at_exit: Event | None = None  # of the last step: its index and losses
     _on_device: dict[int, DevicePeriod] = field(default_factory=dict)  # by the index of the following step
     _root: int | None = None
 
@@ -66,6 +67,8 @@ class RankEvents:
                 self.work = {key: value for key, value in event.items() if key not in ("event", "root")}
             case "flops":
                 self.flops = event
+            case "device" if "losses" in event:
+                self.losses_at_exit = event
             case "probe_error":
                 self.errors.append(event["error"].strip())
 
@@ -91,6 +94,15 @@ class RankEvents:
         """Periods by the device's clock, up to the first gap."""
         steps = (boundary["step"] for boundary in self.boundaries[1:])
         return [self._on_device[step] for step in takewhile(self._on_device.__contains__, steps)]
+
+    @property
+    def losses(self) -> list[list[float | None] | None]:
+        """Of each step, of each of its micro-batches; None: not read. On a device the last step may have losses, too."""
+        found = [after["before"].get("losses") for after in self.boundaries[1:]]
+        last = self.losses_at_exit
+        if last is not None and self.forwards and self.forwards[-1][0]["step"] == last["step"]:
+            found.append(last["losses"])
+        return found
 
     @property
     def step_times_s(self) -> list[float]:

@@ -21,6 +21,7 @@ class MicroBatch:
     real_tokens: int | None  # with attention mask 1
     trained_tokens: int | None  # label != -100
     checksum: int | None = field(default=None, compare=False)  # of the token ids
+    targets: int | None = field(default=None, compare=False)  # trained tokens that a position predicts: not the first
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class RankRecord:
     data_waits_s: tuple[float | None, ...] = ()  # of each period: in DataLoaders, by the host's clock; None: not known
     probe_times_s: tuple[float, ...] = ()  # of each period: the probe's own, by the host's clock
     device_heard_s: tuple[float, ...] = ()  # of each period: when the host heard of its end, by its monotonic clock
+    # Of each step, of each micro-batch: the scalar on which backward() was called; None: not read, or not known.
+    losses: tuple[tuple[float | None, ...] | None, ...] = ()
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
@@ -118,6 +121,7 @@ def _rank(series: RankEvents, start: Mapping[str, Any]) -> RankRecord:
         data_waits_s=tuple(_seconds_between(before["loading_ns"]) for before in befores),
         probe_times_s=tuple(before["probe_ns"] / 1e9 for before in befores),
         device_heard_s=() if periods is None else tuple(period.heard_s for period in periods),
+        losses=tuple(None if losses is None else tuple(losses) for losses in series.losses),
     )
 
 
@@ -136,7 +140,7 @@ def _step_flops(series: RankEvents) -> StepFlops | None:
 
 def _micro_batch(forward: Mapping[str, Any]) -> MicroBatch:
     batch, sequence = forward["shape"]
-    return MicroBatch(batch, sequence, forward["real"], forward["trained"], forward.get("ids"))
+    return MicroBatch(batch, sequence, forward["real"], forward["trained"], forward.get("ids"), forward.get("targets"))
 
 
 class Follower:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mfubench.measure.metric_table import COLUMNS, WORDS
 from mfubench.report.cells import ABSENT, MEANINGS, figures_in_words
+from mfubench.report.first_losses import not_comparable
 from mfubench.report.labels import HEAD, SEPARATOR, differing_settings, in_short, labels
 from mfubench.report.pooling import Pooled, by_sweep, pool
 from mfubench.report.ratios import Comparison, comparisons, fastest, sentence
@@ -139,7 +140,9 @@ def _line(each: Comparison, name_of: Mapping[int, str]) -> RatioLine:
     different = "; ".join(f"{which.what} {which.other} instead of {which.one}" for which in each.differences)
     kind = "the same work, done otherwise" if each.same_work else "over different work"
     text = sentence(each.ratio, name_of[id(each.other)])
-    return RatioLine(each, text, f"{kind}: {one_line(different)}" if different else "")
+    reason = not_comparable(each.one, each.other)
+    said = [f"{kind}: {one_line(different)}"] * bool(different) + [f"losses not compared: {reason}"] * bool(reason)
+    return RatioLine(each, text, "; ".join(said))
 
 
 def _remarks(rows: Sequence[Row]) -> Iterator[Remark]:

@@ -1,8 +1,8 @@
 """Compare the work that two settings really did, as the probe saw it, and put the differences into words. Pure.
 
-Some differences are of what was done (another model, fewer positions, other weights trained), and make a ratio of step
-times one over different work. The rest are of how the same work was done (kernels, recomputation, wrappers): the reasons for
-a ratio.
+Some differences are of what was done (another model, fewer positions, other weights trained, another first loss), and make
+a ratio of step times one over different work. The rest are of how the same work was done (kernels, recomputation, wrappers):
+the reasons for a ratio.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.records.work_check import liger_switches
+from mfubench.report.first_losses import first_losses_apart
 from mfubench.report.pooling import Pooled
 
 SAME_POSITIONS = 0.01  # means over samples in another order are never quite the same
@@ -51,6 +52,9 @@ def work_differences(one: Pooled, other: Pooled) -> tuple[WorkDifference, ...]:
         a_mean, b_mean = (figure.mean for figure in positions if figure)
         if abs(a_mean - b_mean) > SAME_POSITIONS * max(a_mean, b_mean):
             found.insert(0, WorkDifference("positions per step", f"{a_mean:,.0f}", f"{b_mean:,.0f}", False))
+    losses = first_losses_apart(one, other)
+    if losses is not None:
+        found.insert(0, WorkDifference("loss of the first step", *losses, False))
     return tuple(found)
 
 

@@ -72,7 +72,7 @@ def build(
         flops=None if prepared is None else (measured or prepared).flops,
         second_count=None if prepared is None else prepared.second_count,
         in_situ=measured.in_situ if measured else None,
-        work=next((_work(rank) for rank in ranks if rank.rank == measured_rank), None),
+        work=next((_work(rank, ranks) for rank in ranks if rank.rank == measured_rank), None),
         differences=measured.differences if measured else (),
         measurement=measurement if ok else None,
         withheld=None if ok else measurement,
@@ -97,10 +97,18 @@ def _spelled_out(settings: Any) -> Any:
     return str(settings) if isinstance(settings, float) and not math.isfinite(settings) else settings
 
 
-def _work(rank: RankRecord) -> dict[str, Any]:
-    """Return the work that the probe described, with the positions of the first step."""
+def _work(rank: RankRecord, ranks: Sequence[RankRecord]) -> dict[str, Any]:
+    """Return the work that the probe described, and of the first step the positions and what the losses depend on.
+
+    That is of each micro-batch on all ranks a checksum of its token ids and the number of its targets.
+    """
     first = rank.micro_batches[0] if rank.micro_batches else ()
-    return {**rank.work, "positions_per_step": sum(batch.batch_size * batch.sequence_length for batch in first)}
+    of_all = [batch for each in ranks for batch in next(iter(each.micro_batches), ())]
+    return {
+        **rank.work,
+        "positions_per_step": sum(batch.batch_size * batch.sequence_length for batch in first),
+        "first_step": [[batch.checksum, batch.targets] for batch in of_all],
+    }
 
 
 def _hardware(target: Target, peaks: Peaks | None) -> FoundHardware:

@@ -34,6 +34,7 @@ TINY = Framework(
     environment={},
     config_file="tiny.yaml",
     random_weights="disk",
+    loss="mean",
     base={"batch": "${batch_size}"},
     when={
         "mode": {"full": {}, "lora": {"targets": "${mode.target_modules}"}},

@@ -66,6 +66,7 @@ TINY = Framework(
     environment={},
     config_file="tiny.yaml",
     random_weights="disk",
+    loss="mean",
     base={"batch": "${batch_size}"},
     when={"mode": {"full": {}, "lora": {"r": "${mode.rank}"}}, "liger_kernel": {False: {}, True: {"liger": True}}},
     unsupported=[{"liger_kernel": True, "device": ["cpu"], "because": "it needs a GPU"}],
