@@ -70,6 +70,7 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
         ended=ending.how,
         returncode=process.returncode if process else None,
         wall_s=time.monotonic() - started,
+        started_s=started,
         log_tail=supervision.tail(plan.log),
         why=ending.why,
         memory=supervised.memory,

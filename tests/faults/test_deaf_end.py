@@ -41,6 +41,8 @@ def test_a_trainer_that_ignores_sigterm_is_gone_within_two_seconds_of_the_last_s
     outcome = result["outcome"]
     assert (outcome["ended"], outcome["pids_left"], outcome["log_bytes_left_out"]) == ("stopped", [], 0)
     assert outcome["cleanup_s"] <= 1.0  # up to 1 s goes by before a poll sees that the steps are enough
+    devices = result["settings"]["parallelism"]["num_devices"]
+    assert result["measurement"]["device_seconds_after"] / devices <= 2.0
     assert command_lines(alive(tmp_path, "deaf")) == []
     (lock,) = (tmp_path / "locks").iterdir()
     with lock.open() as file:
