@@ -15,6 +15,7 @@ from mfubench.launch.programs import responds, run_together
 from mfubench.measure.measure import measure, status_of
 from mfubench.measure.observe import observe
 from mfubench.measure.status import refused
+from mfubench.plan.memory_hint import hint_at_memory
 from mfubench.plan.prepare import REFUSALS, check_memory, known_peak, measure_peaks, prepare, resolve
 from mfubench.plan.preview import preview
 from mfubench.report.settings import settings_in_words
@@ -40,6 +41,7 @@ def run(
             with exclusive(target.machine, target.num_devices, job.folder, console):
                 prepared = prepare(target, job.folder, console)
                 check_memory(prepared)
+                hint_at_memory(prepared, console)
                 peaks = measure_peaks(target, run_together, console)
                 observed = observe(prepared, peaks, console)
                 measured = measure(prepared, peaks, observed)
@@ -61,6 +63,7 @@ def dry_run(experiment: Experiment, folder: Path, sweep: Path | None, composed: 
         settings = settings_in_words(asdict(target.experiment), target.framework_label, target.precision)
         preview(prepared, settings, known_peak(target, run_together, console))
         check_memory(prepared)
+        hint_at_memory(prepared, console)
     except REFUSALS as error:
         console.print(refused(error, sweep).in_one_line, style="red", markup=False, highlight=False)
         return False

@@ -27,6 +27,12 @@ def defaults(mode: str) -> dict[str, Any]:
 
 
 @cache
+def mode_of(name: str) -> Mode:
+    """Return an option of conf/mode as it stands there."""
+    return Mode(**yaml.safe_load((CONF / "mode" / f"{name}.yaml").read_text()))
+
+
+@cache
 def rules() -> dict[str, list[dict[str, Any]]]:
     """Read conf/rules.yaml: `any` or a trainer → the combinations that it can't do, each with `because`."""
     read: dict[str, list[dict[str, Any]]] = yaml.safe_load((CONF / "rules.yaml").read_text())

@@ -84,6 +84,7 @@ class Outcome:
     log_bytes_left_out: int = 0
     cleanup_s: float = 0.0  # from the end, or the decision to end it, until no process was left; part of wall_s
     pids_left: tuple[int, ...] = ()  # processes that couldn't be ended
+    started_s: float | None = None  # on the host's monotonic clock; None: schema 4
 
 
 def with_cause(outcome: Outcome, oom_kills: int = 0) -> Outcome:

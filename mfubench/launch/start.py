@@ -25,6 +25,9 @@ from mfubench.launch.programs import guarded_tag, in_front_of
 from mfubench.plan.native import Plan, write_files
 
 GRACE_S = 10.0
+ENOUGH_GRACE_S = (
+    0.5  # once enough is recorded: all that is wanted is on the disk, and every further second is device time
+)
 NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # missing, or not executable
 # A child would attach to our W&B service, whose settings aren't the run's; and frameworks must not track the run too.
 NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
@@ -58,7 +61,8 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
             pass
         finally:
             ends = time.monotonic()
-            left = _end_all(process, unrelated)
+            grace_s = ENOUGH_GRACE_S if ending.how == "stopped" else GRACE_S
+            left = _end_all(process, unrelated, grace_s)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
     left_out = supervised.left_out + supervision.keep_short(plan.log)
@@ -66,6 +70,7 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
         ended=ending.how,
         returncode=process.returncode if process else None,
         wall_s=time.monotonic() - started,
+        started_s=started,
         log_tail=supervision.tail(plan.log),
         why=ending.why,
         memory=supervised.memory,
@@ -95,13 +100,15 @@ def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Pope
     )
 
 
-def _end_all(process: subprocess.Popen[bytes] | None, unrelated: Collection[psutil.Process]) -> tuple[int, ...]:
+def _end_all(
+    process: subprocess.Popen[bytes] | None, unrelated: Collection[psutil.Process], grace_s: float
+) -> tuple[int, ...]:
     """End every process of this run; another Ctrl-C skips the rest of the grace. Returns the pids that nothing can end."""
     so_far = interrupts.only_counted()
     left = processes.end(
         None if process is None else process.pid,
         lambda: processes.descendants(unrelated),
-        GRACE_S,
+        grace_s,
         hurried=lambda: interrupts.came_since(so_far),
     )
     if process is not None and process.pid not in left:

@@ -11,6 +11,7 @@ from mfubench.config import Experiment, GradientCheckpointing
 from mfubench.config.vocabulary import ATTENTIONS, LEFT_OPEN
 from mfubench.flops import FlopCount, crosscheck, profile_of
 from mfubench.measure import metrics, status
+from mfubench.measure.device_time import device_time
 from mfubench.measure.in_situ import InSitu, in_situ
 from mfubench.measure.observe import Observed, rule_of
 from mfubench.plan import support
@@ -48,12 +49,14 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     counted = metrics.as_executed(profile_of(done).of, recorded)
     found = metrics.measurement_of(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
     flops = metrics.mean_flops(recorded, counted, found)
+    boundaries, started_s = metrics.of_rank(recorded, found.rank).boundaries_s, outcome.started_s
+    assert started_s is not None, "what was recorded was started"
     conditions = monitor.conditions(metrics.steady_window_s(recorded, found))
     return Measured(
         measurement=replace(
             found,
             stopped_because=wanted.because,
-            device_seconds=outcome.wall_s * ranks,
+            **asdict(device_time(boundaries, found.warmup_steps, found.steps, started_s, outcome.wall_s, ranks)),
             joules_per_token=metrics.joules_per_token(found, conditions, ranks),
             of_ceiling=metrics.of_ceiling(found, peak, peaks.ceiling),
             mfu_at_clock=metrics.mfu_at_clock(found, peak, conditions),

@@ -80,6 +80,11 @@ LOSS = (
     "of the last one whose loss was read: the scalars on which backward() is called, less the framework's own scale"
 )
 
+DEVICE_SECONDS = (
+    "wall time of the framework's processes x devices: what the figures cost; and its parts, by the host's clock: before "
+    "the first training forward, the steps before the first steady one, the steady steps, and from there to the end"
+)
+
 METRICS = (
     Metric(
         "step_time_s",
@@ -130,7 +135,11 @@ METRICS = (
         two_lines="MFU at\nits clock",
         column=13,
     ),
-    Metric("device_seconds", "s", "wall time of the framework's processes x devices: what the figures cost"),
+    Metric("device_seconds", "s", DEVICE_SECONDS),
+    Metric("device_seconds_before_first_step", "s", DEVICE_SECONDS),
+    Metric("device_seconds_warmup", "s", DEVICE_SECONDS),
+    Metric("device_seconds_measured", "s", DEVICE_SECONDS),
+    Metric("device_seconds_after", "s", DEVICE_SECONDS),
     Metric(
         "tokens_per_second_per_device",
         "tokens/s",

@@ -67,7 +67,11 @@ class Figures:
     optimizer_to_forward_s: float | None
     probe_s: float | None
     stopped_because: str | None = None  # sure | time | steps | user
-    device_seconds: float | None = None
+    device_seconds: float | None = None  # this and its four parts: see device_time.py; None: schema 4 has no parts
+    device_seconds_before_first_step: float | None = None
+    device_seconds_warmup: float | None = None
+    device_seconds_measured: float | None = None
+    device_seconds_after: float | None = None
     joules_per_token: float | None = None  # per position computed, of all devices; None: no energy was read
     of_ceiling: float | None = None  # None: no ceiling was measured
     mfu_at_clock: float | None = None  # None: the clock, or the peak's own clock, isn't known
@@ -97,7 +101,7 @@ def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: i
     rest = steadiness(windows.get(rank, ()))  # of the steps that are measured, whichever rank was steady last
     times = summarize(windows.get(rank, ()))
     longest = sum(windows[rank])
-    recorded = _of_rank(records, rank)
+    recorded = of_rank(records, rank)
     steps_of_all = _steps_of_all(records, latest.start, times.n)
     ranks = len(windows)
     work = [_work(step, flops, peak) for step in steps_of_all]
@@ -153,7 +157,7 @@ def _intervals(
 
 def steady_window_s(records: Records, measurement: Figures) -> tuple[float, float]:
     """Return the begin and end of the steady steps on the measured rank, in s of the host's monotonic clock."""
-    boundaries = _of_rank(records, measurement.rank).boundaries_s
+    boundaries = of_rank(records, measurement.rank).boundaries_s
     return boundaries[measurement.warmup_steps], boundaries[measurement.warmup_steps + measurement.steps]
 
 
@@ -204,7 +208,7 @@ def step_history(records: Records, flops: Counted, peak: Peak, measurement: Figu
 
     The work of a row is the mean of all devices. The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
     """
-    recorded = _of_rank(records, measurement.rank)
+    recorded = of_rank(records, measurement.rank)
     periods = measurement.warmup_steps + measurement.steps
     batches_of_all = _steps_of_all(records, 0, periods)
     rows = []
@@ -252,7 +256,8 @@ def impossible(measurement: Figures, flops: FlopCount, peak: Peak) -> tuple[Diff
     return tuple(found)
 
 
-def _of_rank(records: Records, rank: int) -> RankRecord:
+def of_rank(records: Records, rank: int) -> RankRecord:
+    """Return the record of the first process with this rank."""
     return next(each for each in records.ranks if each.rank == rank)
 
 

@@ -13,6 +13,7 @@ from mfubench.flops import FlopCount
 from mfubench.flops.crosscheck import second_count_in_words
 from mfubench.flops.memory import fits
 from mfubench.hardware import Peak
+from mfubench.plan.memory_hint import memory_of_a_rank
 from mfubench.plan.native import write_files
 from mfubench.plan.prepare import Prepared, Target, expected_memory, largest_batch
 
@@ -73,17 +74,16 @@ def _flops_table(flops: FlopCount, second_count: str, peak: Peak | None) -> Tabl
 
 
 def _memory_table(target: Target) -> Table:
-    memory, machine = expected_memory(target), target.machine
+    memory = expected_memory(target)
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, amount in asdict(memory).items():
         if amount:
             note = "at the peak, when some gradients aren't there yet" if name == "activations" else ""
             table.add_row(name, _size(amount), note)
-    here = machine.memory_bytes
-    if here is None:
+    share = memory_of_a_rank(target)
+    if share is None:
         table.add_row("together", _size(memory.total))
         return table
-    share = here // target.num_devices if machine.device == "cpu" else here  # the ranks share a host's memory
     verdict = "[green]fits[/green]" if fits(memory, share) else "[red]does not fit[/red]"
     table.add_row("together", _size(memory.total), f"of {_size(share)}: {verdict}")
     largest = largest_batch(target, share)

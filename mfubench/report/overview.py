@@ -16,7 +16,7 @@ from mfubench.report.settings import one_line
 from mfubench.result.result_file import Result
 
 SINGLE = "Single runs and runs of few steps resolve no difference; -m 'repeat=range(3)' measurement=default would."
-NUMBER = re.compile(r"[\d.]+")
+NUMBER = re.compile(r"\((GPU|MIG)-[\w-]+\)|[\d.]+")  # and a device's UUID, which differs from row to row
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,10 @@ def _remarks(rows: Sequence[Row]) -> Iterator[Remark]:
         about = [_of(row, texts) for row in rows if any(id(run) in texts for run in row.pooled.results)]
         first, *others = dict.fromkeys(texts.values())
         more = f" (the first of {len(texts)} runs that say so)" if others else ""
-        if len(about) > 2:
-            about = ["all"] if about == [row.name for row in rows] else [f"{about[0]} and {len(about) - 1} more"]
+        if len(about) > 1 and about == [row.name for row in rows]:
+            about = ["all"]
+        elif len(about) > 2:
+            about = [f"{about[0]} and {len(about) - 1} more"]
         yield Remark("; ".join(about), _printable(first + more), failure)
 
 

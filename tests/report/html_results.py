@@ -172,6 +172,10 @@ class Lab:
             "probe_s": 0.0003,
             "stopped_because": "sure",
             "device_seconds": 4 * 61.2,
+            "device_seconds_before_first_step": 4 * 31.0,
+            "device_seconds_warmup": 4 * 10.0,
+            "device_seconds_measured": 4 * 19.5,
+            "device_seconds_after": 4 * 0.7,
             "joules_per_token": 0.31,
             "of_ceiling": rates["hfu_causal"] * PEAK / CEILING,
         }

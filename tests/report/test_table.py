@@ -104,6 +104,18 @@ def test_a_warning_that_many_rows_have_is_one_line(result: Made, text_of: Text) 
     assert line.startswith("hf_trainer full · seed 0 and 4 more: the mean")
 
 
+def test_a_limit_of_the_devices_that_all_rows_have_is_one_line_whichever_devices_they_are(
+    result: Made, text_of: Text
+) -> None:
+    said = "GPU {} (GPU-{}f-3a) is limited to 500 W, where 700 W are its default"
+    runs = [
+        result(f"batch_size={b}", warnings=[{"kind": "power_capped", "text": said.format(g, b)} for g in range(2)])
+        for b in (1, 2)
+    ]
+    (line,) = (line for line in text_of(runs, 200).splitlines() if "limited to" in line)
+    assert line.startswith("all: GPU 0 (GPU-1f-3a) is limited to 500 W")
+
+
 def test_a_rate_has_no_exponent_and_nothing_no_sign(result: Made, text_of: Text) -> None:
     fast = {"model_tflops_per_second_per_device": 1193.7, "mfu": -0.0001}
     text = text_of([result(measurement=fast, in_situ={"flops": 1.0, "expected_flops": 1e16, "apart": -1e-5})])

@@ -62,6 +62,18 @@ def test_a_full_fine_tune_is_measured(full: tuple[Path, subprocess.CompletedProc
     assert hardware["peak_measured"] and hardware["precision"] == "fp32"
 
 
+def test_the_time_that_a_run_held_its_devices_is_split_into_four(
+    full: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    (result,) = results_below(full[0])
+    m, series = result["measurement"], result["step_times_s"]["0"]
+    parts = {name: value for name, value in m.items() if name.startswith("device_seconds_")}
+    assert sum(parts.values()) == pytest.approx(m["device_seconds"]) == pytest.approx(result["outcome"]["wall_s"])
+    assert parts["device_seconds_warmup"] == pytest.approx(sum(series[:3]))
+    assert parts["device_seconds_measured"] == pytest.approx(sum(series[3:11]))
+    assert parts["device_seconds_before_first_step"] > 1 and parts["device_seconds_after"] > 0  # torch is imported
+
+
 def test_three_counts_of_a_step_are_one_figure(full: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     (result,) = results_below(full[0])
     flops = result["flops"]

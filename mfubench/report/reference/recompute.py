@@ -27,7 +27,8 @@ LISTED = 8  # of the values that differ
 RECORDED = (
     *("real_tokens_per_step", "trained_tokens_per_step", "padding_fraction", "peak_memory_bytes", "memory_kind"),
     *("data_wait_s", "forward_to_optimizer_s", "optimizer_to_forward_s", "probe_s", "device_seconds"),
-    *("joules_per_token", "of_ceiling", "usd_per_million_tokens", "steady_because"),
+    *("device_seconds_before_first_step", "device_seconds_warmup", "device_seconds_measured", "device_seconds_after"),
+    *("joules_per_token", "of_ceiling", "mfu_at_clock", "usd_per_million_tokens", "steady_because"),
 )
 
 
