@@ -7,6 +7,7 @@ from __future__ import annotations
 
 BASE = ("model=llama-3.2-1b", "sequence_length=1024", "measurement=quick", "tracking=none", "parallelism.num_devices=1")
 HF, LORA = "framework=hf_trainer", "mode=lora"
+PROFILED = ("measurement.profile_flops=true", "measurement.warmup_steps=3")  # three are what it takes
 RUNS: dict[str, tuple[str, ...]] = {
     "hf_trainer": (
         HF,
