@@ -5,7 +5,7 @@ ARGS ?=
 # Two tests at a time: the real runs among them take two cores each.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: run test test-all test-frameworks check bench bench-faults setup
+.PHONY: run test test-all test-frameworks test-gpu reference-gpu check bench bench-faults setup
 
 run: .venv/ready
 	$(BIN)/python -m mfubench $(ARGS)
@@ -15,12 +15,20 @@ test: .venv/ready
 
 # The rest: what is marked slow.
 test-all: .venv/ready
-	$(PYTEST) -m "slow and not frameworks" $(ARGS)
+	$(PYTEST) -m "slow and not frameworks and not gpu" $(ARGS)
 
 # The other frameworks: the first time this installs each into launchers/NAME/.venv, some 3 GB apiece.
 test-frameworks: .venv/ready
 	$(BIN)/python launchers/install --all
 	$(BIN)/python -m pytest -m frameworks $(ARGS)
+
+# On one GPU, some minutes: what a CPU can't show. Without one each test is skipped, and says why.
+test-gpu: .venv/ready
+	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)
+
+# The published comparison on one GPU, into outputs/reference/: LoRA in minutes, then full fine-tuning.
+reference-gpu: .venv/ready
+	@$(BIN)/python tests/gpu/reference_runs.py
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -95,7 +95,7 @@ def job(composed: Any) -> float:
         log_or_warn(result, experiment.tracking, console)
         took_s.append(time.monotonic() - began)
     if sweep is not None:
-        console.print(after_job(result), no_wrap=True, overflow="ellipsis", markup=False, highlight=False)
+        console.print(after_job(result, results[:-1]), no_wrap=True, overflow="ellipsis", markup=False, highlight=False)
     if sweep is not None and earlier is None and result.stopped_by == "user":
         raise KeyboardInterrupt
     return result.measurement.tokens_per_second_per_device if result.measurement else float("nan")
@@ -174,7 +174,8 @@ def _show(folder: Path) -> None:
     from mfubench.report.published.tables import sections
     from mfubench.report.table import show
 
-    show(results, Console(), sections(results))
+    measured = any(result.status == "ok" for result in results)
+    show(results, Console(), sections(results) if measured else [])
     print("", *after_all(results, folder), sep="\n", file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from mfubench.measure.measure import measure, status_of
 from mfubench.measure.observe import observe
 from mfubench.measure.status import refused
 from mfubench.plan.memory_hint import hint_at_memory
-from mfubench.plan.prepare import REFUSALS, check_memory, known_peak, measure_peaks, prepare, resolve
+from mfubench.plan.prepare import REFUSALS, check_installed, check_memory, known_peak, measure_peaks, prepare, resolve
 from mfubench.plan.preview import preview
 from mfubench.report.settings import settings_in_words
 from mfubench.result import Result, write_result
@@ -38,6 +38,7 @@ def run(
     with interrupted_once():
         try:
             target = resolve(experiment, responds)
+            check_installed(target, responds)
             with exclusive(target.machine, target.num_devices, job.folder, console):
                 prepared = prepare(target, job.folder, console)
                 check_memory(prepared)

@@ -1,7 +1,8 @@
-"""Read the defaults and the rules of all frameworks from conf/, where they live."""
+"""Read the defaults, and the rules and extra packages of all frameworks, from conf/, where they live."""
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -37,3 +38,9 @@ def rules() -> dict[str, list[dict[str, Any]]]:
     """Read conf/rules.yaml: `any` or a trainer → the combinations that it can't do, each with `because`."""
     read: dict[str, list[dict[str, Any]]] = yaml.safe_load((CONF / "rules.yaml").read_text())
     return read
+
+
+@cache
+def extras() -> dict[str, dict[str, Any]]:
+    """Read conf/extras.toml: package → its module, the settings that need it, and how it is installed."""
+    return tomllib.loads((CONF / "extras.toml").read_text())

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mfubench
+from mfubench import hardware
 from mfubench.config import Experiment
 from mfubench.config.compose import compose_one
 from mfubench.config.errors import COMMAND, key_of
 from mfubench.doctor import here
 from mfubench.doctor.here import STATE_MISSING, STATE_READY, Cache, Devices, Environment
-from mfubench.doctor.matrix import MatrixRow, at_best_precision, every_option, matrix
+from mfubench.doctor.matrix import MatrixRow, at_best_precision, every_option, matrix, not_installed, why_not
+from mfubench.plan.prepare import Target
 from mfubench.tracking import destination
 from mfubench.workload.hub import has_token
 
@@ -53,7 +55,8 @@ def examine(overrides: Sequence[str]) -> Findings:
         for each in frameworks
     }
     precisions = {name: each.precision for name, each in experiments.items()}
-    rows = matrix(experiments, options, found.machine)
+    installed = [name for name, each in environments.items() if each.state != STATE_MISSING]
+    rows = matrix(experiments, options, found.machine, installed)
     return Findings(
         version=mfubench.__version__,
         python=platform.python_version(),
@@ -64,7 +67,7 @@ def examine(overrides: Sequence[str]) -> Findings:
         tracking=destination(base.tracking),
         hub_token=has_token(),
         cache=kept,
-        problems=list(_problems(found, environments[base.framework.name], kept)),
+        problems=list(_problems(base, found, environments[base.framework.name], kept)),
         commands=list(_commands(overrides, base, found, environments, rows, precisions)),
     )
 
@@ -78,7 +81,7 @@ def findings_as_json(found: Findings) -> dict[str, Any]:
     return tree
 
 
-def _problems(found: Devices, environment: Environment, kept: Cache) -> Iterator[str]:
+def _problems(base: Experiment, found: Devices, environment: Environment, kept: Cache) -> Iterator[str]:
     """Yield the obstacles to a run of what was asked for; other frameworks may be missing."""
     if found.problem is not None:
         yield found.problem
@@ -86,6 +89,11 @@ def _problems(found: Devices, environment: Environment, kept: Cache) -> Iterator
         yield f"{kept.folder} can't be written to; choose another folder with MFUBENCH_CACHE=FOLDER"
     if environment.state != STATE_READY:
         yield f"{environment.framework.name} is {environment.state}"
+    asked = replace(base, framework=environment.framework)
+    if environment.state != STATE_MISSING and why_not(asked, found.machine) is None:
+        precision = hardware.resolve_precision(base.precision, found.machine)
+        lacking = not_installed(Target(asked, found.machine, precision, environment.framework.engine))
+        yield from [] if lacking is None else [lacking]
 
 
 def _commands(

@@ -7,7 +7,7 @@ defaults: for combinations there is `dry_run=true`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
@@ -18,8 +18,9 @@ from mfubench.config.compose import compose_one
 from mfubench.config.vocabulary import ATTENTIONS, FRAMEWORK_GROUPS, PRECISIONS, RESOLVED_PRECISIONS
 from mfubench.files.paths import CONF
 from mfubench.hardware import Machine
-from mfubench.plan import support
-from mfubench.plan.prepare import Target, check
+from mfubench.launch.programs import responds
+from mfubench.plan import engines, support
+from mfubench.plan.prepare import Target, check, check_installed
 
 VARIED_GROUPS = ("framework", *FRAMEWORK_GROUPS)
 ANY_FILE = "data.path=FILE"  # data=jsonl doesn't compose without one
@@ -79,35 +80,52 @@ def at_best_precision(experiment: Experiment, options: Options, machine: Machine
     return replace(experiment, precision=max(PRECISIONS, key=modes_that_run))  # the first of several
 
 
-def matrix(base: Mapping[str, Experiment], options: Options, machine: Machine) -> list[MatrixRow]:
-    """A row for each value of each setting. `base`: for each framework, the experiment in which one setting is varied."""
+def matrix(
+    base: Mapping[str, Experiment], options: Options, machine: Machine, installed: Collection[str] = ()
+) -> list[MatrixRow]:
+    """A row for each value of each setting.
+
+    Args:
+        base: for each framework, the experiment in which one setting is varied.
+        options: of the groups in which frameworks differ.
+        machine: this one.
+        installed: frameworks whose environments are asked for the packages that a setting needs.
+    """
     modes: dict[str, Variation] = {name: _set(mode=mode) for name, mode in options["mode"].items()}
+
+    def cell(name: str, by_mode: Mapping[str, Variation]) -> MatrixCell:
+        return _framework_cell(base[name], by_mode, machine, name in installed)
+
     of_modes = [
-        MatrixRow("mode", mode, {name: _framework_cell(each, {mode: vary}, machine) for name, each in base.items()})
-        for mode, vary in modes.items()
+        MatrixRow("mode", mode, {name: cell(name, {mode: vary}) for name in base}) for mode, vary in modes.items()
     ]
     rows = list(of_modes)
     for setting, value, vary in _variations(options, base):
         cells = {}
-        for name, experiment in base.items():
+        for name in base:
             its_modes = [row.value for row in of_modes if row.cells[name].here or row.cells[name].elsewhere]
             by_mode = {
                 mode: _both(modes[mode], vary)
                 for mode in its_modes
                 if setting != "lora_on_lm_head" or options["mode"][mode].rank is not None
             }
-            cells[name] = _framework_cell(experiment, by_mode, machine)
+            cells[name] = cell(name, by_mode)
         rows.append(MatrixRow(setting, value, cells))
     return rows
 
 
-def _framework_cell(experiment: Experiment, by_mode: Mapping[str, Variation], machine: Machine) -> MatrixCell:
+def _framework_cell(
+    experiment: Experiment, by_mode: Mapping[str, Variation], machine: Machine, installed: bool
+) -> MatrixCell:
     other = replace(machine, device="cuda" if machine.device == "cpu" else "cpu", supports_bf16=True, num_devices=2**16)
     here, elsewhere, reasons = [], [], {}
     for mode, vary in by_mode.items():
         why = {each.device: _at_every_precision(vary(experiment), each) for each in (machine, other)}
+        lacking = _lacking(vary(experiment), machine) if installed and None in why[machine.device] else None
         reason: str | None = None
-        if None in why[machine.device]:
+        if lacking is not None:
+            reason = lacking
+        elif None in why[machine.device]:
             here.append(mode)
             reason = why[machine.device][0]
         elif None in why[other.device]:
@@ -134,6 +152,25 @@ def why_not(experiment: Experiment, machine: Machine) -> str | None:
     except ConfigError as error:
         return error.problem
     except (support.Unsupported, hardware.Unavailable) as reason:
+        return str(reason)
+    return None
+
+
+def _lacking(experiment: Experiment, machine: Machine) -> str | None:
+    """The package that a setting needs and the framework's environment lacks, in a run's words; None if it lacks none."""
+    for precision in PRECISIONS if experiment.precision == "auto" else (experiment.precision,):
+        asked = replace(experiment, precision=precision)
+        if why_not(asked, machine) is None:
+            target = Target(asked, machine, hardware.resolve_precision(precision, machine), asked.framework.engine)
+            return not_installed(target)
+    return None
+
+
+def not_installed(target: Target) -> str | None:
+    """The reason why a run that is supported would be `not_installed`; None if it wouldn't."""
+    try:
+        check_installed(target, responds)
+    except engines.NotInstalled as reason:
         return str(reason)
     return None
 

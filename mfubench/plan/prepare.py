@@ -94,8 +94,6 @@ def resolve(experiment: Experiment, responds: Responds) -> Target:
         machine = hardware.planned(experiment.hardware, experiment.parallelism.num_devices)
     else:
         machine = hardware.detect(experiment.hardware)
-    if not experiment.dry_run:
-        engines.check_installed(experiment.framework, ROOT)
     framework, engine = engines.choose(experiment.framework, responds)
     precision = hardware.resolve_precision(experiment.precision, machine)
     return Target(replace(experiment, framework=framework), machine, precision, engine)
@@ -108,6 +106,16 @@ def check(target: Target) -> None:
     values = support.values_of(experiment, machine.device, target.precision, target.engine)
     support.check_supported(experiment, values, defaults(experiment.mode.name))
     support.check_devices(experiment.parallelism, machine)
+
+
+def check_installed(target: Target, responds: Responds) -> None:
+    """Raise NotInstalled if the framework's environment, or a package in it that a setting needs, is missing; or as `check`."""
+    check(target)
+    framework = target.experiment.framework
+    values = support.values_of(target.experiment, target.machine.device, target.precision, target.engine)
+    needed = support.needed_extras(framework, values)
+    engines.check_installed(framework, ROOT, needed)
+    engines.check_extras(framework, needed, ROOT, responds)
 
 
 def prepare(target: Target, folder: Path, console: Console) -> Prepared:

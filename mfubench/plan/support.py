@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from mfubench.config import ConfigError, Experiment, Framework, Liger, Mode, Parallelism
-from mfubench.config.defaults import rules
+from mfubench.config.defaults import extras, rules
 from mfubench.config.vocabulary import FRAMEWORK_GROUPS, LEFT_OPEN
 from mfubench.hardware import Machine
 
@@ -107,6 +107,20 @@ def check_supported(experiment: Experiment, values: Values, defaults: Values) ->
             raise Unsupported(
                 f"{framework.name} has no way to set {setting}={_as_written(value)}; it runs with {_as_written(default)}"
             )
+
+
+def needed_extras(framework: Framework, values: Values) -> dict[str, str]:
+    """Return the packages of conf/extras.toml that a setting needs in this framework: package → that setting."""
+    given = {**values, "framework": framework.name}
+    left_open = LEFT_OPEN if values["comparison"] == "defaults" else ()
+    needed = {}
+    for package, extra in extras().items():
+        for conditions in extra["settings"]:
+            for setting in conditions:
+                _must_be_known(setting, f"conf/extras.toml: {package}", given)
+            if all(key not in left_open and _matches(given[key], wanted) for key, wanted in conditions.items()):
+                needed[package] = ", ".join(f"{key}={_as_written(given[key])}" for key in conditions)
+    return needed
 
 
 def check_devices(parallelism: Parallelism, machine: Machine) -> None:

@@ -30,12 +30,12 @@ def before_job(number: int, num_jobs: int, overrides: Sequence[str], took_s: Seq
     return " · ".join(filter(None, [f"{number} of {num_jobs}" if num_jobs else f"{number}", " ".join(overrides), left]))
 
 
-def after_job(result: Result) -> str:
-    """Say how a job ended: its status, with its step time and MFU or the reason."""
+def after_job(result: Result, earlier: Sequence[Result] = ()) -> str:
+    """Say how a job ended: its status, with its step time and MFU or the reason, unless an earlier job has given that."""
     figures = figures_in_words(pool([result])[0])
-    said = (
-        [f"step time {figures['step time']}", f"MFU {figures['MFU']}"] if figures else [one_line(result.reason or "")]
-    )
+    given = any(result.reason == other.reason for other in earlier)
+    reason = "as above" if given else one_line(result.reason or "")
+    said = [f"step time {figures['step time']}", f"MFU {figures['MFU']}"] if figures else [reason]
     return " · ".join([result.status, *said])
 
 

@@ -115,7 +115,8 @@ def check_install(arguments: list[str]) -> None:
     assert spec is not None
     module = module_from_spec(spec)
     loader.exec_module(module)
-    for name in parsed(module.main, arguments).names:
+    given = parsed(module.main, arguments)
+    for name in given.names if not given.extras else ():
         assert (ROOT / "launchers" / name / "requirements.txt").is_file(), f"{name} has no requirements.txt"
 
 

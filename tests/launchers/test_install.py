@@ -222,3 +222,96 @@ def test_a_framework_that_runs_in_mfubenchs_environment_has_nothing_to_install(
     status, out, _ = install(project, index, "ours")
     assert status == 0 and out.startswith("ours: needs no environment of its own")
     assert install(project, index, "--all") == (0, "", "")
+
+
+EXTRAS = """
+[small]
+module = "small"
+requirement = "small==1.0"
+[fails]
+module = "fails"
+requirement = "fails==1.0"
+[elder]
+module = "elder"
+requirement = "elder==1.0"
+[ready]
+module = "ready"
+requirement = "ready==1.0"
+build = ["setuptools"]
+[compiled]
+module = "compiled"
+requirement = "compiled==1.0"
+build = ["setuptools"]
+"""
+
+
+@pytest.fixture(scope="module")
+def with_extras(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index, and packages to add; the environment is that of mfubench itself, and has torch."""
+    folder = tmp_path_factory.mktemp("extras")
+    shutil.copytree(index, folder, dirs_exist_ok=True)
+    wheel(folder, "helper", "1.0", {"helper.py": ""})
+    wheel(folder, "small", "1.0", {"small.py": "import helper\n"}, needs="helper")
+    wheel(folder, "fails", "1.0", {"fails.py": "raise OSError('no such device')\n"}, needs="helper")
+    wheel(folder, "ready", "1.0", {"ready.py": ""})
+    return folder
+
+
+@pytest.fixture
+def own(checkout: Callable[..., Path], with_extras: Path) -> Path:
+    """A project whose framework `ours` runs in its own environment, beside `quick` with one of its own."""
+    project = checkout(ours="", quick="quick==1.0")
+    (project / "launchers" / "ours" / "requirements.txt").unlink()
+    (project / "conf" / "extras.toml").write_text(EXTRAS)
+    subprocess.run([sys.executable, "-m", "venv", project / ".venv"], check=True)
+    pip = [project / ".venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-index"]
+    subprocess.run([*pip, "--find-links", with_extras, "torch"], check=True)
+    return project
+
+
+def test_a_package_is_added_to_mfubenchs_own_environment_whole_or_not_at_all(own: Path, with_extras: Path) -> None:
+    before = has(own / ".venv")
+    status, out, err = install(own, with_extras, "ours", "--with", "fails")
+    assert status == 1 and "ours: removal of fails, helper" in out
+    assert "ours: fails was not installed, and the environment is as it was" in err and "no such device" in err
+    assert has(own / ".venv") == before
+
+    status, _, err = install(own, with_extras, "ours", "--with", "elder")  # it wants another torch
+    assert status == 1 and f"The user requested (constraint) torch=={TORCH}" in err
+    assert has(own / ".venv") == before
+
+    assert install(own, with_extras, "ours", "--with", "small", "--check") == (1, "", "")
+    status, out, err = install(own, with_extras, "ours", "--with", "small", "--with", "ready")
+    assert (status, err) == (0, "") and "ours: small installed in" in out and "no environment of its own" not in out
+    assert has(own / ".venv") == before | {"small": "1.0", "helper": "1.0", "ready": "1.0"}
+    assert install(own, with_extras, "ours", "--with", "small", "--check") == (0, "", "")
+    assert install(own, with_extras, "ours", "--with", "small") == (0, "ours: has small already\n", "")
+
+
+def test_a_build_that_lacks_something_is_not_begun(
+    own: Path, with_extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    before = has(own / ".venv")
+    status, out, err = install(own, with_extras, "ours", "--with", "compiled")
+    assert status == 1 and "there is no wheel of compiled==1.0 for it" in err and "built here" not in out
+    assert "a build needs a CUDA build of torch" in err
+    assert ("nvcc of the CUDA toolkit" in err) == (
+        shutil.which("nvcc") is None and not Path("/usr/local/cuda").exists()
+    )
+    assert "No matching distribution found for compiled==1.0" in err
+    assert has(own / ".venv") == before
+
+
+def test_a_package_is_added_to_an_environment_that_is_made_with_it(own: Path, with_extras: Path) -> None:
+    status, out, err = install(own, with_extras, "quick", "--with", "small")
+    assert (status, err) == (0, "")
+    assert "quick: installed in" in out and "quick: small installed in" in out
+    assert has(own / "launchers" / "quick" / ".venv")["small"] == "1.0" and "small" not in has(own / ".venv")
+    assert install(own, with_extras, "--check", "quick", "--with", "small") == (0, "", "")
+
+
+def test_a_package_that_no_setting_needs_is_an_error_that_names_them(own: Path, with_extras: Path) -> None:
+    status, _, err = install(own, with_extras, "ours", "--with", "flash")
+    assert status == 2 and "there is no package 'flash' in conf/extras.toml; known: small, fails" in err

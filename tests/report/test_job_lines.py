@@ -25,6 +25,8 @@ def test_a_job_ends_with_its_status_and_its_figures_or_the_reason(result: Callab
     assert after_job(result(seconds=0.5)) == "ok · step time 500 ms ±1.0% · MFU 16.0%"  # 0.4 at 0.2 s
     failed = result(status="failed", reason="it died\nof this", measurement=None)
     assert after_job(failed) == "failed · it died of this"
+    assert after_job(failed, [failed]) == "failed · as above"
+    assert after_job(result(seconds=0.5), [result(seconds=0.5)]).startswith("ok · step time")
 
 
 def test_at_the_end_stands_where_the_results_lie_and_what_shows_and_uploads_them(
