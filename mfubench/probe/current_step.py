@@ -27,7 +27,6 @@ class CurrentStep:
         self.clock: DeviceClock | None = None  # CUDA only
         self.recomputed_calls = 0  # outermost module calls in the backward passes
         self.own_ns = 0  # the observer's own time on the host
-        self.unclocked_ns = 0  # its unmeasured time in every step, estimated
         self._gradients = 0  # tensors with a gradient when the optimizers started
         self._optimizer_at: int | None = None
         self._loading_ns: dict[int, int] = {}  # by thread: only the training thread's waits delay training
@@ -54,15 +53,18 @@ class CurrentStep:
             peak, kind = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process_peak_rss"
         return {"step": self.index, "peak_memory_bytes": peak, "memory_kind": kind, **self.on_device()}
 
-    def opens_next(self) -> dict[str, Any]:
-        """Open the next step, at a training forward in the training thread. Returns the past step's figures, see `events`."""
+    def opens_next(self, unclocked_ns: int) -> dict[str, Any]:
+        """Open the next step, at a training forward in the training thread. Returns the past step's figures, see `events`.
+
+        `unclocked_ns`: an estimate of the observer's time that `own_ns` lacks.
+        """
         thread = threading.get_ident()
         was = {
             "gradients": self._gradients,
             "recomputed_calls": self.recomputed_calls,
             "optimizer_t": self._optimizer_at,
             "loading_ns": self._loading_ns.get(thread),
-            "probe_ns": self.own_ns + self.unclocked_ns,
+            "probe_ns": self.own_ns + unclocked_ns,
         }
         self._gradients = self.recomputed_calls = self.own_ns = 0
         self._optimizer_at = None

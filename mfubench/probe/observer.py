@@ -27,8 +27,8 @@ from .current_step import CurrentStep
 from .device_clock import DeviceClock, capturing
 from .events import Writer
 from .first_step import FirstStep
-from .module_calls import cost_of_an_inner_call_ns, watch_module_calls
 from .root_module import RootModules
+from .watched_classes import WatchedClasses
 
 if TYPE_CHECKING:
     from .counted_step import StepCount
@@ -42,7 +42,6 @@ def install(writer: Writer, profile_flops: bool) -> None:
     With `profile_flops`, also count the FLOPs of the root's second step.
     """
     observer = Observer(writer, profile_flops)
-    watch_module_calls(observer)
     register_optimizer_step_pre_hook(lambda optimizer, _args, _kwargs: observer.optimizer_starts(optimizer))
     register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: observer.optimizer_ended(optimizer))
     watch_loaders(observer.waited, observer.loaded)
@@ -79,10 +78,10 @@ class Observer:
         self._count: StepCount | None = None  # while the root's second step is counted
         self._batches = BatchQueue()
         self._step = CurrentStep()
-        self._inner_calls = 0  # module calls in the root's first step
         self._off = False
         self._root_modules = RootModules()
         self._root_runs = False
+        self._watched = WatchedClasses(self)
 
     @_for_the_host
     def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -91,12 +90,12 @@ class Observer:
         if self._root_runs:
             return False
         if torch._C._current_graph_task_id() != -1:  # in a backward pass
-            self._step.recomputed_calls += 1
+            self.recomputed()
             if self.details is not None:
                 self.details.recomputed_call(module)
             return False
         shape = _input_shape(args, kwargs)
-        if shape is None or capturing():
+        if shape is None or capturing() or self._watched.in_an_unwatched_module():
             return False
         if not torch.is_grad_enabled():
             return self._evaluation_forward(module, shape)
@@ -105,9 +104,12 @@ class Observer:
     @_for_the_host
     def inner_call(self, module: nn.Module) -> None:
         """Take a module call inside another one, while details are wanted."""
-        self._inner_calls += 1
-        if self._root_runs and self.details is not None:
+        if self.details is not None:
             self.details.inner_call(module)
+
+    def recomputed(self) -> None:
+        """Take a module call outside any other in a backward pass, while no details are wanted: it must cost little."""
+        self._step.recomputed_calls += 1
 
     @_for_the_host
     def root_returned(self) -> None:
@@ -188,7 +190,7 @@ class Observer:
             self._end_count(module, self._count)
         line: dict[str, Any] = {**_moment()}
         if self._step.ended:
-            line["before"] = self._step.opens_next()
+            line["before"] = self._step.opens_next(self._watched.unclocked_ns)
         real, trained, ids = self._batches.take(shape)
         line.update(step=self._step.index, shape=shape, real=real, trained=trained, ids=ids)
         self._write("forward", module, {**line, **self._step.on_device()})
@@ -204,11 +206,14 @@ class Observer:
     def _end_details(self, root: nn.Module, details: FirstStep) -> None:
         self._write("work", root, describe.describe_work(root, details))
         self.details = None
-        self._step.unclocked_ns = round(self._inner_calls * cost_of_an_inner_call_ns(self))
+        self._watched.learn(root, details)
+        if not self._profile_flops:
+            self._watched.watch_few()
 
     def _end_count(self, root: nn.Module, count: StepCount) -> None:
         self._count = None
         self._write("flops", root, {"step": self._step.index, **count.ended()})
+        self._watched.watch_few()
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
         """Note that the model is trained without its wrapper: to the reader another root, and it refuses two."""
@@ -221,6 +226,7 @@ class Observer:
 
     def _adopt(self, module: nn.Module) -> None:
         """Make `module` the root from here on; it begins a step."""
+        self._watched.watch_all()
         if self.details is not None:
             self.details.stop()
         if self._count is not None:  # the counted module turned out to be a part of the root
@@ -231,7 +237,6 @@ class Observer:
             names = [type(link).__name__ for link in describe.chain(module)]
             self._write("root", module, {"class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
-            self._inner_calls = 0
         self._step.ended = True
         if self._step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
             self._step.clock = DeviceClock()
