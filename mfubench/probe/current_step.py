@@ -27,7 +27,7 @@ class CurrentStep:
         self.clock: DeviceClock | None = None  # CUDA only
         self.recomputed_calls = 0  # outermost module calls in the backward passes
         self.own_ns = 0  # the observer's own time on the host
-        self._gradients = 0  # tensors with a gradient when the optimizers started
+        self._gradients = 0  # tensors with a gradient when the optimizers had stepped
         self._optimizer_at: int | None = None
         self._loading_ns: dict[int, int] = {}  # by thread: only the training thread's waits delay training
 
@@ -36,13 +36,17 @@ class CurrentStep:
         thread = threading.get_ident()
         self._loading_ns[thread] = self._loading_ns.get(thread, 0) + ns
 
-    def optimizer_starts(self, optimizer: Optimizer) -> None:
+    def optimizer_starts(self) -> None:
         """Note that an optimizer is about to step, perhaps not the first in this step."""
         if self._optimizer_at is None:
             self._optimizer_at = time.perf_counter_ns()
             if self.clock is not None:
                 self.clock.optimizer_starts()
-        self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+    def optimizer_ended(self, optimizer: Optimizer) -> None:
+        """Count its gradients. By now it has made Python's objects for them, which took several times as long as counting."""
+        for group in optimizer.param_groups:
+            self._gradients += len(group["params"]) - [p.grad for p in group["params"]].count(None)
 
     def ends(self) -> dict[str, Any]:
         """Note the step's first optimizer step. Returns the fields of the `step` line without the time."""

@@ -20,7 +20,7 @@ between the first forwards of step - 1 and step, and the part of it up to the st
 `before`, in a step's first forward, describes the previous step from its own first forward on:
 | field | |
 |---|---|
-| gradients | tensors with a gradient when its optimizers started |
+| gradients | tensors with a gradient when its optimizers had stepped |
 | recomputed_calls | outermost module calls in its backward passes |
 | optimizer_t | the host's monotonic clock when its first optimizer started, or null |
 | loading_ns | the training thread's time in DataLoaders; null if it never asked one for a batch |

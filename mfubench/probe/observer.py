@@ -125,7 +125,8 @@ class Observer:
         """Note that an optimizer is about to step: its gradients are there."""
         if capturing():
             return
-        self._step.optimizer_starts(optimizer)
+        self._watched.optimizer_starts(optimizer)
+        self._step.optimizer_starts()
         if self.details is not None:
             self.details.optimizer_starts(optimizer)
         if self._count is not None:
@@ -140,6 +141,7 @@ class Observer:
             self.details.optimizer_ended(optimizer)
         if self._count is not None:
             self._count.paused = False
+        self._step.optimizer_ended(optimizer)
         if not self._step.ended:
             self._writer.write("step", {**_moment(), **self._step.ends()})
 

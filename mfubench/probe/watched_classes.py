@@ -16,6 +16,7 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim.optimizer import Optimizer
 
 from .describe import chain
 from .import_hook import after_import
@@ -39,6 +40,7 @@ class WatchedClasses:
         self._of_every_module = watched(self._original, observer, self._here)
         self._kinds: set[type[nn.Module]] = set()  # the few
         self._own: dict[Any, Any] = {}  # by class: its own _call_impl before it was watched; None: it had none
+        self._optimizers: set[int] = set()  # ids of those seen in the root's first step
         self._all_ns = self._few_ns = 0
         self._compiles = False
         self._compile = nn.Module.compile
@@ -50,6 +52,7 @@ class WatchedClasses:
     def learn(self, root: nn.Module, first: FirstStep) -> None:
         """Take from the root's first step the classes that can tell all that is still wanted, and the number of calls."""
         self._kinds = {*map(type, chain(root)), *first.recomputed_calls, *_parts_of_blocks(root)}
+        self._optimizers = set(first.optimizers)
         costs = costs_ns()
         self._all_ns = _of_calls(first.inner_calls.values(), first.recomputed_calls.values(), costs)
         inner = [n for kind, n in first.inner_calls.items() if issubclass(kind, tuple(self._kinds))]
@@ -87,6 +90,11 @@ class WatchedClasses:
                 del kind._call_impl
             else:
                 kind._call_impl = own
+
+    def optimizer_starts(self, optimizer: Optimizer) -> None:
+        """Watch every call again if this optimizer is new: there may be another model, of classes that aren't watched."""
+        if id(optimizer) not in self._optimizers:
+            self.watch_all()
 
     def in_an_unwatched_module(self) -> bool:
         """True if the present call is part of another module's, which isn't watched. Then every call is from now on."""
