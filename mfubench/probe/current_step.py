@@ -45,8 +45,7 @@ class CurrentStep:
 
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """Count its gradients. By now it has made Python's objects for them, which took several times as long as counting."""
-        for group in optimizer.param_groups:
-            self._gradients += len(group["params"]) - [p.grad for p in group["params"]].count(None)
+        self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
     def ends(self) -> dict[str, Any]:
         """Note the step's first optimizer step. Returns the fields of the `step` line without the time."""
