@@ -27,6 +27,8 @@ class CurrentStep:
         self.clock: DeviceClock | None = None  # CUDA only
         self.recomputed_calls = 0  # outermost module calls in the backward passes
         self.own_ns = 0  # the observer's own time on the host
+        self._stepped: set[int] = set()  # ids: the first tensor of each parameter group stepped since the last forward
+        self._again = 0  # times that one of them stepped again
         self._gradients = 0  # tensors with a gradient when the optimizers had stepped
         self._optimizer_at: int | None = None
         self._loading_ns: dict[int, int] = {}  # by thread: only the training thread's waits delay training
@@ -35,6 +37,24 @@ class CurrentStep:
         """Add a wait of this thread for a DataLoader."""
         thread = threading.get_ident()
         self._loading_ns[thread] = self._loading_ns.get(thread, 0) + ns
+
+    def sees_forward(self) -> None:
+        """Note a training forward: as long as they come, they alone open steps."""
+        self._stepped.clear()
+        self._again = 0
+
+    def steps_again(self, optimizer: Optimizer) -> int:
+        """How often parameters of a step were stepped again with no training forward between; 0: not this time.
+
+        Groups are told by their tensors: sharding libraries put one group after another into the same optimizer.
+        """
+        groups = {id(group["params"][0]) for group in optimizer.param_groups if group["params"]}
+        if self.index < 0 or self._stepped.isdisjoint(groups):
+            self._stepped |= groups
+            return 0
+        self._stepped = groups
+        self._again += 1
+        return self._again
 
     def optimizer_starts(self) -> None:
         """Note that an optimizer is about to step, perhaps not the first in this step."""
@@ -57,7 +77,7 @@ class CurrentStep:
         return {"step": self.index, "peak_memory_bytes": peak, "memory_kind": kind, **self.on_device()}
 
     def opens_next(self, unclocked_ns: int) -> dict[str, Any]:
-        """Open the next step, at a training forward in the training thread. Returns the past step's figures, see `events`.
+        """Open the next step, in the training thread. Returns the past step's figures, see `events`.
 
         `unclocked_ns`: an estimate of the observer's time that `own_ns` lacks.
         """

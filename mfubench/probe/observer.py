@@ -6,7 +6,9 @@ around it later) takes its place. Everything that optimizers do between two trai
 sharding libraries and per-parameter optimizers step several times; optimizer events before the first training forward
 (to warm up states) are no step.
 
-A model called only inside a function that is compiled as a whole is not seen.
+Later forwards may be out of sight: in a replayed CUDA graph, in a function compiled as a whole, past the model's call.
+Then a step begins when parameters that were stepped in this one are stepped again, from the second such time on: once
+may be a loop around the optimizer. A model whose first call is out of sight is not seen at all.
 """
 
 from __future__ import annotations
@@ -126,6 +128,11 @@ class Observer:
         if capturing():
             return
         self._watched.optimizer_starts(optimizer)
+        again = self._step.steps_again(optimizer)
+        if again == 1:  # by a loop around the optimizer, or since forwards can't be seen any more
+            self._watched.watch_all()
+        elif again > 1:
+            self._step_without_forward()
         self._step.optimizer_starts()
         if self.details is not None:
             self.details.optimizer_starts(optimizer)
@@ -190,6 +197,7 @@ class Observer:
             second = True
         elif self._step.ended and self._count is not None:
             self._end_count(module, self._count)
+        self._step.sees_forward()
         line: dict[str, Any] = {**_moment()}
         if self._step.ended:
             line["before"] = self._step.opens_next(self._watched.unclocked_ns)
@@ -204,6 +212,19 @@ class Observer:
 
             self._count = StepCount(module)
         return True
+
+    def _step_without_forward(self) -> None:
+        """Open a step at its optimizer's start, as no forward of it was seen."""
+        root = self._root_modules.root
+        if root is None:
+            return
+        if self.details is not None:
+            self._end_details(root, self.details)
+        if self._count is not None:  # of more than one step
+            self._count.ended()
+            self._count = None
+        line = {**_moment(), "before": self._step.opens_next(self._watched.unclocked_ns), "step": self._step.index}
+        self._write("boundary", root, {**line, "batches": self._batches.take_all(), **self._step.on_device()})
 
     def _end_details(self, root: nn.Module, details: FirstStep) -> None:
         self._write("work", root, describe.describe_work(root, details))
