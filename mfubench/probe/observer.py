@@ -14,13 +14,11 @@ may be a loop around the optimizer. A model whose first call is out of sight is 
 from __future__ import annotations
 
 import atexit
-import functools
 import time
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch._C._dynamo.eval_frame import set_eval_frame
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from . import describe
@@ -29,13 +27,12 @@ from .current_step import CurrentStep
 from .device_clock import DeviceClock, capturing
 from .events import Writer
 from .first_step import FirstStep
+from .guarded import for_the_host
 from .root_module import RootModules
 from .watched_classes import WatchedClasses
 
 if TYPE_CHECKING:
     from .counted_step import StepCount
-
-Answer = TypeVar("Answer")
 
 
 def install(writer: Writer, profile_flops: bool) -> None:
@@ -49,27 +46,6 @@ def install(writer: Writer, profile_flops: bool) -> None:
     watch_loaders(observer.waited, observer.loaded)
 
 
-def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]:
-    """Decorate a method that the host calls: it never raises, does nothing if the observer is off, and its time is billed."""
-
-    @functools.wraps(method)
-    def call(self: Observer, *args: Any) -> Answer | None:
-        if self._off:
-            return None
-        began = time.perf_counter_ns()
-        compiler = set_eval_frame(None)  # else torch.compile could compile the probe, and all that it calls
-        try:
-            return method(self, *args)
-        except Exception as error:
-            self.switch_off(error)
-            return None
-        finally:
-            set_eval_frame(compiler)
-            self._step.own_ns += time.perf_counter_ns() - began
-
-    return call
-
-
 class Observer:
     """The observer of one process."""
 
@@ -79,13 +55,13 @@ class Observer:
         self._profile_flops = profile_flops
         self._count: StepCount | None = None  # while the root's second step is counted
         self._batches = BatchQueue()
-        self._step = CurrentStep()
-        self._off = False
+        self.step = CurrentStep()
+        self.off = False
         self._root_modules = RootModules()
         self._root_runs = False
         self._watched = WatchedClasses(self)
 
-    @_for_the_host
+    @for_the_host
     def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Take a module call outside any other in this thread. True: it is the root, `root_returned` must follow."""
         # While the root runs, other threads' outermost calls are parts of it (nn.DataParallel's replicas).
@@ -103,7 +79,7 @@ class Observer:
             return self._evaluation_forward(module, shape)
         return self._training_forward(module, shape)
 
-    @_for_the_host
+    @for_the_host
     def inner_call(self, module: nn.Module) -> None:
         """Take a module call inside another one, while details are wanted."""
         if self.details is not None:
@@ -111,9 +87,9 @@ class Observer:
 
     def recomputed(self) -> None:
         """Take a module call outside any other in a backward pass, while no details are wanted: it must cost little."""
-        self._step.recomputed_calls += 1
+        self.step.recomputed_calls += 1
 
-    @_for_the_host
+    @for_the_host
     def root_returned(self) -> None:
         """Take the end of the root call that `outermost_call` reported."""
         self._root_runs = False
@@ -122,24 +98,24 @@ class Observer:
         if self._count is not None:
             self._count.paused = False
 
-    @_for_the_host
+    @for_the_host
     def optimizer_starts(self, optimizer: Optimizer) -> None:
         """Note that an optimizer is about to step: its gradients are there."""
         if capturing():
             return
         self._watched.optimizer_starts(optimizer)
-        again = self._step.steps_again(optimizer)
+        again = self.step.steps_again(optimizer)
         if again == 1:  # by a loop around the optimizer, or since forwards can't be seen any more
             self._watched.watch_all()
         elif again > 1:
             self._step_without_forward()
-        self._step.optimizer_starts()
+        self.step.optimizer_starts()
         if self.details is not None:
             self.details.optimizer_starts(optimizer)
         if self._count is not None:
             self._count.paused = True
 
-    @_for_the_host
+    @for_the_host
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """Note that an optimizer has stepped."""
         if capturing():
@@ -148,23 +124,23 @@ class Observer:
             self.details.optimizer_ended(optimizer)
         if self._count is not None:
             self._count.paused = False
-        self._step.optimizer_ended(optimizer)
-        if not self._step.ended:
-            self._writer.write("step", {**_moment(), **self._step.ends()})
+        self.step.optimizer_ended(optimizer)
+        if not self.step.ended:
+            self._writer.write("step", {**_moment(), **self.step.ends()})
 
-    @_for_the_host
+    @for_the_host
     def waited(self, ns: int) -> None:
         """Note the time that a DataLoader took to return a batch, or to end."""
-        self._step.waited(ns)
+        self.step.waited(ns)
 
-    @_for_the_host
+    @for_the_host
     def loaded(self, batch: Any) -> None:
         """Note a batch from a DataLoader."""
         self._batches.put(batch)
 
     def switch_off(self, error: Exception) -> None:
         """Observe nothing from now on: the probe had an error."""
-        self._off = True
+        self.off = True
         if self.details is not None:
             self.details.stop()
             self.details = None
@@ -192,18 +168,18 @@ class Observer:
             if not self._root_modules.may_replace(module):
                 return False
             self._adopt(module)
-        elif self._step.ended and self.details is not None:
+        elif self.step.ended and self.details is not None:
             self._end_details(module, self.details)
             second = True
-        elif self._step.ended and self._count is not None:
+        elif self.step.ended and self._count is not None:
             self._end_count(module, self._count)
-        self._step.sees_forward()
+        self.step.sees_forward()
         line: dict[str, Any] = {**_moment()}
-        if self._step.ended:
-            line["before"] = self._step.opens_next(self._watched.unclocked_ns)
+        if self.step.ended:
+            line["before"] = self.step.opens_next(self._watched.unclocked_ns)
         real, trained, ids = self._batches.take(shape)
-        line.update(step=self._step.index, shape=shape, real=real, trained=trained, ids=ids)
-        self._write("forward", module, {**line, **self._step.on_device()})
+        line.update(step=self.step.index, shape=shape, real=real, trained=trained, ids=ids)
+        self._write("forward", module, {**line, **self.step.on_device()})
         self._root_runs = True
         if self.details is not None:
             self.details.in_training_forward = True
@@ -223,8 +199,8 @@ class Observer:
         if self._count is not None:  # of more than one step
             self._count.ended()
             self._count = None
-        line = {**_moment(), "before": self._step.opens_next(self._watched.unclocked_ns), "step": self._step.index}
-        self._write("boundary", root, {**line, "batches": self._batches.take_all(), **self._step.on_device()})
+        line = {**_moment(), "before": self.step.opens_next(self._watched.unclocked_ns), "step": self.step.index}
+        self._write("boundary", root, {**line, "batches": self._batches.take_all(), **self.step.on_device()})
 
     def _end_details(self, root: nn.Module, details: FirstStep) -> None:
         self._write("work", root, describe.describe_work(root, details))
@@ -235,12 +211,12 @@ class Observer:
 
     def _end_count(self, root: nn.Module, count: StepCount) -> None:
         self._count = None
-        self._write("flops", root, {"step": self._step.index, **count.ended()})
+        self._write("flops", root, {"step": self.step.index, **count.ended()})
         self._watched.watch_few()
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
         """Note that the model is trained without its wrapper: to the reader another root, and it refuses two."""
-        fields = {"step": self._step.index, "shape": shape, "real": None, "trained": None}
+        fields = {"step": self.step.index, "shape": shape, "real": None, "trained": None}
         self._write("forward", module, {**_moment(), **fields})
 
     def _write(self, event: str, root: nn.Module, fields: dict[str, Any]) -> None:
@@ -260,16 +236,16 @@ class Observer:
             names = [type(link).__name__ for link in describe.chain(module)]
             self._write("root", module, {"class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
-        self._step.ended = True
-        if self._step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
-            self._step.clock = DeviceClock()
+        self.step.ended = True
+        if self.step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
+            self.step.clock = DeviceClock()
             atexit.register(self._last_periods)
 
-    @_for_the_host
+    @for_the_host
     def _last_periods(self) -> None:
         """Record the last periods. The framework is done, so waiting for the device disturbs nothing."""
-        assert self._step.clock is not None
-        periods = self._step.clock.awaited()
+        assert self.step.clock is not None
+        periods = self.step.clock.awaited()
         if periods:
             self._writer.write("device", {**_moment(), "device": periods})
 
