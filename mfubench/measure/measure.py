@@ -23,7 +23,7 @@ from mfubench.records import Difference, Expected, Records
 class Measured:
     """The figures of an observed run, and all that speaks against them."""
 
-    measurement: metrics.Figures | None  # None: too few steps were recorded
+    measurement: metrics.Figures | None  # None: too few steps were recorded, or their work is unknown
     flops: FlopCount  # of the mean measured step on the mean device; without a measurement, of the step as planned
     in_situ: InSitu | None  # of one warm-up step; None: it wasn't to be counted, or wasn't recorded
     history: Sequence[Mapping[str, float]]  # a row per step period
@@ -42,7 +42,8 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     wanted = status.wanted(outcome, recorded, ranks, rule)
     differences = records.differences(recorded, expected_work(prepared, wanted.periods))
     differences += crosscheck.contradictions(prepared.flops, prepared.second_count)
-    if periods < wanted.periods:
+    work_known = all(step for rank in recorded.ranks for step in rank.micro_batches[: wanted.periods])
+    if periods < wanted.periods or not work_known:
         conditions = monitor.conditions(None)
         return Measured(None, prepared.flops, None, [], differences, conditions, periods, wanted)
     done, peak = as_done(experiment, recorded), peaks.peak

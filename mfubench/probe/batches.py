@@ -58,6 +58,12 @@ class BatchQueue:
                 return counts
         return (None, None, None, None)
 
+    def take_all(self) -> list[tuple[Shape, Counts]]:
+        """Remove all waiting batches and return them, oldest first."""
+        taken = list(self._waiting)
+        self._waiting.clear()
+        return taken
+
 
 def _count_tokens(tensor: Any, chosen: Callable[[torch.Tensor], torch.Tensor]) -> int | None:
     if not isinstance(tensor, torch.Tensor) or tensor.dim() != 2 or tensor.device.type != "cpu":

@@ -27,8 +27,9 @@ class CurrentStep:
         self.clock: DeviceClock | None = None  # CUDA only
         self.recomputed_calls = 0  # outermost module calls in the backward passes
         self.own_ns = 0  # the observer's own time on the host
-        self.unclocked_ns = 0  # its unmeasured time in every step, estimated
-        self._gradients = 0  # tensors with a gradient when the optimizers started
+        self._stepped: set[int] = set()  # ids: the first tensor of each parameter group stepped since the last forward
+        self._again = 0  # times that one of them stepped again
+        self._gradients = 0  # tensors with a gradient when the optimizers had stepped
         self._optimizer_at: int | None = None
         self._loading_ns: dict[int, int] = {}  # by thread: only the training thread's waits delay training
 
@@ -37,12 +38,33 @@ class CurrentStep:
         thread = threading.get_ident()
         self._loading_ns[thread] = self._loading_ns.get(thread, 0) + ns
 
-    def optimizer_starts(self, optimizer: Optimizer) -> None:
+    def sees_forward(self) -> None:
+        """Note a training forward: as long as they come, they alone open steps."""
+        self._stepped.clear()
+        self._again = 0
+
+    def steps_again(self, optimizer: Optimizer) -> int:
+        """How often parameters of a step were stepped again with no training forward between; 0: not this time.
+
+        Groups are told by their tensors: sharding libraries put one group after another into the same optimizer.
+        """
+        groups = {id(group["params"][0]) for group in optimizer.param_groups if group["params"]}
+        if self.index < 0 or self._stepped.isdisjoint(groups):
+            self._stepped |= groups
+            return 0
+        self._stepped = groups
+        self._again += 1
+        return self._again
+
+    def optimizer_starts(self) -> None:
         """Note that an optimizer is about to step, perhaps not the first in this step."""
         if self._optimizer_at is None:
             self._optimizer_at = time.perf_counter_ns()
             if self.clock is not None:
                 self.clock.optimizer_starts()
+
+    def optimizer_ended(self, optimizer: Optimizer) -> None:
+        """Count its gradients. By now it has made Python's objects for them, which took several times as long as counting."""
         self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
     def ends(self) -> dict[str, Any]:
@@ -54,15 +76,18 @@ class CurrentStep:
             peak, kind = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process_peak_rss"
         return {"step": self.index, "peak_memory_bytes": peak, "memory_kind": kind, **self.on_device()}
 
-    def opens_next(self) -> dict[str, Any]:
-        """Open the next step, at a training forward in the training thread. Returns the past step's figures, see `events`."""
+    def opens_next(self, unclocked_ns: int) -> dict[str, Any]:
+        """Open the next step, in the training thread. Returns the past step's figures, see `events`.
+
+        `unclocked_ns`: an estimate of the observer's time that `own_ns` lacks.
+        """
         thread = threading.get_ident()
         was = {
             "gradients": self._gradients,
             "recomputed_calls": self.recomputed_calls,
             "optimizer_t": self._optimizer_at,
             "loading_ns": self._loading_ns.get(thread),
-            "probe_ns": self.own_ns + self.unclocked_ns,
+            "probe_ns": self.own_ns + unclocked_ns,
         }
         self._gradients = self.recomputed_calls = self.own_ns = 0
         self._optimizer_at = None

@@ -5,6 +5,7 @@
 | start | first training forward | pid, rank, local_rank, world_size (as in the environment), python, argv, versions |
 | root | a new root module | root, class, wrappers (outermost first, the model last) |
 | forward | every training forward | t, w, root, step, shape [batch, sequence], the counts (or null), device, before |
+| boundary | a step that began with no forward in sight | t, w, root, step, batches, device, before |
 | step | every optimizer step | t, w, step, peak_memory_bytes, memory_kind, device |
 | device | at exit, CUDA only | t, w, step, device, losses |
 | work | once per root, after its first optimizer step | the fields of `describe` |
@@ -18,10 +19,13 @@ model past its wrapper. `flops` are null if torch.compile compiled part of the s
 multiply matrices and have no formula, with their shapes -> calls. `device` (CUDA only) lists [step, s, s]: device time
 between the first forwards of step - 1 and step, and the part of it up to the start of the optimizer (or null).
 
-`before`, in a step's first forward, describes the previous step from its own first forward on:
+A `boundary` is the start of an optimizer that steps parameters again; its `batches` are [shape, [real, trained, targets, ids]]
+of the micro-batches that DataLoaders returned since the last one.
+
+`before`, in a step's first forward or boundary, describes the previous step from its own on:
 | field | |
 |---|---|
-| gradients | tensors with a gradient when its optimizers started |
+| gradients | tensors with a gradient when its optimizers had stepped |
 | recomputed_calls | outermost module calls in its backward passes |
 | optimizer_t | the host's monotonic clock when its first optimizer started, or null |
 | loading_ns | the training thread's time in DataLoaders; null if it never asked one for a batch |

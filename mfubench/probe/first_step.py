@@ -26,6 +26,8 @@ class FirstStep:
 
     def __init__(self, root: nn.Module) -> None:
         self.in_training_forward = False
+        self.inner_calls: dict[type[nn.Module], int] = {}  # module calls inside others, by class
+        self.recomputed_calls: dict[type[nn.Module], int] = {}  # in the backward passes, outside any other, by class
         self.autocast: str | None = None
         # Weight elements by their products' dtype. No Counter: torch.compile would compile its __missing__.
         self.linear_dtypes: dict[str, int] = {}
@@ -49,7 +51,8 @@ class FirstStep:
             self._hear_gradients()
 
     def inner_call(self, module: nn.Module) -> None:
-        """Note a module call inside the root."""
+        """Note a module call inside another one."""
+        self.inner_calls[type(module)] = self.inner_calls.get(type(module), 0) + 1
         if not self.in_training_forward:
             return
         if not torch.is_grad_enabled():
@@ -67,6 +70,7 @@ class FirstStep:
 
     def recomputed_call(self, module: nn.Module) -> None:
         """Note a module call during the backward pass, outside any other."""
+        self.recomputed_calls[type(module)] = self.recomputed_calls.get(type(module), 0) + 1
         if module in self._modules:
             self.recomputed.add(module)
             if module in self._forward_without_gradients:

@@ -6,13 +6,11 @@ import os
 import sys
 import threading
 import timeit
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import torch
 from torch import nn
-
-from .import_hook import after_import
 
 if TYPE_CHECKING:
     from .observer import Observer
@@ -22,26 +20,16 @@ PROBE_FOLDER = os.path.join(os.path.dirname(__file__), "")
 ROUNDS, CALLS = 10, 200  # to measure the cost of a watched call: some milliseconds in all
 
 
-class _CallState(threading.local):
+class CallState(threading.local):
     """State per thread, because the backward pass of a CUDA model recomputes modules in threads of its own."""
 
     in_a_call = False
 
 
-def watch_module_calls(observer: Observer) -> None:
-    """Replace nn.Module.__call__, the only entry that sees keyword inputs and that torch.compile follows without a break.
-
-    It stays for good: torch.compile takes the function that it finds when loaded for the original one.
-    """
-    call = _watched(nn.Module.__call__, observer, _CallState())
-    nn.Module.__call__ = call  # type: ignore[method-assign]
-
-    def leave_uncompiled(dynamo: ModuleType) -> None:
-        # torch.compile skips torch's own __call__; after a graph break it would compile this one, for each class.
-        for code in _codes_of_the_probe():
-            dynamo.skip_code(code)
-
-    after_import("torch._dynamo.eval_frame", leave_uncompiled, observer.switch_off)
+def leave_uncompiled(dynamo: ModuleType) -> None:
+    """Keep torch.compile from compiling the probe: after a graph break it would do so, for each class of modules."""
+    for code in _codes_of_the_probe():
+        dynamo.skip_code(code)
 
 
 def _codes_of_the_probe() -> Iterator[CodeType]:
@@ -64,8 +52,8 @@ def _with_inner_codes(code: CodeType) -> Iterator[CodeType]:
             yield from _with_inner_codes(constant)
 
 
-def cost_of_an_inner_call_ns(observer: Observer) -> float:
-    """Nanoseconds that the probe adds to a module call inside another one, once details are no longer wanted.
+def costs_ns() -> tuple[float, float]:
+    """Nanoseconds that the probe adds to a module call once details are no longer wanted: inside another one, recomputed.
 
     Measured, at its best, on an empty call: timing each call would cost more than the call.
     """
@@ -73,10 +61,13 @@ def cost_of_an_inner_call_ns(observer: Observer) -> float:
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
         pass
 
-    here = _CallState()
-    here.in_a_call = True
-    watched = _watched(nothing, observer, here)
-    return max(_fastest_ns(watched) - _fastest_ns(nothing), 0.0)
+    observer: Any = SimpleNamespace(details=None, recomputed=lambda: None)
+    inside = CallState()
+    inside.in_a_call = True
+    inner = watched(nothing, observer, inside)
+    recomputed = watched(nothing, observer, CallState(), backward_pass=lambda: 0)
+    own = _fastest_ns(nothing)
+    return max(_fastest_ns(inner) - own, 0.0), max(_fastest_ns(recomputed) - own, 0.0)
 
 
 def _fastest_ns(call: Callable[..., Any]) -> float:
@@ -84,7 +75,13 @@ def _fastest_ns(call: Callable[..., Any]) -> float:
     return min(timeit.repeat(lambda: call(None, None), number=CALLS, repeat=ROUNDS)) / CALLS * 1e9
 
 
-def _watched(original: Callable[..., Any], observer: Observer, here: _CallState) -> Callable[..., Any]:
+def watched(
+    original: Callable[..., Any],
+    observer: Observer,
+    here: CallState,
+    backward_pass: Callable[[], int] = torch._C._current_graph_task_id,
+) -> Callable[..., Any]:
+    """`original`, the call of a module, which also tells the observer; `backward_pass` is -1 outside of any."""
     is_compiling = torch.compiler.is_dynamo_compiling
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +92,11 @@ def _watched(original: Callable[..., Any], observer: Observer, here: _CallState)
                 observer.inner_call(self)
             return original(self, *args, **kwargs)
         here.in_a_call = True
-        opened = observer.outermost_call(self, args, kwargs)
+        opened = False
+        if observer.details is None and backward_pass() != -1:
+            observer.recomputed()
+        else:
+            opened = bool(observer.outermost_call(self, args, kwargs))
         try:
             return original(self, *args, **kwargs)
         finally:  # non-reentrant recomputation leaves calls by an exception, once it has all it needs

@@ -6,19 +6,19 @@ around it later) takes its place. Everything that optimizers do between two trai
 sharding libraries and per-parameter optimizers step several times; optimizer events before the first training forward
 (to warm up states) are no step.
 
-A model called only inside a function that is compiled as a whole is not seen.
+Later forwards may be out of sight: in a replayed CUDA graph, in a function compiled as a whole, past the model's call.
+Then a step begins when parameters that were stepped in this one are stepped again, from the second such time on: once
+may be a loop around the optimizer. A model whose first call is out of sight is not seen at all.
 """
 
 from __future__ import annotations
 
 import atexit
-import functools
 import time
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch._C._dynamo.eval_frame import set_eval_frame
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from . import describe
@@ -27,14 +27,13 @@ from .current_step import CurrentStep
 from .device_clock import DeviceClock, capturing
 from .events import Writer
 from .first_step import FirstStep
+from .guarded import for_the_host
 from .loss import StepLosses, watch_backward
-from .module_calls import cost_of_an_inner_call_ns, watch_module_calls
 from .root_module import RootModules
+from .watched_classes import WatchedClasses
 
 if TYPE_CHECKING:
     from .counted_step import StepCount
-
-Answer = TypeVar("Answer")
 
 
 def install(writer: Writer, profile_flops: bool) -> None:
@@ -43,32 +42,10 @@ def install(writer: Writer, profile_flops: bool) -> None:
     With `profile_flops`, also count the FLOPs of the root's second step.
     """
     observer = Observer(writer, profile_flops)
-    watch_module_calls(observer)
     register_optimizer_step_pre_hook(lambda optimizer, _args, _kwargs: observer.optimizer_starts(optimizer))
     register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: observer.optimizer_ended(optimizer))
     watch_loaders(observer.waited, observer.loaded)
     watch_backward(observer.backward_called)
-
-
-def _for_the_host(method: Callable[..., Answer]) -> Callable[..., Answer | None]:
-    """Decorate a method that the host calls: it never raises, does nothing if the observer is off, and its time is billed."""
-
-    @functools.wraps(method)
-    def call(self: Observer, *args: Any) -> Answer | None:
-        if self._off:
-            return None
-        began = time.perf_counter_ns()
-        compiler = set_eval_frame(None)  # else torch.compile could compile the probe, and all that it calls
-        try:
-            return method(self, *args)
-        except Exception as error:
-            self.switch_off(error)
-            return None
-        finally:
-            set_eval_frame(compiler)
-            self._step.own_ns += time.perf_counter_ns() - began
-
-    return call
 
 
 class Observer:
@@ -80,39 +57,42 @@ class Observer:
         self._profile_flops = profile_flops
         self._count: StepCount | None = None  # while the root's second step is counted
         self._batches = BatchQueue()
-        self._step = CurrentStep()
+        self.step = CurrentStep()
         self._losses = StepLosses()
-        self._inner_calls = 0  # module calls in the root's first step
-        self._off = False
+        self.off = False
         self._root_modules = RootModules()
         self._root_runs = False
+        self._watched = WatchedClasses(self)
 
-    @_for_the_host
+    @for_the_host
     def outermost_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Take a module call outside any other in this thread. True: it is the root, `root_returned` must follow."""
         # While the root runs, other threads' outermost calls are parts of it (nn.DataParallel's replicas).
         if self._root_runs:
             return False
         if torch._C._current_graph_task_id() != -1:  # in a backward pass
-            self._step.recomputed_calls += 1
+            self.recomputed()
             if self.details is not None:
                 self.details.recomputed_call(module)
             return False
         shape = _input_shape(args, kwargs)
-        if shape is None or capturing():
+        if shape is None or capturing() or self._watched.in_an_unwatched_module():
             return False
         if not torch.is_grad_enabled():
             return self._evaluation_forward(module, shape)
         return self._training_forward(module, shape)
 
-    @_for_the_host
+    @for_the_host
     def inner_call(self, module: nn.Module) -> None:
         """Take a module call inside another one, while details are wanted."""
-        self._inner_calls += 1
-        if self._root_runs and self.details is not None:
+        if self.details is not None:
             self.details.inner_call(module)
 
-    @_for_the_host
+    def recomputed(self) -> None:
+        """Take a module call outside any other in a backward pass, while no details are wanted: it must cost little."""
+        self.step.recomputed_calls += 1
+
+    @for_the_host
     def root_returned(self) -> None:
         """Take the end of the root call that `outermost_call` reported."""
         self._root_runs = False
@@ -121,18 +101,24 @@ class Observer:
         if self._count is not None:
             self._count.paused = False
 
-    @_for_the_host
+    @for_the_host
     def optimizer_starts(self, optimizer: Optimizer) -> None:
         """Note that an optimizer is about to step: its gradients are there."""
         if capturing():
             return
-        self._step.optimizer_starts(optimizer)
+        self._watched.optimizer_starts(optimizer)
+        again = self.step.steps_again(optimizer)
+        if again == 1:  # by a loop around the optimizer, or since forwards can't be seen any more
+            self._watched.watch_all()
+        elif again > 1:
+            self._step_without_forward()
+        self.step.optimizer_starts()
         if self.details is not None:
             self.details.optimizer_starts(optimizer)
         if self._count is not None:
             self._count.paused = True
 
-    @_for_the_host
+    @for_the_host
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """Note that an optimizer has stepped."""
         if capturing():
@@ -141,28 +127,29 @@ class Observer:
             self.details.optimizer_ended(optimizer)
         if self._count is not None:
             self._count.paused = False
-        if not self._step.ended:
-            self._writer.write("step", {**_moment(), **self._step.ends()})
+        self.step.optimizer_ended(optimizer)
+        if not self.step.ended:
+            self._writer.write("step", {**_moment(), **self.step.ends()})
 
-    @_for_the_host
+    @for_the_host
     def backward_called(self, tensors: Any) -> None:
         """Note a call of backward(), before the optimizer steps."""
-        if not self._step.ended and not capturing():
+        if not self.step.ended and not capturing():
             self._losses.called(tensors)
 
-    @_for_the_host
+    @for_the_host
     def waited(self, ns: int) -> None:
         """Note the time that a DataLoader took to return a batch, or to end."""
-        self._step.waited(ns)
+        self.step.waited(ns)
 
-    @_for_the_host
+    @for_the_host
     def loaded(self, batch: Any) -> None:
         """Note a batch from a DataLoader."""
         self._batches.put(batch)
 
     def switch_off(self, error: Exception) -> None:
         """Observe nothing from now on: the probe had an error."""
-        self._off = True
+        self.off = True
         if self.details is not None:
             self.details.stop()
             self.details = None
@@ -190,18 +177,20 @@ class Observer:
             if not self._root_modules.may_replace(module):
                 return False
             self._adopt(module)
-        elif self._step.ended and self.details is not None:
+        elif self.step.ended and self.details is not None:
             self._end_details(module, self.details)
             second = True
-        elif self._step.ended and self._count is not None:
+        elif self.step.ended and self._count is not None:
             self._end_count(module, self._count)
+        self.step.sees_forward()
         line: dict[str, Any] = {**_moment()}
-        if self._step.ended:
-            line["before"] = {**self._step.opens_next(), **self._losses.taken(second or self._step.clock is None)}
+        if self.step.ended:
+            losses = self._losses.taken(second or self.step.clock is None)
+            line["before"] = {**self.step.opens_next(self._watched.unclocked_ns), **losses}
         self._losses.micro_batch()
         real, trained, targets, ids = self._batches.take(shape)
-        line.update(step=self._step.index, shape=shape, real=real, trained=trained, targets=targets, ids=ids)
-        self._write("forward", module, {**line, **self._step.on_device()})
+        line.update(step=self.step.index, shape=shape, real=real, trained=trained, targets=targets, ids=ids)
+        self._write("forward", module, {**line, **self.step.on_device()})
         self._root_runs = True
         if self.details is not None:
             self.details.in_training_forward = True
@@ -211,18 +200,35 @@ class Observer:
             self._count = StepCount(module)
         return True
 
+    def _step_without_forward(self) -> None:
+        """Open a step at its optimizer's start, as no forward of it was seen."""
+        root = self._root_modules.root
+        if root is None:
+            return
+        if self.details is not None:
+            self._end_details(root, self.details)
+        if self._count is not None:  # of more than one step
+            self._count.ended()
+            self._count = None
+        self._losses.taken(read=False)
+        line = {**_moment(), "before": self.step.opens_next(self._watched.unclocked_ns), "step": self.step.index}
+        self._write("boundary", root, {**line, "batches": self._batches.take_all(), **self.step.on_device()})
+
     def _end_details(self, root: nn.Module, details: FirstStep) -> None:
         self._write("work", root, describe.describe_work(root, details))
         self.details = None
-        self._step.unclocked_ns = round(self._inner_calls * cost_of_an_inner_call_ns(self))
+        self._watched.learn(root, details)
+        if not self._profile_flops:
+            self._watched.watch_few()
 
     def _end_count(self, root: nn.Module, count: StepCount) -> None:
         self._count = None
-        self._write("flops", root, {"step": self._step.index, **count.ended()})
+        self._write("flops", root, {"step": self.step.index, **count.ended()})
+        self._watched.watch_few()
 
     def _past_the_wrapper(self, module: nn.Module, shape: Shape) -> None:
         """Note that the model is trained without its wrapper: to the reader another root, and it refuses two."""
-        fields = {"step": self._step.index, "shape": shape, "real": None, "trained": None}
+        fields = {"step": self.step.index, "shape": shape, "real": None, "trained": None}
         self._write("forward", module, {**_moment(), **fields})
 
     def _write(self, event: str, root: nn.Module, fields: dict[str, Any]) -> None:
@@ -231,6 +237,7 @@ class Observer:
 
     def _adopt(self, module: nn.Module) -> None:
         """Make `module` the root from here on; it begins a step."""
+        self._watched.watch_all()
         if self.details is not None:
             self.details.stop()
         if self._count is not None:  # the counted module turned out to be a part of the root
@@ -241,19 +248,18 @@ class Observer:
             names = [type(link).__name__ for link in describe.chain(module)]
             self._write("root", module, {"class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
-            self._inner_calls = 0
-        self._step.ended = True
-        if self._step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
-            self._step.clock = DeviceClock()
+        self.step.ended = True
+        if self.step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
+            self.step.clock = DeviceClock()
             atexit.register(self._last_periods)
 
-    @_for_the_host
+    @for_the_host
     def _last_periods(self) -> None:
         """Record the last periods. The framework is done, so waiting for the device disturbs nothing."""
-        assert self._step.clock is not None
-        periods = self._step.clock.awaited()
-        losses = self._losses.taken(read=self._step.ended and self._step.clock.idle)
-        self._writer.write("device", {**_moment(), "step": self._step.index, "device": periods, **losses})
+        assert self.step.clock is not None
+        periods = self.step.clock.awaited()
+        losses = self._losses.taken(read=self.step.ended and self.step.clock.idle)
+        self._writer.write("device", {**_moment(), "step": self.step.index, "device": periods, **losses})
 
 
 def _moment() -> dict[str, int]:

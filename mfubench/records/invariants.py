@@ -68,6 +68,11 @@ def _steps(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
     if len(rank.step_times_s) < expected.periods:
         yield Difference(f"step periods on rank {rank.rank}", f"{expected.periods}", f"{len(rank.step_times_s)}")
     steps = rank.micro_batches[: expected.periods]
+    if rank.boundary == "optimizer" and not all(steps):
+        what = f"micro-batches per optimizer step on rank {rank.rank}"
+        seen = "neither forwards of the model nor batches of a torch DataLoader, so the work of a step is unknown"
+        yield Difference(what, f"{expected.micro_batches_per_step}", seen)
+        return
     counts = Counter(len(step) for step in steps)
     if set(counts) - {expected.micro_batches_per_step}:
         what = f"micro-batches per optimizer step on rank {rank.rank}"

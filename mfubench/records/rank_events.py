@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import groupby, pairwise, takewhile
 from typing import Any
 
 Event = Mapping[str, Any]
@@ -24,7 +24,8 @@ class DevicePeriod:
 class RankEvents:
     """The steps of one process's last root module; step indices are the probe's.
 
-    A period runs from the first training forward of one optimizer step to that of the next.
+    A period runs from the first training forward of one optimizer step to that of the next; if the forwards are out of
+    sight, between two starts of the optimizer. A period between a forward and an optimizer is no step.
     """
 
     start: Event | None = None
@@ -33,7 +34,7 @@ class RankEvents:
     errors: list[str] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     memory_kind: str | None = None
-    forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step
+    forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step, or its boundary
     on_device: bool = False
     losses_at_exit: Event | None = None  # of the last step: its index and losses
     _on_device: dict[int, DevicePeriod] = field(default_factory=dict)  # by the index of the following step
@@ -61,6 +62,8 @@ class RankEvents:
                 self.forwards = []  # earlier ones are of another model, or of this one without its wrapper
             case "forward":
                 self._take_forward(event)
+            case "boundary" if event["root"] == self._root:
+                self.forwards.append([event])
             case "step":
                 self.peak_memory_bytes, self.memory_kind = event["peak_memory_bytes"], event["memory_kind"]
             case "work":
@@ -85,9 +88,15 @@ class RankEvents:
         self.forwards[-1].append(event)
 
     @property
+    def measured(self) -> list[list[Event]]:
+        """The steps in the longest series with boundaries of one kind."""
+        series = (list(steps) for _, steps in groupby(self.forwards, key=lambda step: step[0]["event"]))
+        return max(series, key=len, default=[])
+
+    @property
     def boundaries(self) -> list[Event]:
-        """The first forward of each step."""
-        return [step[0] for step in self.forwards]
+        """The event that begins each measured step: its first forward, or the start of its optimizer."""
+        return [step[0] for step in self.measured]
 
     @property
     def device_periods(self) -> list[DevicePeriod]:
@@ -100,7 +109,7 @@ class RankEvents:
         """Of each step, of each of its micro-batches; None: not read. On a device the last step may have losses, too."""
         found = [after["before"].get("losses") for after in self.boundaries[1:]]
         last = self.losses_at_exit
-        if last is not None and self.forwards and self.forwards[-1][0]["step"] == last["step"]:
+        if last is not None and self.boundaries and self.boundaries[-1]["step"] == last["step"]:
             found.append(last["losses"])
         return found
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mfubench.records.rank_events import RankEvents
+from mfubench.records.rank_events import Event, RankEvents
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class StepFlops:
 class RankRecord:
     """The record of one process: n complete step periods between n + 1 boundaries.
 
-    A boundary is the first training forward of an optimizer step. On a device with its own clock, a period is complete once
-    that clock has confirmed its end.
+    A boundary is the first training forward of an optimizer step, or the start of its optimizer if forwards are out of sight:
+    then micro-batches are those that DataLoaders returned, none if they aren't known either. On a device with its own clock,
+    a period is complete once that clock has confirmed its end.
     """
 
     rank: int
@@ -62,6 +63,7 @@ class RankRecord:
     device_heard_s: tuple[float, ...] = ()  # of each period: when the host heard of its end, by its monotonic clock
     # Of each step, of each micro-batch: the scalar on which backward() was called; None: not read, or not known.
     losses: tuple[tuple[float | None, ...] | None, ...] = ()
+    boundary: str = "forward"  # forward | optimizer
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
@@ -100,6 +102,7 @@ def _rank(series: RankEvents, start: Mapping[str, Any]) -> RankRecord:
     boundaries = series.boundaries[: series.periods + 1]
     periods = series.device_periods if series.on_device else None
     befores = [boundary["before"] for boundary in boundaries[1:]]
+    by_optimizer = bool(boundaries) and boundaries[0]["event"] == "boundary"
     to_optimizer = [
         _seconds_between(before["optimizer_t"], since["t"]) for since, before in zip(boundaries, befores, strict=False)
     ]
@@ -109,7 +112,7 @@ def _rank(series: RankEvents, start: Mapping[str, Any]) -> RankRecord:
         boundaries_s=tuple(forward["t"] / 1e9 for forward in boundaries),
         wall_boundaries_s=tuple(forward["w"] / 1e9 for forward in boundaries),
         device_step_times_s=None if periods is None else tuple(period.period_s for period in periods),
-        micro_batches=tuple(tuple(map(_micro_batch, step)) for step in series.forwards[: series.periods]),
+        micro_batches=tuple(_micro_batches(step, end) for step, end in pairwise(series.measured[: series.periods + 1])),
         peak_memory_bytes=series.peak_memory_bytes,
         memory_kind=series.memory_kind,
         work=series.work,
@@ -117,11 +120,14 @@ def _rank(series: RankEvents, start: Mapping[str, Any]) -> RankRecord:
         errors=tuple(series.errors),
         gradient_and_recompute_counts=tuple((before["gradients"], before["recomputed_calls"]) for before in befores),
         step_flops=_step_flops(series),
-        to_optimizer_s=tuple(to_optimizer if periods is None else (period.to_optimizer_s for period in periods)),
+        to_optimizer_s=(None,) * series.periods
+        if by_optimizer
+        else tuple(to_optimizer if periods is None else (period.to_optimizer_s for period in periods)),
         data_waits_s=tuple(_seconds_between(before["loading_ns"]) for before in befores),
         probe_times_s=tuple(before["probe_ns"] / 1e9 for before in befores),
         device_heard_s=() if periods is None else tuple(period.heard_s for period in periods),
         losses=tuple(None if losses is None else tuple(losses) for losses in series.losses),
+        boundary="optimizer" if by_optimizer else "forward",
     )
 
 
@@ -133,9 +139,20 @@ def _step_flops(series: RankEvents) -> StepFlops | None:
     counted = series.flops
     if counted is None:
         return None
-    forwards = [forward for step in series.forwards for forward in step if forward["step"] == counted["step"]]
+    steps = [step for step in series.forwards if step[0]["event"] == "forward"]
+    forwards = [forward for step in steps for forward in step if forward["step"] == counted["step"]]
     batches = tuple(_micro_batch(forward) for forward in forwards)
     return StepFlops(counted["flops"], counted["by_operator"], counted["uncounted"], batches)
+
+
+def _micro_batches(step: list[Event], end: list[Event]) -> tuple[MicroBatch, ...]:
+    """The micro-batches of a step: its forwards, or the batches that the optimizer's boundary at its end lists."""
+    if end[0]["event"] == "boundary":
+        return tuple(
+            MicroBatch(batch, sequence, real, trained, ids, targets)
+            for (batch, sequence), (real, trained, targets, ids) in end[0]["batches"]
+        )
+    return tuple(map(_micro_batch, step))
 
 
 def _micro_batch(forward: Mapping[str, Any]) -> MicroBatch:

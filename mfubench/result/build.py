@@ -84,6 +84,7 @@ def build(
         plan=None if prepared is None else plan_file(prepared.plan),
         outcome=None if observed is None else observed.outcome,
         provenance=_provenance(job, prepared, ranks),
+        step_boundary=next((rank.boundary for rank in ranks if rank.rank == measured_rank), None),
     )
     return from_content(secrets.clean_tree(asdict(result)))
 

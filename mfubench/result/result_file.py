@@ -108,6 +108,7 @@ class Result:
     conventions: Mapping[str, str]  # what each figure means
     step_times_s: Mapping[str, tuple[float, ...]]  # by rank, warm-up included
     history: tuple[Mapping[str, float], ...]  # a row per step period of the measured rank, warm-up included
+    step_boundary: str | None = None  # where the measured rank's steps begin: forward | optimizer; None: schema 4
     schema_version: int = SCHEMA_VERSION
 
 

@@ -26,6 +26,29 @@ LARGE = {
     "vocab_size": 1024,
 }
 LARGE_GOAL_MS = 1.0
+# A tree of 1,800 modules, in matrices so small that a step is short and the probe's part of it shows.
+DEEP = {
+    "num_hidden_layers": 138,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+}
+DEEP_GOAL_MS = 0.5
+GPU = Path("/dev/nvidia0")
+# As many modules as 32 layers have, in matrices that keep a GPU busy for longer than the host takes.
+GPU_SHAPE = {"num_hidden_layers": 32, "hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16}
+GPU_OPTIONS = (
+    "--architecture",
+    json.dumps(GPU_SHAPE),
+    "--sequence-length",
+    "1024",
+    "--checkpointing",
+    "--rounds",
+    "30",
+)
+DEEP_OPTIONS = ("--architecture", json.dumps(DEEP), "--sequence-length", "16", "--rounds", "15")
 
 
 def probe(folder: Path) -> tuple[list[Line], list[Comparison]]:
@@ -37,8 +60,23 @@ def probe(folder: Path) -> tuple[list[Line], list[Comparison]]:
         Line("the probe's own time in a step of llama-tiny", "x", [own / tiny_s for own in tiny_probe_s], TINY_SHARE),
         Line("... of a 32-layer model, recomputed", "ms", [own * 1e3 for own in large_probe_s], LARGE_GOAL_MS),
     ]
+    made = [_pairs("llama-tiny's steps", rounds)]
+    for name, options in (("deep", ()), ("deep, recomputed", ("--checkpointing",))):
+        _, own_s, rounds = _toggled(folder / name.replace(", ", "-"), *DEEP_OPTIONS, *options)
+        words = f"... of a tree of 1,800 modules{name[4:]}"
+        lines.append(Line(words, "ms", [own * 1e3 for own in own_s], DEEP_GOAL_MS))
+        apart = [(on - off) * 1e3 for on, off in zip(rounds["on_s"], rounds["off_s"], strict=True)]
+        lines.append(Line(f"{words}: steps with it less steps without, pair by pair", "ms", apart, DEEP_GOAL_MS))
+        made.append(_pairs(f"steps of a tree of 1,800 modules{name[4:]},", rounds))
+    if GPU.exists():  # not yet run on CUDA
+        _, _, rounds = _toggled(folder / "gpu", *GPU_OPTIONS, "--device", "cuda")
+        made.append(_pairs("a GPU's steps, each waited for,", rounds))
+    return lines, made
+
+
+def _pairs(steps: str, rounds: dict[str, list[float]]) -> Comparison:
     ratio = paired(rounds["off_s"], rounds["on_s"])
-    return lines, [Comparison("llama-tiny's steps with the probe over without", ratio, (1.0, 1.0 + TINY_SHARE), None)]
+    return Comparison(f"{steps} with the probe over without", ratio, (1.0, 1.0 + TINY_SHARE), None)
 
 
 def _toggled(folder: Path, *options: str) -> tuple[float, list[float], dict[str, list[float]]]:

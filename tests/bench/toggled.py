@@ -24,29 +24,47 @@ from mfubench.probe.events import Writer
 from mfubench.probe.observer import install
 
 ROUND = (True, False, False, True)
+CALLS = ("__call__", "_call_impl")
 
 
 class Probe:
-    """Everything that the probe has replaced in torch, to be put in and taken out again."""
+    """Everything that the probe replaces in torch, to be put in and taken out again."""
 
     def __init__(self, records: Path) -> None:
-        self._off = self._in_place()
+        self._off = in_place()
         install(Writer(str(records)), profile_flops=False)
-        self._on = self._in_place()
+        self._on = self._off
+
+    def settled(self) -> None:
+        """Note what the probe has in place once it has looked at the first steps."""
+        self._on = in_place()
 
     def switch(self, on: bool) -> None:
         """Nothing but replacing what is called: no step pays for what is not there."""
-        call, next_batch, *hooks = self._on if on else self._off
-        nn.Module.__call__, _BaseDataLoaderIter.__next__ = call, next_batch
-        for there, wanted in zip(self._hooks(), hooks, strict=True):
+        (next_batch, *hooks), calls = self._on if on else self._off
+        _BaseDataLoaderIter.__next__ = next_batch
+        for there, wanted in zip(global_hooks(), hooks, strict=True):
             there.clear()
             there.update(wanted)
+        for kind, name in {**self._on[1], **self._off[1]}:
+            if (kind, name) in calls:
+                setattr(kind, name, calls[kind, name])
+            elif name in vars(kind):
+                delattr(kind, name)
 
-    def _in_place(self) -> tuple[Any, ...]:
-        return nn.Module.__call__, _BaseDataLoaderIter.__next__, *(dict(hooks) for hooks in self._hooks())
 
-    def _hooks(self) -> tuple[dict[int, Any], dict[int, Any]]:
-        return optimizers._global_optimizer_pre_hooks, optimizers._global_optimizer_post_hooks
+def in_place() -> tuple[list[Any], dict[tuple[type, str], Any]]:
+    """The loaders' entry and the optimizers' hooks, and every class's own entry to a call of its modules."""
+    kinds = [nn.Module]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    calls = {(kind, name): vars(kind)[name] for kind in kinds for name in CALLS if name in vars(kind)}
+    return [_BaseDataLoaderIter.__next__, *map(dict, global_hooks())], calls
+
+
+def global_hooks() -> tuple[dict[int, Any], dict[int, Any]]:
+    """Of all optimizers, before and after a step."""
+    return optimizers._global_optimizer_pre_hooks, optimizers._global_optimizer_post_hooks
 
 
 def main(given: argparse.Namespace) -> dict[str, list[float]]:
@@ -54,7 +72,9 @@ def main(given: argparse.Namespace) -> dict[str, list[float]]:
     torch.manual_seed(0)
     architecture = yaml.safe_load(given.model.read_text(encoding="utf-8"))["architecture"]
     architecture |= json.loads(given.architecture)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**architecture, use_cache=False)).train()
+    model = (
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**architecture, use_cache=False)).train().to(given.device)
+    )
     if given.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -65,14 +85,18 @@ def main(given: argparse.Namespace) -> dict[str, list[float]]:
 
     def step() -> float:
         began = time.perf_counter()
-        model(**next(batches)).loss.backward()
+        batch = {name: tensor.to(given.device) for name, tensor in next(batches).items()}
+        model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if given.device == "cuda":
+            torch.cuda.synchronize()  # the step's own end, not the host's
         return time.perf_counter() - began
 
     probe = Probe(given.records)
     for _ in range(given.warmup):
         step()
+    probe.settled()
     rounds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(given.rounds):
         taken: dict[bool, list[float]] = {True: [], False: []}
@@ -90,6 +114,7 @@ if __name__ == "__main__":
     parser.add_argument("records", type=Path)
     parser.add_argument("--architecture", default="{}", help="what of the model is other than the file says, as JSON")
     parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: not yet run")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=100)

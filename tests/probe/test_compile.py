@@ -12,6 +12,20 @@ import pytest
 from mfubench.records import read_records
 
 
+@pytest.mark.parametrize("profile", ["", "1"])
+def test_torch_compile_captures_the_same_graphs_after_a_model_of_which_few_classes_are_watched(
+    tmp_path: Path, run: Callable, trainers: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    monkeypatch.setenv("MFUBENCH_PROFILE_FLOPS", profile)
+    bare = run(trainers / "compiled.py", "--after-eager", records=None)
+    probed = run(trainers / "compiled.py", "--after-eager", records=tmp_path)
+    assert probed.returncode == 0, probed.stderr
+    assert json.loads(probed.stdout) == json.loads(bare.stdout)
+    lines = map(json.loads, (tmp_path / "rank0.jsonl").read_text().splitlines())
+    forwards = Counter(line["root"] for line in lines if line["event"] == "forward")
+    assert forwards == {0: 5} | {root: 3 for root in range(1, 10)}
+
+
 def test_torch_compile_captures_the_same_graphs_with_and_without_the_probe(
     tmp_path: Path, run: Callable, trainers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

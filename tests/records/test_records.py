@@ -451,3 +451,43 @@ def test_a_follower_counts_the_periods_that_reading_counts(written: Callable[...
     progress = Follower(folder).poll()
     assert {name: rank.periods for name, rank in progress.items()} == {"rank0": 3, "rank1": 2}
     assert [len(rank.step_times_s) for rank in read_records(folder).ranks] == [3, 2]
+
+
+def boundary(step: int, at_ms: float, batches: list[Any], **more: Any) -> dict[str, Any]:
+    """The start of an optimizer that steps again, and the batches loaded in the step before."""
+    line = forward(step, at_ms, **more)
+    del line["shape"], line["real"], line["trained"]
+    return line | {"event": "boundary", "batches": batches}
+
+
+BATCH = [[2, 8], [12, 9, None]]
+
+
+def test_of_two_kinds_of_boundaries_the_longer_series_is_measured_and_the_period_between_is_dropped(
+    written: Callable[..., Path],
+) -> None:
+    hidden = [boundary(step, at, [BATCH]) for step, at in ((4, 2000), (5, 2150), (6, 2300), (7, 2450))]
+    (record,) = read_records(written(rank0=[*run(), *hidden])).ranks
+    assert record.boundary == "forward"  # four boundaries of each kind: the first
+    assert record.step_times_s == pytest.approx((0.1, 0.3, 0.2))
+    (record,) = read_records(written(rank0=[*run(), *hidden, boundary(8, 2600, [BATCH]), forward(9, 2700)])).ranks
+    assert record.boundary == "optimizer"
+    assert record.step_times_s == pytest.approx((0.15,) * 4)
+    assert record.micro_batches == ((MicroBatch(2, 8, 12, 9),),) * 4
+    assert record.to_optimizer_s == (None,) * 4
+
+
+def test_steps_by_the_optimizer_whose_batches_are_unknown_are_a_difference(written: Callable[..., Path]) -> None:
+    hidden = [boundary(step, 2000 + 150 * step, []) for step in range(4, 9)]
+    assert whats(written(rank0=[*run(), *hidden]))[-1] == (
+        "micro-batches per optimizer step on rank 0",
+        "1",
+        "neither forwards of the model nor batches of a torch DataLoader, so the work of a step is unknown",
+    )
+
+
+def test_steps_by_the_optimizer_are_timed_by_the_devices_clock_if_it_has_one(written: Callable[..., Path]) -> None:
+    hidden = [boundary(step, 2000 + step, [BATCH], device=[[step, 0.5, None]]) for step in range(4, 9)]
+    (record,) = read_records(written(rank0=[*run(), *hidden])).ranks
+    assert record.boundary == "optimizer"
+    assert record.step_times_s == (0.5,) * 4

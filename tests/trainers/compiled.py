@@ -1,11 +1,13 @@
 """Trains a small model under each style of torch.compile and prints, as JSON, what torch.compile says it did.
 
 Out: {style: {"frames", "graphs", "breaks", "compilations", "recompilations"}}; styles with and without a graph break.
+With --after-eager a model that isn't compiled is trained first.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 
 import torch
 import torch._dynamo
@@ -61,8 +63,8 @@ def compiled(style: str, breaks: bool) -> nn.Module:
     return torch.compile(model, backend="eager") if style == "function" else model
 
 
-def train(model: nn.Module, style: str) -> None:
-    """Three steps."""
+def train(model: nn.Module, style: str, steps: int = 3) -> None:
+    """The usual loop."""
     optimizer = torch.optim.SGD(model.parameters())
     ids = torch.randint(32, (2, 4))
 
@@ -71,13 +73,15 @@ def train(model: nn.Module, style: str) -> None:
 
     if style == "function around it":
         forward = torch.compile(forward, backend="eager")
-    for _ in range(3):
+    for _ in range(steps):
         forward().backward()
         optimizer.step()
         optimizer.zero_grad()
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--after-eager"]:
+        train(Model(breaks=False), "eager", steps=5)
     said = {}
     for breaks in (False, True):
         for style in STYLES if breaks else STYLES[1:]:  # a model inside a compiled function shows only at a break
