@@ -47,7 +47,8 @@ def test_steps_without_forwards_take_what_the_trainers_own_clock_says(
     # Of 12 steps 3 have forwards in sight; the next is the first that steps again, and boundaries begin after it.
     assert record.boundary == "optimizer"
     assert len(record.step_times_s) == 7
-    assert record.step_times_s == pytest.approx(true_s[-7:], rel=0.01)
+    assert sum(record.step_times_s) == pytest.approx(sum(true_s[-7:]), rel=0.01)
+    assert record.step_times_s == pytest.approx(true_s[-7:], rel=0.05)  # a busy machine may come between the two clocks
     assert record.to_optimizer_s == (None,) * 7
     assert record.errors == ()
     assert len(set(record.gradient_and_recompute_counts)) == 1

@@ -460,7 +460,7 @@ def boundary(step: int, at_ms: float, batches: list[Any], **more: Any) -> dict[s
     return line | {"event": "boundary", "batches": batches}
 
 
-BATCH = [[2, 8], [12, 9, None]]
+BATCH = [[2, 8], [12, 9, 8, None]]
 
 
 def test_of_two_kinds_of_boundaries_the_longer_series_is_measured_and_the_period_between_is_dropped(

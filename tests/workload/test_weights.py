@@ -177,18 +177,18 @@ def test_without_room_on_the_disk_nothing_is_written_and_the_run_says_what_to_se
     compose: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MFUBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=16e9))
-    asked = ("model=llama-3.1-70b", "framework.random_weights=disk", "precision=bf16", "tracking=none", "hardware=cpu")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1e9))
+    asked = ("model=llama-3.2-3b", "framework.random_weights=disk", "precision=bf16", "tracking=none", "hardware=cpu")
     experiment = compose(*asked, "hardware.peak_flops_per_second=1e12")
     run(experiment, tmp_path, None, {}, QUIET)
     result = json.loads((tmp_path / "result.json").read_text())
-    # 70,553,706,496 weights of 2 bytes
+    # 3,212,749,824 weights of 2 bytes
     assert (result["status"], result["reason"]) == (
         "unsupported",
-        "model llama-3.1-70b: its random weights take 141.1 GB, and 16.0 GB are free at "
+        "model llama-3.2-3b: its random weights take 6.4 GB, and 1.0 GB are free at "
         f"{tmp_path}/cache/models; free some, or set MFUBENCH_CACHE to a folder on a larger disk",
     )
-    assert list((tmp_path / "cache").glob("*/*")) == []
+    assert list((tmp_path / "cache").glob("models/*")) == []
 
 
 WRITE = """
