@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mfubench
-from mfubench import hardware
 from mfubench.config import Experiment
 from mfubench.config.compose import compose_one
 from mfubench.config.errors import COMMAND, key_of
 from mfubench.doctor import here
 from mfubench.doctor.here import STATE_MISSING, STATE_READY, Cache, Devices, Environment
 from mfubench.doctor.matrix import MatrixRow, at_best_precision, every_option, matrix, not_installed, why_not
-from mfubench.plan.prepare import Target
 from mfubench.tracking import destination
 from mfubench.workload.hub import has_token
 
@@ -91,8 +89,7 @@ def _problems(base: Experiment, found: Devices, environment: Environment, kept: 
         yield f"{environment.framework.name} is {environment.state}"
     asked = replace(base, framework=environment.framework)
     if environment.state != STATE_MISSING and why_not(asked, found.machine) is None:
-        precision = hardware.resolve_precision(base.precision, found.machine)
-        lacking = not_installed(Target(asked, found.machine, precision, environment.framework.engine))
+        lacking = not_installed(asked, found.machine)
         yield from [] if lacking is None else [lacking]
 
 

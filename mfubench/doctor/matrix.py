@@ -120,12 +120,14 @@ def _framework_cell(
     other = replace(machine, device="cuda" if machine.device == "cpu" else "cpu", supports_bf16=True, num_devices=2**16)
     here, elsewhere, reasons = [], [], {}
     for mode, vary in by_mode.items():
-        why = {each.device: _at_every_precision(vary(experiment), each) for each in (machine, other)}
-        lacking = _lacking(vary(experiment), machine) if installed and None in why[machine.device] else None
+        tried = _at_every_precision(vary(experiment))
+        why = {each.device: [why_not(asked, each) for asked in tried] for each in (machine, other)}
+        supported = [asked for asked, against in zip(tried, why[machine.device], strict=True) if against is None]
+        lacking = not_installed(supported[0], machine) if installed and supported else None
         reason: str | None = None
         if lacking is not None:
             reason = lacking
-        elif None in why[machine.device]:
+        elif supported:
             here.append(mode)
             reason = why[machine.device][0]
         elif None in why[other.device]:
@@ -138,17 +140,21 @@ def _framework_cell(
     return MatrixCell(here, elsewhere, reasons)
 
 
-def _at_every_precision(experiment: Experiment, machine: Machine) -> list[str | None]:
-    """Reasons against the experiment's precision; if that is `auto`, against each precision."""
+def _at_every_precision(experiment: Experiment) -> list[Experiment]:
+    """The experiment at its precision; if that is `auto`, at each precision."""
     tried = PRECISIONS if experiment.precision == "auto" else (experiment.precision,)
-    return [why_not(replace(experiment, precision=precision), machine) for precision in tried]
+    return [replace(experiment, precision=precision) for precision in tried]
+
+
+def _target(experiment: Experiment, machine: Machine) -> Target:
+    precision = hardware.resolve_precision(experiment.precision, machine)
+    return Target(experiment, machine, precision, experiment.framework.engine)
 
 
 def why_not(experiment: Experiment, machine: Machine) -> str | None:
     """The reason why the experiment can't run on the machine, in a run's words; None if it can."""
     try:
-        precision = hardware.resolve_precision(experiment.precision, machine)
-        check(Target(experiment, machine, precision, experiment.framework.engine))
+        check(_target(experiment, machine))
     except ConfigError as error:
         return error.problem
     except (support.Unsupported, hardware.Unavailable) as reason:
@@ -156,20 +162,10 @@ def why_not(experiment: Experiment, machine: Machine) -> str | None:
     return None
 
 
-def _lacking(experiment: Experiment, machine: Machine) -> str | None:
-    """The package that a setting needs and the framework's environment lacks, in a run's words; None if it lacks none."""
-    for precision in PRECISIONS if experiment.precision == "auto" else (experiment.precision,):
-        asked = replace(experiment, precision=precision)
-        if why_not(asked, machine) is None:
-            target = Target(asked, machine, hardware.resolve_precision(precision, machine), asked.framework.engine)
-            return not_installed(target)
-    return None
-
-
-def not_installed(target: Target) -> str | None:
-    """The reason why a run that is supported would be `not_installed`; None if it wouldn't."""
+def not_installed(experiment: Experiment, machine: Machine) -> str | None:
+    """The reason why an experiment that is supported would be `not_installed`; None if it wouldn't."""
     try:
-        check_installed(target, responds)
+        check_installed(_target(experiment, machine), responds)
     except engines.NotInstalled as reason:
         return str(reason)
     return None

@@ -47,7 +47,8 @@ class BatchQueue:
             return
         real = _count_tokens(batch.get("attention_mask"), lambda mask: mask != 0)
         trained = _count_tokens(batch.get("labels"), lambda labels: labels != IGNORED_LABEL)
-        targets = _count_tokens(batch.get("labels"), lambda labels: labels[:, 1:] != IGNORED_LABEL)
+        first = _count_tokens(batch.get("labels"), lambda labels: labels[:, :1] != IGNORED_LABEL)
+        targets = None if trained is None or first is None else trained - first
         self._waiting.append((shape, (real, trained, targets, _checksum(ids))))
 
     def take(self, shape: Shape) -> Counts:

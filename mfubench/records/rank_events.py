@@ -106,7 +106,7 @@ class RankEvents:
 
     @property
     def losses(self) -> list[list[float | None] | None]:
-        """Of each step, of each of its micro-batches; None: not read. On a device the last step may have losses, too."""
+        """The losses of each step, a value per micro-batch; None: not read. On a device the last step may have some, too."""
         found = [after["before"].get("losses") for after in self.boundaries[1:]]
         last = self.losses_at_exit
         if last is not None and self.boundaries and self.boundaries[-1]["step"] == last["step"]:

@@ -10,7 +10,9 @@ import io
 import pickle
 import sys
 
+import hidden
 import torch
+from sleeper import Wrapper
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -58,26 +60,8 @@ class Model(nn.Module):
         return self.head(x)
 
 
-class Other(nn.Module):
+class Other(hidden.Model):
     """Another model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(32, 8), nn.Linear(8, 32)
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.head(self.embedding(input_ids))
-
-
-class Wrapper(nn.Module):
-    """Something around a model."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.module(input_ids)
 
 
 def main(change: str) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
 from mfubench.config import Experiment
 from mfubench.flops import step_flops
 from mfubench.hardware import Peak, known_peaks
-from mfubench.measure.metrics import impossible, measurement_of, step_history
+from mfubench.measure.metrics import Figures, impossible, measurement_of, step_history
 from mfubench.measure.observe import rule_of
 from mfubench.measure.stopping_rule import enough_after
 from mfubench.records import MicroBatch, RankRecord, Records
@@ -23,12 +23,11 @@ from mfubench.result.result_file import FoundHardware
 TOLERANCE = 1e-6  # as a fraction: the same arithmetic, on another machine
 STATUSES = ("ok", "out_of_memory", "unsupported")  # a batch that doesn't fit is a result of its study; a crash is not
 LISTED = 8  # of the values that differ
-# Figures that the series doesn't tell, and the one that is a sentence, whose words may change.
+# Figures that the series doesn't tell, those that a run adds to them, and the one that is a sentence, whose words may change.
 RECORDED = (
     *("real_tokens_per_step", "trained_tokens_per_step", "padding_fraction", "peak_memory_bytes", "memory_kind"),
-    *("data_wait_s", "forward_to_optimizer_s", "optimizer_to_forward_s", "probe_s", "device_seconds"),
-    *("device_seconds_before_first_step", "device_seconds_warmup", "device_seconds_measured", "device_seconds_after"),
-    *("joules_per_token", "of_ceiling", "mfu_at_clock", "usd_per_million_tokens", "steady_because"),
+    *("data_wait_s", "forward_to_optimizer_s", "optimizer_to_forward_s", "probe_s", "steady_because"),
+    *(field.name for field in fields(Figures) if field.default is not MISSING and field.name != "stopped_because"),
 )
 
 
