@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mfubench import hardware
-from mfubench.config import Experiment, Measurement
 from mfubench.config.defaults import defaults
-from mfubench.hardware import Peak, Peaks
 from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
 from mfubench.measure.intervals import MIN_STEPS
-from mfubench.measure.measure import Measured
 from mfubench.measure.metric_table import WORDS, percent
 from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Figures
-from mfubench.measure.observe import Observed
-from mfubench.measure.status import RunStatus
 from mfubench.plan import support
-from mfubench.plan.prepare import Prepared, Target
+
+if TYPE_CHECKING:
+    from mfubench.config import Experiment, Measurement
+    from mfubench.hardware import Peak, Peaks
+    from mfubench.measure.measure import Measured
+    from mfubench.measure.observe import Observed
+    from mfubench.measure.status import RunStatus
+    from mfubench.plan.prepare import Prepared, Target
 
 Kind = Literal[
     "not_steady",  # the step time drifts, or never settled
