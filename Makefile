@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 # Two tests at a time: the real runs among them take two cores each.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 2 --dist
 
 .PHONY: run test test-all test-frameworks test-gpu reference-gpu check bench bench-faults setup
 
@@ -11,16 +11,16 @@ run: .venv/ready
 	$(BIN)/python -m mfubench $(ARGS)
 
 test: .venv/ready
-	$(PYTEST) $(ARGS)
+	$(PYTEST) worksteal $(ARGS)
 
 # The rest: what is marked slow.
 test-all: .venv/ready
-	$(PYTEST) -m "slow and not frameworks and not gpu" $(ARGS)
+	$(PYTEST) worksteal -m "slow and not frameworks and not gpu" $(ARGS)
 
 # The other frameworks: the first time this installs each into launchers/NAME/.venv, some 3 GB apiece.
 test-frameworks: .venv/ready
 	$(BIN)/python launchers/install --all
-	$(BIN)/python -m pytest -m frameworks $(ARGS)
+	$(PYTEST) loadfile -m frameworks $(ARGS)
 
 # On one GPU, some minutes: what a CPU can't show. Without one each test is skipped, and says why.
 test-gpu: .venv/ready
