@@ -24,6 +24,7 @@ ORDER = (
     ("plan",),
     ("launch",),
     ("measure",),
+    ("explain",),
     ("result",),
     ("report",),
     ("tracking",),
