@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfubench.config.vocabulary import GROUPS, GROUPS_WITH_OPTIONS, OUTSIDE_THE_WORK
+from mfubench.explain.explanation import Explanation
 from mfubench.files.whole import write_whole
 from mfubench.flops.crosscheck import SecondCount
 from mfubench.flops.profile import FlopCount
@@ -29,7 +30,7 @@ from mfubench.records import Difference
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 FILE_NAME = "result.json"
 NUMBERS = re.compile(r"([0-9]+)")
 
@@ -109,6 +110,8 @@ class Result:
     step_times_s: Mapping[str, tuple[float, ...]]  # by rank, warm-up included
     history: tuple[Mapping[str, float], ...]  # a row per step period of the measured rank, warm-up included
     step_boundary: str | None = None  # where the measured rank's steps begin: forward | optimizer; None: schema 4
+    explanation: Explanation | None = None  # of the step time; None: there is none (schema 5: none was made)
+    no_explanation: str | None = None  # why, where a profile was asked for
     schema_version: int = SCHEMA_VERSION
 
 

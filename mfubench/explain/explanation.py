@@ -1,0 +1,67 @@
+"""The part of a result that explains its step time, found by a profile of a few steps after the measured ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mfubench.explain.categories import Kind
+from mfubench.explain.waterfall import StepTime, Waterfall
+
+REST = "all others"  # of a category: those too small to be listed
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """A kernel, or an operator of a CPU, in the mean step."""
+
+    name: str
+    category: str
+    calls: float  # of a step
+    seconds: float  # exclusive, brought to the measured step
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A stretch of a profiled step in which nothing ran on the device."""
+
+    seconds: float
+    host: str  # the operator or range that the host was in; "": none
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the time of the measured rank's mean step goes."""
+
+    steps: int  # that were profiled
+    profiled_step_s: float
+    categories_s: Mapping[str, float]  # idle among them; brought to the measured step, they add up to its time
+    profiled_idle_s: float
+    hidden_communication_s: float  # of a profiled step, beside computation; in no category
+    kernels: tuple[KernelTime, ...]  # those that take most
+    gaps: tuple[Gap, ...]  # the widest
+    waterfall: Waterfall | None
+    no_waterfall: str | None  # why there is none
+    notes: tuple[str, ...]  # what the profile couldn't see, or makes it less like the measured steps
+    cost_s: float  # from the first step asked for on its account to the end of its reduction
+
+    @property
+    def time(self) -> StepTime:
+        """The times by kernel; what isn't listed is one kernel of its category."""
+        kinds: dict[Kind, float] = defaultdict(float)
+        for kernel in self.kernels:
+            kinds[_kind(kernel.category, kernel.name)] += kernel.seconds
+        listed: dict[str, float] = defaultdict(float)
+        for kind, seconds in kinds.items():
+            listed[kind.category] += seconds
+        for category, seconds in self.categories_s.items():
+            kinds[_kind(category, "idle" if category == "idle" else REST)] += seconds - listed[category]
+        step = sum(self.categories_s.values())
+        return StepTime(dict(kinds), self.profiled_idle_s, self.profiled_step_s / step, self.hidden_communication_s)
+
+
+def _kind(category: str, name: str) -> Kind:
+    if category == "idle" or category == "copy":
+        return Kind(category, name, "transfer")
+    return Kind(category, name, "collective" if category == "communication" else "compute")
