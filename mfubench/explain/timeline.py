@@ -93,14 +93,14 @@ def _of_operators(
 def _of_kernels(
     names: Sequence[str],
     host: Sequence[Sequence[int]],
-    device: Mapping[str, Sequence[int]],
+    device: Mapping[str, Sequence[Any]],
     updates: Sequence[tuple[int, int]],
 ) -> tuple[list[Span], list[int]]:
     """Return the spans of kernels, copies and fills, and the host's time when each was launched."""
     spans, launches = [], []
     for number, start, length, _, row, launched in zip(*device.values(), strict=True):
         operator = names[host[row][0]] if row >= 0 else ""
-        at = launched if launched >= 0 else host[row][1] if row >= 0 else start
+        at = launched if launched is not None else host[row][1] if row >= 0 else start
         found = kind(names[number], operator, _phase(at, updates))
         if found is not None:
             spans.append(Span(start, start + length, found))

@@ -14,7 +14,7 @@ Nothing measured may come after: CUPTI stays attached.
 | device | columns of kernels, copies and fills: name, start, duration, stream, operator (a row of `host`, or -1), launched |
 | shapes | [batch, sequence] of each training forward in the profiled steps |
 
-Times are in ns since the first boundary. `launched` is the host's clock when a kernel was launched, -1 if that isn't known.
+Times are in ns since the first boundary. `launched` is the host's clock when a kernel was launched, null if that isn't known.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .batches import Shape
 from .events import Writer
 
 MARK = "mfubench::boundary"
-LAUNCH = re.compile(r"^(cu|cuda|hip)[A-Z]\w*Launch")  # of a kernel, not of a copy, for which the host may wait
+LAUNCH = re.compile(r"^(cu|cuda|hip)(Ext|Module)?Launch")  # of a kernel, not of a copy, for which the host may wait
 RUNTIME = re.compile(r"^(cu|cuda|hip)[A-Z]")
 # Kineto's warnings stay out of the framework's log, and CUPTI attached: taking it down under CUDA graphs has crashed.
 ENVIRONMENT = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0", "DISABLE_CUPTI_LAZY_REINIT": "1"}
@@ -190,7 +190,7 @@ def columns(events: Iterable[Any], steps: int) -> dict[str, Any] | None:
     kernels = [
         (
             *(number, start, duration, event.device_resource_id()),
-            *(rows.get(event.linked_correlation_id(), -1), launched.get(event.correlation_id(), -1)),
+            *(rows.get(event.linked_correlation_id(), -1), launched.get(event.correlation_id())),
         )
         for event, start, duration, number in device
     ]
@@ -202,5 +202,5 @@ def columns(events: Iterable[Any], steps: int) -> dict[str, Any] | None:
     }
 
 
-def _table(names: tuple[str, ...], rows: Sequence[tuple[int, ...]]) -> dict[str, list[int]]:
+def _table(names: tuple[str, ...], rows: Sequence[tuple[int | None, ...]]) -> dict[str, list[int | None]]:
     return dict(zip(names, map(list, zip(*rows)))) if rows else {name: [] for name in names}
