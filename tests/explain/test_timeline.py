@@ -14,7 +14,11 @@ from mfubench.explain.timeline import NoProfile, timeline
 
 HOST = ("name", "start", "duration", "thread", "scope", "asynchronous")
 DEVICE = ("name", "start", "duration", "stream", "operator", "launched")
-GEMM, NORM, ADD = "nvjet_tst_128x256", "_rms_norm_forward", "at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add>"
+GEMM, NORM, ADD = (
+    "nvjet_tst_128x256",
+    "_rms_norm_forward",
+    "at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add>",
+)
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16"
 
 

@@ -56,8 +56,9 @@ def train(options: argparse.Namespace) -> None:
     parts = Parts(options)
     model: nn.Module = nn.parallel.DistributedDataParallel(parts) if options.ddp else parts
     optimizer = torch.optim.AdamW(model.parameters())
+    own = torch.profiler.profile()
     if options.disturbance == "own profiler":
-        torch.profiler.profile().__enter__()
+        own.start()
     for _ in range(options.steps):
         model(torch.zeros(2, 16, dtype=torch.long)).sum().backward()
         if options.disturbance == "abort" and profiler_runs():
@@ -67,6 +68,8 @@ def train(options: argparse.Namespace) -> None:
                 pass
         optimizer.step()
         optimizer.zero_grad()
+    if options.disturbance == "own profiler":
+        own.stop()
     if options.stopwatch:
         options.stopwatch.write_text(json.dumps(parts.spent))
 
