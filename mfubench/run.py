@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mfubench.config import Experiment
-from mfubench.explain.explain import explain, keep_trace
+from mfubench.explain.explain import explain, tidy
 from mfubench.hardware.lock import exclusive
 from mfubench.launch.interrupts import interrupted_once
 from mfubench.launch.programs import responds, run_together
@@ -49,7 +49,7 @@ def run(
                 measured = measure(prepared, peaks, observed)
             status = status_of(observed, measured)
             explained = explain(prepared, peaks, observed, measured) if status.status == "ok" else None
-            keep_trace(prepared, measured)
+            tidy(prepared, measured)
         except REFUSALS as error:
             status = refused(error, sweep)
         result = build(job, status, target, prepared, peaks, observed, measured, explained)

@@ -36,19 +36,16 @@ def explain(prepared: Prepared, peaks: Peaks, observed: Observed, measured: Meas
         return None
     records, rank = prepared.plan.records, measured.measurement.rank
     try:
-        found = _explanation(_profile(records, rank, observed), prepared, peaks, observed, measured)
+        return _explanation(_profile(records, rank, observed), prepared, peaks, observed, measured)
     except (NoProfile, NoWaterfall) as error:
         return str(error)
     except Exception as error:
         return f"the profile of rank {rank} can't be read: {error!r}"
-    for path in records.glob("profile*.json"):  # many megabytes
-        path.unlink()
-    return found
 
 
-def keep_trace(prepared: Prepared, measured: Measured) -> None:
-    """Move the measured rank's trace into the run folder, if there is one, and delete the others."""
-    for path in prepared.plan.records.glob("trace.rank*.json"):
+def tidy(prepared: Prepared, measured: Measured) -> None:
+    """Move the measured rank's trace into the run folder, if there is one, and delete all other files of the profile."""
+    for path in [*prepared.plan.records.glob("profile*.json"), *prepared.plan.records.glob("trace.rank*.json")]:
         if measured.measurement is not None and path.name == f"trace.rank{measured.measurement.rank}.json":
             path.replace(prepared.plan.folder / "trace.json")
         else:

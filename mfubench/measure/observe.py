@@ -39,6 +39,8 @@ def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Obse
     )
     monitor = hardware.monitor(prepared.target.machine, plan.num_ranks)
     supervision.check_room(plan.folder, measurement.profile_steps * plan.num_ranks if measurement.keep_trace else 0)
+    if request is not None:
+        request.after_all_steps()
     try:
         with progress_bar(plan, rule, measurement.stall_s, ideal_step_s, console, request) as progress:
 

@@ -25,21 +25,22 @@ class ProfileRequest:
     plan: Plan
     steps: int
     keep_trace: bool
-    first: int | None = None
+    first: int = 0
     deadline_s: float | None = None  # on the monotonic clock; None: not enough is measured yet
 
-    def after_all_steps(self, ranks: Mapping[str, RankEvents]) -> None:
+    def after_all_steps(self) -> None:
         """Name the first step that can't be measured, so that a run that goes to its last step is profiled without delay."""
-        self._name(max(rank.boundaries[0]["step"] for rank in ranks.values()) + self.plan.periods + 1, ranks)
+        self.plan.records.mkdir(parents=True, exist_ok=True)
+        self._name(self.plan.periods + 1)
 
     def enough(self, ranks: Mapping[str, RankEvents]) -> None:
         """Name an earlier step, as enough is measured: one that no rank has begun when it hears of it."""
         series: list[Sequence[float]] = [rank.step_times_s[-self.steps :] for rank in ranks.values()]
         fastest, slowest = (pick(pick(times) for times in series) for pick in (min, max))
-        furthest = max(rank.boundaries[-1]["step"] for rank in ranks.values())
+        furthest = max(len(rank.boundaries) - 1 for rank in ranks.values())
         first = furthest + 2 + ceil(LEAD_S / fastest)
-        self._name(first if self.first is None else min(first, self.first), ranks)
-        assert self.first is not None
+        if first < self.first:
+            self._name(first)
         steps = self.first + self.steps - furthest
         self.deadline_s = time.monotonic() + DEADLINE_S + SLOWER * slowest * steps
 
@@ -52,9 +53,8 @@ class ProfileRequest:
         everyone = written >= {f"profile.rank{rank}.json" for rank in range(self.plan.num_ranks)}
         return everyone or time.monotonic() > self.deadline_s
 
-    def _name(self, first: int, ranks: Mapping[str, RankEvents]) -> None:
-        if first != self.first and not any(rank.profiled for rank in ranks.values()):
-            self.first = first
-            request = {"first": first, "steps": self.steps, "keep_trace": self.keep_trace}
-            with suppress(OSError):  # the disk is full: no profile, then
-                write_whole(self.plan.records / "profile.json", json.dumps(request))
+    def _name(self, first: int) -> None:
+        self.first = first
+        request = {"first": first, "steps": self.steps, "keep_trace": self.keep_trace}
+        with suppress(OSError):  # the disk is full: no profile, then
+            write_whole(self.plan.records / "profile.json", json.dumps(request))

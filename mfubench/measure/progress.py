@@ -66,8 +66,6 @@ def progress_bar(
                 if request.over:
                     return Ending("stopped")
                 bar.update(task, description=f"enough is measured: profiling {request.steps} steps")
-            elif done and request is not None:
-                request.after_all_steps(ranks)
             still = stall.poll(times, time.monotonic())
             return None if still is None else Ending("stalled", still)
 

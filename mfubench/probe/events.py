@@ -11,7 +11,7 @@
 | work | once per root, after its first optimizer step | the fields of `describe` |
 | flops | once per root, after its second optimizer step, if asked | root, step, compiled, flops, by_operator, uncounted |
 | probe_error | the probe turned itself off | error, pid |
-| profile | its profiler starts (step_profile.py): the events after it are of no measured step | step |
+| profile | its profiler starts (step_profile.py): the events after it are of no measured step | step, as it counts them |
 
 `t` is the monotonic clock and `w` the time of day, both in ns. `step` counts optimizer steps from 0; a forward's is the
 step it belongs to. Its counts are `real`, `trained` and `targets` (tokens attended to, with a label, and with a label and

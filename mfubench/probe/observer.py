@@ -188,7 +188,7 @@ class Observer:
         self.step.sees_forward()
         line: dict[str, Any] = {**_moment()}
         opens = self.step.ended
-        profile = opens and self._profile.starts(self.step.index + 1)
+        profile = opens and self._profile.starts("forward")
         if opens:
             losses = self._losses.taken(second or profile or self.step.clock is None)
             line["before"] = {**self.step.opens_next(self._watched.unclocked_ns), **losses}
@@ -218,7 +218,7 @@ class Observer:
         if self._count is not None:  # of more than one step
             self._count.ended()
             self._count = None
-        profile = self._profile.starts(self.step.index + 1)
+        profile = self._profile.starts("boundary")
         self._losses.taken(read=False)
         line = {**_moment(), "before": self.step.opens_next(self._watched.unclocked_ns), "step": self.step.index}
         self._write("boundary", root, {**line, "batches": self._batches.take_all(), **self.step.on_device()})
@@ -230,9 +230,9 @@ class Observer:
             if self.step.clock is not None:  # waits for the device: the measured steps are over
                 periods = self.step.clock.awaited()
                 self._writer.write("device", {**_moment(), "step": self.step.index, "device": periods})
-            self._profile.start(self.step.index)
+            self._profile.start()
         elif opened and self._profile.runs:
-            self._profile.boundary(self.step.index)
+            self._profile.boundary()
 
     def _end_details(self, root: nn.Module, details: FirstStep) -> None:
         self._write("work", root, describe.describe_work(root, details))
@@ -268,6 +268,7 @@ class Observer:
             names = [type(link).__name__ for link in describe.chain(module)]
             self._write("root", module, {"class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
+            self._profile.new_root()
         self.step.ended = True
         if self.step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
             self.step.clock = DeviceClock()

@@ -1,9 +1,11 @@
 """Profile a few steps when mfubench asks for it, after the measured ones, and write the raw events of this process.
 
 The request is `profile.json` in the records folder: `first`, the first step to profile, `steps`, their number, and
-`keep_trace`. It is looked for once a step. The profiler starts a step early, as the first step under it is unlike the
-others, and all ranks stop at the same boundary; on a GPU a step late, since the kernels of the next step end the last one.
-Nothing measured may come after: CUPTI stays attached.
+`keep_trace`. It is looked for once a step; a later one may name an earlier step. Steps are counted from 0 as the reader
+counts its periods: from the present root's first boundary, or from the first of another kind.
+The profiler starts a step early, as the first step under it is unlike the others, and all ranks stop at the same boundary;
+on a GPU a step late, since the kernels of the next step end the last one. Nothing measured may come after: CUPTI stays
+attached.
 
 `profile.rank<N>.json` is written whole, and always: it has `skipped`, a reason, or
 | field | |
@@ -53,9 +55,17 @@ class StepProfile:
         self._changed = 0  # ns: the request's time of change
         self._request: dict[str, Any] = {}
         self._shapes: list[Shape] = []
+        self._step = -1
+        self._kind = ""
 
-    def starts(self, step: int) -> bool:
-        """Look for the request. Returns True if the profiler is to start at this step's begin."""
+    def new_root(self) -> None:
+        """Count from 0 again."""
+        self._kind = ""
+
+    def starts(self, kind: str) -> bool:
+        """Count a step that begins at a boundary of this kind, and look for the request. True: the profiler is to start."""
+        self._step = self._step + 1 if kind == self._kind else 0
+        self._kind = kind
         if self.over or self.runs:
             return False
         try:
@@ -68,17 +78,17 @@ class StepProfile:
                 self._changed, self._request = changed, request
         except OSError:
             return False
-        if step >= self._request["first"]:
-            self._skip(f"step {step} had begun when it was to begin with step {self._request['first']}")
-        return bool(step == self._request["first"] - 1)
+        if self._step >= self._request["first"]:
+            self._skip(f"step {self._step} had begun when it was to begin with step {self._request['first']}")
+        return bool(self._step == self._request["first"] - 1)
 
-    def start(self, step: int) -> None:
+    def start(self) -> None:
         """Start the profiler, unless another one runs: both would lose their events."""
         try:
             if torch._C._autograd._profiler_enabled() or getattr(profiler, "_is_profiler_enabled", False):
                 self._skip("the framework's own profiler is on")
                 return
-            self._writer.write("profile", {"step": step})
+            self._writer.write("profile", {"step": self._step})
             for name, value in ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             device = "cuda" if torch.cuda.is_initialized() else None
@@ -88,9 +98,9 @@ class StepProfile:
         except Exception as error:
             self._skip(repr(error))
 
-    def boundary(self, step: int) -> None:
+    def boundary(self) -> None:
         """Note the begin of a step under the profiler; the one after the last stops it."""
-        first, steps = self._request["first"], self._request["steps"]
+        step, first, steps = self._step, self._request["first"], self._request["steps"]
         try:
             if step == first:
                 self._shapes.clear()

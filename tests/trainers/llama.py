@@ -1,4 +1,4 @@
-"""Trains a tiny Llama of transformers, three steps if nothing else is said: full or LoRA, with or without gradient checkpointing, and so on."""
+"""Trains a tiny Llama of transformers for a few steps: full or LoRA, with or without gradient checkpointing, and so on."""
 
 from __future__ import annotations
 
