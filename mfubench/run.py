@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mfubench.config import Experiment
+from mfubench.explain.explain import explain, tidy
 from mfubench.hardware.lock import exclusive
 from mfubench.launch.interrupts import interrupted_once
 from mfubench.launch.programs import responds, run_together
@@ -34,7 +35,7 @@ def run(
 ) -> Result:
     """Measure the experiment in the folder; what goes wrong in the run is its result. Raises ConfigError."""
     job = claim(experiment, folder, sweep, composed, varied)
-    target = prepared = peaks = observed = measured = None
+    target = prepared = peaks = observed = measured = explained = None
     with interrupted_once():
         try:
             target = resolve(experiment, responds)
@@ -47,9 +48,11 @@ def run(
                 observed = observe(prepared, peaks, console)
                 measured = measure(prepared, peaks, observed)
             status = status_of(observed, measured)
+            explained = explain(prepared, peaks, observed, measured) if status.status == "ok" else None
+            tidy(prepared, measured)
         except REFUSALS as error:
             status = refused(error, sweep)
-        result = build(job, status, target, prepared, peaks, observed, measured)
+        result = build(job, status, target, prepared, peaks, observed, measured, explained)
         write_result(result, job.folder)
     supersede_earlier(job, result)
     return result

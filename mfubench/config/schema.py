@@ -140,6 +140,8 @@ class Measurement:
     timeout_s: float = MISSING  # of the whole run, from its start
     stall_s: float | None = MISSING  # without a new step; null: 20 times the slowest so far, at least 120
     profile_flops: bool = MISSING  # also count a warm-up step's operators inside the framework's process
+    profile_steps: int = MISSING  # profiled after the measured ones, to explain the step time; 0: none
+    keep_trace: bool = MISSING  # keep the profiler's trace of the measured rank in the run folder
 
 
 @dataclass(frozen=True)

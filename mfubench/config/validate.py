@@ -36,6 +36,7 @@ AT_LEAST = {
     "measurement.warmup_steps": 0,
     "measurement.steps": 2,
     "measurement.minimum_steps": 2,
+    "measurement.profile_steps": 0,
 }
 # Numbers greater than 0, or null: setting → an example.
 ABOVE_ZERO = {
@@ -144,6 +145,20 @@ def _validate_combinations(experiment: Experiment) -> None:
             given=f"measurement.warmup_steps={measurement.warmup_steps}",
             expected=f"a whole number, at least {STEPS_TO_PROFILE}",
             instead=f"measurement.warmup_steps={STEPS_TO_PROFILE}",
+        )
+    if measurement.profile_steps > measurement.steps:
+        raise WrongCombination(
+            f"a profile of {measurement.profile_steps} steps can't explain the mean of {measurement.steps}",
+            given=f"measurement.profile_steps={measurement.profile_steps} measurement.steps={measurement.steps}",
+            expected="no more steps profiled than measured",
+            instead=f"measurement.profile_steps={min(measurement.steps, 3)}",
+        )
+    if measurement.keep_trace and not measurement.profile_steps:
+        raise WrongCombination(
+            "a trace is of the profiled steps",
+            given="measurement.keep_trace=true measurement.profile_steps=0",
+            expected="steps to profile, or measurement.keep_trace=false",
+            instead="measurement.keep_trace=true measurement.profile_steps=3",
         )
 
 

@@ -96,8 +96,12 @@ def hardware_flops(
     *,
     documents: Sequence[int] | None = None,
     trained_tokens: int | None = None,
+    skip_masked: bool = False,
 ) -> dict[OperatorPlace, int]:
-    """Hardware FLOPs of a micro-batch by place; their sum is exactly that of `profile.of` the same shape."""
+    """Hardware FLOPs of a micro-batch by place; their sum is exactly that of `profile.of` the same shape.
+
+    With `skip_masked` that is hardware_flops_causal, else hardware_flops.
+    """
     lengths = (sequence_length,) if documents is None else documents
     by_place: Counter[OperatorPlace] = Counter()
     for key, flops in product_flops(profile.executed_products, batch_size * sequence_length, trained_tokens).items():
@@ -105,7 +109,7 @@ def hardware_flops(
         by_place[phase, operator, group] += flops
     needed = dict(profile.needed_attention)
     for call, times in profile.executed_attention:
-        each = kernel_flops(call, batch_size, lengths, kernel=profile.attention, skip_masked=False)
+        each = kernel_flops(call, batch_size, lengths, kernel=profile.attention, skip_masked=skip_masked)
         if call.gradients:
             by_place[BACKWARD_PHASE, ATTENTION, SCORES] += times * each
         else:  # the forward pass is the same with recomputation and without

@@ -30,7 +30,8 @@ ENOUGH_GRACE_S = (
 )
 NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # missing, or not executable
 # A child would attach to our W&B service, whose settings aren't the run's; and frameworks must not track the run too.
-NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_)")
+# A daemon that Kineto is told of would start a trace of its own.
+NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_|KINETO_)")
 
 
 def launch(plan: Plan, poll: supervision.Poll) -> Outcome:

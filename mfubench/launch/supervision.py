@@ -22,15 +22,18 @@ from mfubench.plan.native import Plan
 POLL_EVERY_S = 1.0
 MIB = 2**20
 FREE_TO_START_BYTES = 256 * MIB
+TRACE_BYTES = 64 * MIB  # of a step on a rank: 250,000 events
 NEARLY_FULL_BYTES = 64 * MIB  # room for the records and the result of the longest run
 
 Poll = Callable[[], Ending | None]
 
 
-def check_room(folder: Path) -> None:
-    """Raise OSError if the disk is too full to start a run."""
-    if shutil.disk_usage(folder).free < FREE_TO_START_BYTES:
-        needed = f"no run is started with less than {FREE_TO_START_BYTES // MIB} MiB free on the disk"
+def check_room(folder: Path, traced_steps: int = 0) -> None:
+    """Raise OSError if the disk is too full to start a run, and to keep a trace of that many steps, of all ranks together."""
+    least = FREE_TO_START_BYTES + traced_steps * TRACE_BYTES
+    if shutil.disk_usage(folder).free < least:
+        needed = f"no run is started with less than {least // MIB} MiB free on the disk"
+        needed += f", of which {traced_steps * TRACE_BYTES // MIB} are for traces" if traced_steps else ""
         raise OSError(errno.ENOSPC, needed, str(folder))
 
 

@@ -227,8 +227,7 @@ def as_executed(flops: Counted, records: Records) -> Counted:
     The probe sees the calls of the first step, and later ones are assumed to be like them, though padding may add a mask to a
     micro-batch. If any call of the first step had a mask, no masked half is left out of any step.
     """
-    seen = [rank.work.get("attention") or {} for rank in records.ranks]
-    if not any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen):
+    if not masks_seen(records):
         return flops
 
     def whole(batch_size: int, sequence_length: int) -> FlopCount:
@@ -236,6 +235,12 @@ def as_executed(flops: Counted, records: Records) -> Counted:
         return replace(counted, hardware_flops_causal=counted.hardware_flops)
 
     return whole
+
+
+def masks_seen(records: Records) -> bool:
+    """True if a call of SDPA in some rank's first step had a mask, so that its kernel computes the masked half too."""
+    seen = [rank.work.get("attention") or {} for rank in records.ranks]
+    return any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen)
 
 
 def impossible(measurement: Figures, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:

@@ -14,6 +14,7 @@ from mfubench.launch.outcome import Ending
 from mfubench.launch.supervision import Stall
 from mfubench.measure.intervals import MIN_STEPS, half_width
 from mfubench.measure.metric_table import percent, seconds
+from mfubench.measure.profile_request import ProfileRequest
 from mfubench.measure.stopping_rule import Rule, enough_after
 from mfubench.plan.native import Plan
 from mfubench.records import Follower
@@ -24,11 +25,17 @@ BAR_WIDTH = 10  # columns, so that all of it fits into 100
 
 @contextmanager
 def progress_bar(
-    plan: Plan, rule: Rule, stall_s: float | None, ideal_step_s: float, console: Console
+    plan: Plan,
+    rule: Rule,
+    stall_s: float | None,
+    ideal_step_s: float,
+    console: Console,
+    request: ProfileRequest | None = None,
 ) -> Iterator[Callable[[], Ending | None]]:
     """Show a progress bar, and yield `poll()`, which reads the records, moves the bar and says if the run is to be ended.
 
-    It is ended if every rank has enough steps by the rule, or if no step ends for `stall_s` (see Stall).
+    It is ended if every rank has enough steps by the rule, and has answered the `request` for a profile of the steps after
+    these, if there is one; or if no step ends for `stall_s` (see Stall).
     `ideal_step_s`: the step's model FLOPs at the peak, in s; its share of the step time is the running MFU.
     """
     import numpy as np  # noqa: F401  (here, so that no import runs beside measured steps: the rule needs both)
@@ -42,6 +49,9 @@ def progress_bar(
         task = bar.add_task("starting the framework", total=plan.periods)
 
         def poll() -> Ending | None:
+            if request is not None and request.deadline_s is not None:
+                bar.refresh()
+                return Ending("stopped") if request.over else None
             ranks = follower.poll()
             times = {name: rank.step_times_s for name, rank in ranks.items()}
             done = min(map(len, times.values())) if len(times) >= plan.num_ranks else 0
@@ -50,7 +60,12 @@ def progress_bar(
             bar.update(task, completed=min(done, plan.periods))
             bar.refresh()
             if done and enough_after(list(times.values()), rule) is not None:
-                return Ending("stopped")
+                if request is None:
+                    return Ending("stopped")
+                request.enough(ranks)
+                if request.over:
+                    return Ending("stopped")
+                bar.update(task, description=f"enough is measured: profiling {request.steps} steps")
             still = stall.poll(times, time.monotonic())
             return None if still is None else Ending("stalled", still)
 

@@ -18,6 +18,7 @@ RECORDS = "records"
 DEEPSPEED_CONFIG = "deepspeed.json"
 PROFILE_FLOPS = "MFUBENCH_PROFILE_FLOPS"  # to the probe
 EXTRA_STEPS = 2  # one, so that the last period has an end; one, so that the framework is not already closing down then
+PROFILE_EXTRA_STEPS = 3  # one before the profiled steps, one at whose begin they end, one more, as above
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Plan:
 
 def max_steps(experiment: Experiment) -> int:
     """Return the optimizer steps to ask of the framework, so that all measured step periods lie within its training."""
-    return experiment.measurement.warmup_steps + experiment.measurement.steps + EXTRA_STEPS
+    measurement = experiment.measurement
+    profiled = measurement.profile_steps + PROFILE_EXTRA_STEPS if measurement.profile_steps else 0
+    return measurement.warmup_steps + measurement.steps + EXTRA_STEPS + profiled
 
 
 def num_samples(experiment: Experiment) -> int:

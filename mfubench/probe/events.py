@@ -11,6 +11,7 @@
 | work | once per root, after its first optimizer step | the fields of `describe` |
 | flops | once per root, after its second optimizer step, if asked | root, step, compiled, flops, by_operator, uncounted |
 | probe_error | the probe turned itself off | error, pid |
+| profile | its profiler starts (step_profile.py): the events after it are of no measured step | step, as it counts them |
 
 `t` is the monotonic clock and `w` the time of day, both in ns. `step` counts optimizer steps from 0; a forward's is the
 step it belongs to. Its counts are `real`, `trained` and `targets` (tokens attended to, with a label, and with a label and
@@ -54,13 +55,13 @@ class Writer:
     """Append events to this process's file, opened at the first one."""
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._file: TextIO | None = None
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
         """Write one line. Raises OSError, and TypeError for fields that JSON cannot hold."""
         if self._file is None:
-            self._file = _open_exclusively(self._folder)
+            self._file = _open_exclusively(self.folder)
             self.write("start", _start_fields())
         self._file.write(json.dumps({"event": event, **fields}) + "\n")
 
@@ -72,7 +73,7 @@ class Writer:
             if self._file is not None:
                 self._file.write(line)
             else:
-                with open(os.path.join(self._folder, f"errors.{os.getpid()}.jsonl"), "a", encoding="utf-8") as file:
+                with open(os.path.join(self.folder, f"errors.{os.getpid()}.jsonl"), "a", encoding="utf-8") as file:
                     file.write(line)
         except OSError:
             pass  # nowhere left to report it; the reader finds no records

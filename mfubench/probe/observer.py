@@ -30,6 +30,7 @@ from .first_step import FirstStep
 from .guarded import for_the_host
 from .loss import StepLosses, watch_backward
 from .root_module import RootModules
+from .step_profile import StepProfile
 from .watched_classes import WatchedClasses
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Observer:
         self._batches = BatchQueue()
         self.step = CurrentStep()
         self._losses = StepLosses()
+        self._profile = StepProfile(writer)
         self.off = False
         self._root_modules = RootModules()
         self._root_runs = False
@@ -156,6 +158,7 @@ class Observer:
         if self._count is not None:
             self._count.paused = True
             self._count = None
+        self._profile.end("the probe had an error")
         self._writer.write_error(error)
 
     def _evaluation_forward(self, module: nn.Module, shape: Shape) -> bool:
@@ -184,13 +187,18 @@ class Observer:
             self._end_count(module, self._count)
         self.step.sees_forward()
         line: dict[str, Any] = {**_moment()}
-        if self.step.ended:
-            losses = self._losses.taken(second or self.step.clock is None)
+        opens = self.step.ended
+        profile = opens and self._profile.starts("forward")
+        if opens:
+            losses = self._losses.taken(second or profile or self.step.clock is None)
             line["before"] = {**self.step.opens_next(self._watched.unclocked_ns), **losses}
         self._losses.micro_batch()
         real, trained, targets, ids = self._batches.take(shape)
         line.update(step=self.step.index, shape=shape, real=real, trained=trained, targets=targets, ids=ids)
         self._write("forward", module, {**line, **self.step.on_device()})
+        self._profile_opened_step(profile, opens)
+        if self._profile.runs:
+            self._profile.forward(shape)
         self._root_runs = True
         if self.details is not None:
             self.details.in_training_forward = True
@@ -210,9 +218,21 @@ class Observer:
         if self._count is not None:  # of more than one step
             self._count.ended()
             self._count = None
+        profile = self._profile.starts("boundary")
         self._losses.taken(read=False)
         line = {**_moment(), "before": self.step.opens_next(self._watched.unclocked_ns), "step": self.step.index}
         self._write("boundary", root, {**line, "batches": self._batches.take_all(), **self.step.on_device()})
+        self._profile_opened_step(profile)
+
+    def _profile_opened_step(self, start: bool, opened: bool = True) -> None:
+        """Start the profile at the step that was just opened, or let it note the step. Its own boundary is recorded before."""
+        if start:
+            if self.step.clock is not None:  # waits for the device: the measured steps are over
+                periods = self.step.clock.awaited()
+                self._writer.write("device", {**_moment(), "step": self.step.index, "device": periods})
+            self._profile.start()
+        elif opened and self._profile.runs:
+            self._profile.boundary()
 
     def _end_details(self, root: nn.Module, details: FirstStep) -> None:
         self._write("work", root, describe.describe_work(root, details))
@@ -248,6 +268,7 @@ class Observer:
             names = [type(link).__name__ for link in describe.chain(module)]
             self._write("root", module, {"class": type(module).__name__, "wrappers": names})
             self.details = FirstStep(module)
+            self._profile.new_root()
         self.step.ended = True
         if self.step.clock is None and any(parameter.is_cuda for parameter in module.parameters()):
             self.step.clock = DeviceClock()

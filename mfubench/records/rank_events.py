@@ -37,6 +37,7 @@ class RankEvents:
     forwards: list[list[Event]] = field(default_factory=list)  # all forwards of each step, or its boundary
     on_device: bool = False
     losses_at_exit: Event | None = None  # of the last step: its index and losses
+    profiled: bool = False  # the profiler has started: what follows is not of the measured steps
     _on_device: dict[int, DevicePeriod] = field(default_factory=dict)  # by the index of the following step
     _root: int | None = None
 
@@ -49,6 +50,8 @@ class RankEvents:
                 return
 
     def _take(self, event: Event) -> None:
+        if self.profiled:
+            return
         if "device" in event and event["event"] != "work":  # in a "work" event "device" is the kind of device
             self.on_device = True
             heard_s = event["t"] / 1e9
@@ -72,6 +75,8 @@ class RankEvents:
                 self.flops = event
             case "device" if "losses" in event:
                 self.losses_at_exit = event
+            case "profile":
+                self.profiled = True
             case "probe_error":
                 self.errors.append(event["error"].strip())
 

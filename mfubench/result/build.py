@@ -13,6 +13,7 @@ from typing import Any
 import mfubench
 from mfubench.config import Experiment
 from mfubench.config.vocabulary import packages
+from mfubench.explain.explanation import Explanation
 from mfubench.files import secrets
 from mfubench.hardware import Peaks
 from mfubench.measure.measure import Measured
@@ -50,8 +51,12 @@ def build(
     peaks: Peaks | None,
     observed: Observed | None,
     measured: Measured | None,
+    explained: Explanation | str | None,
 ) -> Result:
-    """Build the Result; a stage that wasn't reached is None. Only `ok` has a measurement, other figures are withheld."""
+    """Build the Result; a stage that wasn't reached is None. Only `ok` has a measurement, other figures are withheld.
+
+    `explained`: the explanation, or the reason why there is none.
+    """
     experiment = target.experiment if target else job.experiment
     engine = target.engine if target else None
     measurement = measured.measurement if measured else None
@@ -85,6 +90,8 @@ def build(
         outcome=None if observed is None else observed.outcome,
         provenance=_provenance(job, prepared, ranks),
         step_boundary=next((rank.boundary for rank in ranks if rank.rank == measured_rank), None),
+        explanation=explained if isinstance(explained, Explanation) else None,
+        no_explanation=explained if isinstance(explained, str) else None,
     )
     return from_content(secrets.clean_tree(asdict(result)))
 

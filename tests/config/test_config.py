@@ -203,6 +203,9 @@ def test_a_sweep_may_be_asked_for_anywhere_on_the_line() -> None:
         ["mode=lora", "mode.dropout=1"],
         ["mode=lora", "mode.target_modules=[]"],
         ["measurement.steps=1"],
+        ["measurement.steps=2"],  # fewer than are profiled
+        ["measurement.profile_steps=-1"],
+        ["measurement.keep_trace=true", "measurement.profile_steps=0"],
         ["measurement.timeout_s=0"],
         ["hardware.peak_flops_per_second=-1"],
         ["hardware.price_per_hour=-1"],

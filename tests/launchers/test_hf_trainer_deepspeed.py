@@ -43,6 +43,7 @@ SMALL = (
     "gradient_accumulation_steps=2",
     "measurement.warmup_steps=1",
     f"measurement.steps={STEPS - 1 - EXTRA_STEPS}",
+    "measurement.profile_steps=0",
 )
 ZERO = ("zero0", "zero1", "zero2", "zero3")
 

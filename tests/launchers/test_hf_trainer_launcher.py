@@ -41,6 +41,7 @@ OVERRIDES = (
     "sequence_length=32",
     "measurement.warmup_steps=1",
     f"measurement.steps={STEPS - 1 - EXTRA_STEPS}",
+    "measurement.profile_steps=0",
 )
 
 

@@ -42,16 +42,22 @@ def test_the_probe_is_told_to_count_by_a_variable(compose: Callable[..., Experim
 
 
 def test_two_steps_more_than_measured_are_asked_of_the_framework(compose: Callable[..., Experiment]) -> None:
-    experiment = compose("measurement.steps=30", "measurement.warmup_steps=5")
+    experiment = compose("measurement.steps=30", "measurement.warmup_steps=5", "measurement.profile_steps=0")
     planned = make_plan(experiment, WORKLOAD, PLACE)
     assert (planned.periods, planned.max_steps) == (35, 37)
     assert native(planned)["max_steps"] == 37
 
 
+def test_a_profile_asks_for_three_steps_more_than_it_profiles(compose: Callable[..., Experiment]) -> None:
+    experiment = compose("measurement.steps=30", "measurement.warmup_steps=5", "measurement.profile_steps=4")
+    planned = make_plan(experiment, WORKLOAD, PLACE)
+    assert (planned.periods, planned.max_steps) == (35, 37 + 4 + 3)
+
+
 def test_the_samples_are_enough_for_all_steps_on_all_devices(compose: Callable[..., Experiment]) -> None:
     overrides = ("batch_size=3", "gradient_accumulation_steps=4", "parallelism=ddp", "parallelism.num_devices=2")
     experiment = compose("measurement.steps=10", "measurement.warmup_steps=2", *overrides)
-    assert num_samples(experiment) == (10 + 2 + 2) * 3 * 4 * 2
+    assert num_samples(experiment) == (10 + 2 + 2 + 3 + 3) * 3 * 4 * 2
 
 
 def test_a_list_in_the_command_is_spliced(compose: Callable[..., Experiment]) -> None:

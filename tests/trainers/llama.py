@@ -1,4 +1,4 @@
-"""Trains a tiny Llama of transformers for three steps: full or LoRA, with or without gradient checkpointing, and so on."""
+"""Trains a tiny Llama of transformers for a few steps: full or LoRA, with or without gradient checkpointing, and so on."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ if __name__ == "__main__":
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
     parser.add_argument("--four-bit", action="store_true", help="hold the blocks' linear layers in 4 bits")
     parser.add_argument("--bypassed-head", action="store_true", help="LoRA on the head, which never gets a gradient")
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches in a step")
     parser.add_argument("--autocast", action="store_true", help="multiply in bfloat16")
     parser.add_argument(
@@ -110,7 +111,7 @@ if __name__ == "__main__":
     else:
         optimizers = [torch.optim.AdamW(trained, fused=True)]
     ids = torch.randint(64, (2, 16))
-    for _ in range(3):
+    for _ in range(given.steps):
         for _ in range(given.accumulation):
             with torch.autocast("cpu", torch.bfloat16, enabled=given.autocast):
                 loss = model(input_ids=ids, labels=ids).loss

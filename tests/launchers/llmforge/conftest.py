@@ -28,6 +28,7 @@ OVERRIDES = (
     "sequence_length=32",
     "measurement.warmup_steps=0",
     f"measurement.steps={3 - EXTRA_STEPS}",
+    "measurement.profile_steps=0",
 )
 
 

@@ -1,0 +1,180 @@
+"""Explain an observed run: its profile, where there is one, brought to the mean measured step and to the result's figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mfubench.explain.exclusive import IDLE, exclusive
+from mfubench.explain.explanation import Explanation, KernelTime
+from mfubench.explain.timeline import NoProfile, Timeline, timeline
+from mfubench.explain.waterfall import Device, NoWaterfall, StepTime, Waterfall, Work, step_time, waterfall
+from mfubench.flops import profile_of
+from mfubench.flops.breakdown import ATTENTION, RECOMPUTATION_PHASE, by_operator, by_phase, hardware_flops
+from mfubench.hardware import Peaks
+from mfubench.measure import metrics
+from mfubench.measure.measure import Measured, as_done
+from mfubench.measure.observe import Observed
+from mfubench.plan.prepare import Prepared
+from mfubench.records import MicroBatch
+
+LISTED = 30  # kernels
+MUCH_SLOWER = 1.1  # times the measured step, above which a profiled one is less like it
+# Of attention kernels, those that compute products: eager attention's are plain matmuls.
+COMPUTES_PRODUCTS = ("flash", "fmha", "efficient", "cudnn", "sdpa_", "triton_tem", "attn_fwd", "attn_bwd")
+
+
+def explain(prepared: Prepared, peaks: Peaks, observed: Observed, measured: Measured) -> Explanation | str | None:
+    """Return the explanation of a run's mean step; the reason if there is none; None if none was asked for.
+
+    The run is measured by now, so that nothing here may raise.
+    """
+    if not prepared.target.experiment.measurement.profile_steps or measured.measurement is None:
+        return None
+    records, rank = prepared.plan.records, measured.measurement.rank
+    try:
+        return _explanation(_profile(records, rank, observed), prepared, peaks, observed, measured)
+    except (NoProfile, NoWaterfall) as error:
+        return str(error)
+    except Exception as error:
+        return f"the profile of rank {rank} can't be read: {error!r}"
+
+
+def tidy(prepared: Prepared, measured: Measured) -> None:
+    """Move the measured rank's trace into the run folder, if there is one, and delete all other files of the profile."""
+    for path in [*prepared.plan.records.glob("profile*.json"), *prepared.plan.records.glob("trace.rank*.json")]:
+        if measured.measurement is not None and path.name == f"trace.rank{measured.measurement.rank}.json":
+            path.replace(prepared.plan.folder / "trace.json")
+        else:
+            path.unlink()
+
+
+def _profile(records: Path, rank: int, observed: Observed) -> dict[str, Any]:
+    """Read a rank's file. Raises NoProfile if there is none."""
+    path, outcome = records / f"profile.rank{rank}.json", observed.outcome
+    if path.is_file():
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    if outcome.ended == "interrupted":
+        raise NoProfile("the run was ended by the user before the profile was whole")
+    if outcome.ended == "itself":
+        how = outcome.signal or f"exit status {outcome.returncode}"
+        raise NoProfile(f"the framework ended before the profile was whole: {how}")
+    if outcome.ended == "stopped":
+        raise NoProfile(f"rank {rank} wrote no profile in time")
+    raise NoProfile(f"the run was ended before the profile was whole: {outcome.why or outcome.ended}")
+
+
+def _explanation(
+    content: Mapping[str, Any], prepared: Prepared, peaks: Peaks, observed: Observed, measured: Measured
+) -> Explanation:
+    assert measured.measurement is not None
+    began, device = time.monotonic(), _device(prepared)
+    lines = timeline(content, device)
+    spent = step_time(
+        exclusive(lines.spans, lines.start, lines.end), lines.steps, measured.measurement.step_time_s, device
+    )
+    found: Waterfall | None = None
+    reason = None
+    try:
+        found = waterfall(spent, work_of(content, spent, prepared, peaks, observed, measured), device)
+    except NoWaterfall as error:
+        reason = str(error)
+    return Explanation(
+        steps=lines.steps,
+        profiled_step_s=(lines.end - lines.start) / lines.steps / 1e9,
+        categories_s=spent.categories,
+        profiled_idle_s=spent.profiled_idle,
+        hidden_communication_s=spent.hidden_communication,
+        kernels=_kernels(spent, lines),
+        gaps=tuple(lines.gaps),
+        waterfall=found,
+        no_waterfall=reason,
+        notes=tuple(_notes(spent, lines, observed)),
+        cost_s=_after_measured_s(observed, measured) + time.monotonic() - began,
+    )
+
+
+def work_of(
+    content: Mapping[str, Any],
+    spent: StepTime,
+    prepared: Prepared,
+    peaks: Peaks,
+    observed: Observed,
+    measured: Measured,
+) -> Work:
+    """Return the FLOPs of the mean measured step and of the profiled ones; `content` is the measured rank's file."""
+    found, flops = measured.measurement, measured.flops
+    assert found is not None
+    done = as_done(prepared.target.experiment, observed.records)
+    profile, skip_masked = profile_of(done), not metrics.masks_seen(observed.records)
+
+    def parts(shapes: list[tuple[int, int]]) -> tuple[int, int, int]:
+        """Return executed FLOPs: all, recomputation, attention."""
+        places = [hardware_flops(profile, *shape, skip_masked=skip_masked) for shape in shapes]
+        return (
+            sum(sum(place.values()) for place in places),
+            sum(by_phase(place)[RECOMPUTATION_PHASE] for place in places),
+            sum(by_operator(place).get(ATTENTION, 0) for place in places),
+        )
+
+    steps = [
+        step
+        for rank in observed.records.ranks
+        for step in rank.micro_batches[found.warmup_steps : found.warmup_steps + found.steps]
+    ]
+    recomputation, attention = (
+        amount / len(steps) for amount in parts([_shape(b) for step in steps for b in step])[1:]
+    )
+    profiled = parts([(batch, sequence) for batch, sequence in content["shapes"]])[0]
+    names = [kind.name.lower() for kind in spent.kinds if kind.category == "attention"]
+    in_kernels = any(word in name for name in names for word in COMPUTES_PRODUCTS)
+    peak = peaks.peak.flops_per_second
+    return Work(
+        model=flops.model_flops_causal,
+        hardware=flops.hardware_flops_causal,
+        recomputation=recomputation,
+        attention=attention if in_kernels else 0.0,
+        peak=peak,
+        fastest_peak=peak,
+        profiled=profiled / (len(content["boundaries"]) - 1) if profiled else flops.hardware_flops_causal,
+        clock_ratio=found.mfu / found.mfu_at_clock if found.mfu_at_clock else None,
+    )
+
+
+def _kernels(spent: StepTime, lines: Timeline) -> tuple[KernelTime, ...]:
+    """Return the kernels that take most."""
+    largest = sorted((kind for kind in spent.kinds if kind != IDLE), key=lambda kind: -spent.kinds[kind])[:LISTED]
+    return tuple(
+        KernelTime(kind.name, kind.category, lines.calls.get(kind, 0) / lines.steps, spent.kinds[kind])
+        for kind in largest
+    )
+
+
+def _notes(spent: StepTime, lines: Timeline, observed: Observed) -> Iterator[str]:
+    """Yield what the profile couldn't see, and what makes it less like the measured steps."""
+    if spent.stretch > MUCH_SLOWER:
+        yield f"profiled steps took {spent.stretch:.2f} times the measured ones"
+    if lines.graphs:
+        yield "kernels of replayed CUDA graphs have no operator: their categories are by their names alone"
+    elif any(rank.work.get("compiled") for rank in observed.records.ranks):
+        yield "code that torch.compile generated is one kernel for several operations: elementwise, if it is no other"
+
+
+def _after_measured_s(observed: Observed, measured: Measured) -> float:
+    """Return the seconds from the last measured step's end until the framework was ended."""
+    assert measured.measurement is not None and observed.outcome.started_s is not None
+    boundaries = metrics.of_rank(observed.records, measured.measurement.rank).boundaries_s
+    ended_s = observed.outcome.started_s + observed.outcome.wall_s - observed.outcome.cleanup_s
+    return ended_s - boundaries[measured.wanted.periods]
+
+
+def _shape(batch: MicroBatch) -> tuple[int, int]:
+    return batch.batch_size, batch.sequence_length
+
+
+def _device(prepared: Prepared) -> Device:
+    return "cuda" if prepared.target.machine.device == "cuda" else "cpu"
