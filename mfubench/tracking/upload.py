@@ -86,6 +86,8 @@ def log(result: Result, tracking: Tracking, folder: Path) -> Logged:
                 run.define_metric(name, step_metric="step", summary="none")
             for row in content.history(result):
                 run.log(row, step=int(row["step"]))
+            if kernels := content.kernels(result):
+                run.log({"kernels": wandb.Table(content.KERNEL_COLUMNS, kernels)})
             run.summary.update(summary)
             artifact = run.log_artifact(_artifact(wandb, result, folder))
             if settings.mode == "online":
