@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 from mfubench.explain.categories import Kind
@@ -163,7 +163,7 @@ def explanation(
     work: Work,
     kernels: Mapping[str, tuple[str, float, float]] | None = None,
     **fields: Any,
-) -> dict[str, Any]:
+) -> Explanation:
     """The explanation of a step from the ms of a profiled one by category; `kernels`: category, calls and ms by name."""
     kinds = {IDLE if name == "idle" else Kind(name, f"{name}_kernel", "compute"): each for name, each in ms.items()}
     time = step_time(Exclusive({kind: each * 1e6 for kind, each in kinds.items()}, 0), 1, step_s, device)
@@ -181,15 +181,15 @@ def explanation(
         notes=(),
         cost_s=4.5,
     )
-    return asdict(found) | fields
+    return replace(found, **fields)
 
 
-def h200_lora(**fields: Any) -> dict[str, Any]:
+def h200_lora(**fields: Any) -> Explanation:
     """The explanation of the worked example."""
     return explanation(H200_MS, H200_STEP_S, "cuda", H200_WORK, H200_KERNELS, **fields)
 
 
-def h200_slower(**fields: Any) -> dict[str, Any]:
+def h200_slower(**fields: Any) -> Explanation:
     """The explanation of a run that takes 33 ms more: elementwise 9, loss 4, idle 21, and 1 less in matmuls."""
     ms = H200_MS | {"matmul": 289.0, "elementwise": 80.0, "loss": 15.0}
     added = "void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add>"
@@ -197,7 +197,7 @@ def h200_slower(**fields: Any) -> dict[str, Any]:
     return explanation(ms, H200_STEP_S + 0.033, "cuda", H200_WORK, kernels, **fields)
 
 
-def on_a_cpu(idle_ms: float = 24.5, **fields: Any) -> dict[str, Any]:
+def on_a_cpu(idle_ms: float = 24.5, **fields: Any) -> Explanation:
     """The explanation of a run on a CPU that is as EXAMPLE's but for its idle time, of a profiled step."""
     ms = CPU_MS | {"idle": idle_ms}
     operators = {"aten::mm": ("matmul", 57.0, 140.0), "aten::mul": ("elementwise", 120.0, 30.0)}

@@ -49,7 +49,7 @@ def difference(one: Sequence[StepTime], other: Sequence[StepTime], basis: Basis)
     """
     times = [[run.categories for run in runs] for runs in (one, other)]
     changes = {}
-    for name in CATEGORIES:
+    for name in dict.fromkeys((*CATEGORIES, *(name for runs in times for each in runs for name in each))):
         first, second = ([categories.get(name, 0.0) for categories in runs] for runs in times)
         if any(first) or any(second):
             changes[name] = Change(statistics.fmean(first) - statistics.fmean(second), _half(first, second, basis))

@@ -51,6 +51,8 @@ class Explanation:
         """Scalars by name: ms of a step by category, of the profile, and the waterfall's terms in fractions of the peak."""
         found = {f"time.{name}_ms": self.categories_s.get(name, 0.0) * 1e3 for name in CATEGORIES}
         found |= {
+            "profile.steps": self.steps,
+            "profile.cost_s": self.cost_s,
             "profile.step_ms": self.profiled_step_s * 1e3,
             "profile.idle_ms": self.profiled_idle_s * 1e3,
             "profile.hidden_communication_ms": self.hidden_communication_s * 1e3,

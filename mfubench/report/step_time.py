@@ -13,6 +13,7 @@ from mfubench.explain.reading import reading
 from mfubench.explain.waterfall import StepTime, Waterfall
 from mfubench.measure.metric_table import seconds
 from mfubench.report.pooling import Pooled
+from mfubench.report.settings import one_line
 
 LEAST = 0.005  # of the step, for a category to be named
 
@@ -30,7 +31,7 @@ class Explained:
         """Fractions of the step by category, in the order of CATEGORIES; small ones together."""
         times = self.time.categories
         known = [*CATEGORIES, *(name for name in times if name not in CATEGORIES)]
-        every = {name: times[name] / self.time.seconds for name in known if name in times}
+        every = {one_line(name): times[name] / self.time.seconds for name in known if name in times}
         shown = {name: share for name, share in every.items() if share >= LEAST}
         rest = sum(every.values()) - sum(shown.values())
         return shown | {REST: rest} if rest >= LEAST else shown

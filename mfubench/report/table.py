@@ -20,16 +20,8 @@ NAME = 0.28  # of the console's width, at most, for a row's name on one line, if
 BAR = 72  # columns at most, of the longest step
 SHADES = "█▓"  # of neighbours in a bar, so that they are told apart without colour
 IDLE = "░"
-COLOURS = dict(
-    zip(
-        CATEGORIES,
-        (
-            *("blue", "cyan", "green", "yellow", "magenta", "red", "bright_blue", "bright_cyan"),
-            *("bright_magenta", "bright_green", "default", "bright_black"),
-        ),
-        strict=True,
-    )
-)
+BRIGHT = ("bright_blue", "bright_cyan", "bright_magenta", "bright_green", "default", "bright_black")
+COLOURS = dict(zip(CATEGORIES, ("blue", "cyan", "green", "yellow", "magenta", "red", *BRIGHT), strict=True))
 
 
 def show(results: Sequence[Result], console: Console, sections: Sequence[Section] = ()) -> None:

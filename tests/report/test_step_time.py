@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import itertools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mfubench.explain.categories import CATEGORIES
+from mfubench.report.html import page
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pool
 from mfubench.report.ratios import compare
@@ -38,6 +42,26 @@ SLOWER = (
 
 def bars(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and set(line) <= set("█▓░")]
+
+
+def words(text: str, title: str, kind: str) -> list[str]:
+    """The texts of a kind in a picture, line by line."""
+    groups = re.findall(rf'<g class="{kind}">(.*?)</g>', picture(text, title), re.DOTALL)
+    return [html.unescape(word) for group in groups for word in re.findall(r">([^<]*)</text>", group)]
+
+
+def ends(text: str, title: str) -> list[tuple[float, float]]:
+    """Left and right end of each bar of a picture, from the top, and from the left."""
+    found = []
+    for group in re.findall(r'<g class="bar">(.*?)</g>', picture(text, title), re.DOTALL):
+        corners = [(float(x), float(y)) for x, y in re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", group)]
+        xs, ys = zip(*corners, strict=True)
+        found.append((round(min(ys)), min(xs), max(xs)))
+    return [(left, right) for _, left, right in sorted(found)]
+
+
+def picture(text: str, title: str) -> str:
+    return text.partition(f'aria-label="{title}"')[2].partition("</svg>")[0]
 
 
 def test_the_terminal_has_a_line_and_a_bar_per_run_on_one_scale(
@@ -147,7 +171,7 @@ def test_why_there_is_no_profile_is_one_line(result: Made, text_of: Callable[...
 
 
 def test_what_a_profile_could_not_see_is_a_remark(result: Made) -> None:
-    seen = overview([result(explanation=on_a_cpu(notes=["captured graphs hide operators"]))])
+    seen = overview([result(explanation=on_a_cpu(notes=("captured graphs hide operators",)))])
     assert [remark.text for remark in seen.remarks] == ["profile: captured graphs hide operators"]
 
 
@@ -167,6 +191,52 @@ def test_csv_has_a_column_per_category_and_per_term(result: Made, two_on_h200: l
     assert (none["time.idle_ms"], none["no_explanation"]) == ("", "no steps left")
 
 
+def test_the_waterfall_is_drawn_from_beyond_the_peak_down_to_the_mfu(two_on_h200: list[Result]) -> None:
+    text = page(two_on_h200[:1])
+    names, values = (words(text, "From the peak down to the MFU", kind) for kind in ("label", "value"))
+    assert dict(zip(names, values, strict=True)) == {
+        **{"peak": "100.0%", "clock": "+2.0", "normalisation": "−3.6", "elementwise": "−14.4", "rotary": "−1.8"},
+        **{"loss": "−2.2", "optimizer": "−0.8", "copy": "−0.6", "idle": "−15.2", "matmul below peak": "−22.4"},
+        **{"attention below peak": "−2.7", "HFU causal": "38.2%", "recomputation": "−11.9"},
+        **{"other executed work": "−0.3", "MFU causal": "26.0%"},
+    }
+    drawn = ends(text, "From the peak down to the MFU")
+    (zero, peak), clock = drawn[:2]
+    scale = peak - zero  # points for 100 %
+    assert clock == pytest.approx((peak, peak + 0.0197 * scale), abs=0.05)
+    for (left, _), (_, right) in itertools.pairwise(drawn[2:11]):
+        assert left == pytest.approx(right, abs=0.05)  # each begins where the one above it ended
+    assert [right - zero for _, right in (drawn[11], drawn[-1])] == pytest.approx(
+        [0.3822 * scale, 0.2603 * scale], abs=0.05
+    )
+    said = re.search(r"From the peak down to the MFU</h3>\s*<p>(.*?)</p>", text)
+    assert said is not None and said[1].count(". ") == 2 and "Matmuls are 58% of the step" in said[1]
+
+
+def test_bars_by_category_stand_end_to_end_on_one_scale(two_on_h200: list[Result]) -> None:
+    text = page(two_on_h200)
+    drawn = ends(text, "A step's time by category")
+    one, other = drawn[:9], drawn[9:]
+    assert all(a[1] == pytest.approx(b[0], abs=0.05) for bars in (one, other) for a, b in itertools.pairwise(bars))
+    lengths = [bars[-1][1] - bars[0][0] for bars in (one, other)]
+    assert lengths[0] / lengths[1] == pytest.approx(504.3 / 537.3, rel=2e-3)
+    idle = one[-1][1] - one[-1][0]
+    assert idle / lengths[0] == pytest.approx(75.3 / 504.3, rel=5e-3)
+
+
+def test_the_page_says_why_there_is_no_waterfall_and_lists_kernels_and_gaps(result: Made) -> None:
+    text = html.unescape(page([result(explanation=h200_lora(waterfall=None, no_waterfall="their shapes differ"))]))
+    assert "There is no waterfall: their shapes differ." in text
+    assert "<td>vectorized_elementwise_kernel<CUDAFunctor_add></td>\n<td>elementwise</td>\n<td>577</td>" in text
+    assert "<td>38.000</td>\n<td>7.5%</td>" in text
+    assert "<td>4.100</td>\n<td>aten::item</td>" in text
+
+
+def test_a_page_without_a_profile_has_neither_picture(result: Made) -> None:
+    text = page([result()])
+    assert "time by category" not in text and "down to the MFU" not in text
+
+
 def test_an_explanation_is_read_as_it_was_written(tmp_path: Path, result: Made) -> None:
-    run = result(explanation=h200_lora(notes=["a"]))
+    run = result(explanation=h200_lora(notes=("a",)))
     assert read_result(write_result(run, tmp_path)).explanation == run.explanation
