@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from mfubench.explain.categories import Kind
+from mfubench.explain.exclusive import IDLE, Exclusive
+from mfubench.explain.explanation import Explanation, Gap, KernelTime
+from mfubench.explain.waterfall import Device, Work, step_time, waterfall
 from mfubench.result import Result
 from mfubench.result.result_file import adapter
 
@@ -115,12 +120,96 @@ EXAMPLE: dict[str, dict[str, Any]] = {
         "overrides": [],
     },
 }
+# Llama-3.1-8B on an H200, LoRA of seven targets, 2 x 2048 tokens, reentrant checkpointing: the worked example of
+# docs/why.md. The step time, clock and FLOPs are of a real run; the kernels' ms, in a profiled step of 560 ms, are made up.
+H200_PEAK, H200_STEP_S = 989.4e12, 0.5043
+H200_MS = {
+    **{"matmul": 290.0, "attention": 23.0, "normalisation": 18.0, "elementwise": 71.0, "rotary": 9.0, "loss": 11.0},
+    **{"optimizer": 4.0, "copy": 3.0, "idle": 131.0},
+}
+H200_WORK = Work(
+    model=129.865e12,
+    hardware=190.719e12,
+    recomputation=59.547e12,
+    attention=9.900e12,
+    peak=H200_PEAK,
+    fastest_peak=H200_PEAK,
+    profiled=190.719e12,
+    clock_ratio=1866e6 / (H200_PEAK / (132 * 4096)),  # 132 SMs of 4096 FLOP per clock
+)
+H200_KERNELS = {
+    **{"nvjet_tst_256x128_64x4_1x2_h_bz_coopA_NTT": ("matmul", 225, 212.0), "nvjet_tst_128x256": ("matmul", 96, 60.0)},
+    "void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add>": ("elementwise", 577, 38.0),
+    "cudnn_generated_fort_native_sdpa_sm90_flash_bprop": ("attention", 32, 14.0),
+}
+# EXAMPLE's run on a CPU: a step of 200 ms, profiled at 250.
+CPU_MS = {"matmul": 150.0, "attention": 12.5, "elementwise": 37.5, "optimizer": 25.0, "other": 0.5, "idle": 24.5}
+CPU_WORK = Work(
+    model=9_728_000_000,
+    hardware=9_984_000_000,
+    recomputation=0,
+    attention=500_000_000,
+    peak=0.128e12,
+    fastest_peak=0.128e12,
+    profiled=9_984_000_000,
+    clock_ratio=None,
+)
+
+
+def explanation(
+    ms: Mapping[str, float],
+    step_s: float,
+    device: Device,
+    work: Work,
+    kernels: Mapping[str, tuple[str, float, float]] | None = None,
+    **fields: Any,
+) -> Explanation:
+    """The explanation of a step from the ms of a profiled one by category; `kernels`: category, calls and ms by name."""
+    kinds = {IDLE if name == "idle" else Kind(name, f"{name}_kernel", "compute"): each for name, each in ms.items()}
+    time = step_time(Exclusive({kind: each * 1e6 for kind, each in kinds.items()}, 0), 1, step_s, device)
+    busy = (step_s - time.categories["idle"]) / (sum(ms.values()) - ms["idle"])
+    found = Explanation(
+        steps=3,
+        profiled_step_s=sum(ms.values()) / 1e3,
+        categories_s=time.categories,
+        profiled_idle_s=ms["idle"] / 1e3,
+        hidden_communication_s=0.0,
+        kernels=tuple(KernelTime(name, *each[:2], each[2] * busy) for name, each in (kernels or {}).items()),
+        gaps=(Gap(0.0041, "aten::item"), Gap(0.0007, "")),
+        waterfall=waterfall(time, work, device),
+        no_waterfall=None,
+        notes=(),
+        cost_s=4.5,
+    )
+    return replace(found, **fields)
+
+
+def h200_lora(**fields: Any) -> Explanation:
+    """The explanation of the worked example."""
+    return explanation(H200_MS, H200_STEP_S, "cuda", H200_WORK, H200_KERNELS, **fields)
+
+
+def h200_slower(**fields: Any) -> Explanation:
+    """The explanation of a run that takes 33 ms more: elementwise 9, loss 4, idle 21, and 1 less in matmuls."""
+    ms = H200_MS | {"matmul": 289.0, "elementwise": 80.0, "loss": 15.0}
+    added = "void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add>"
+    kernels = H200_KERNELS | {added: ("elementwise", 641, 46.0)}
+    return explanation(ms, H200_STEP_S + 0.033, "cuda", H200_WORK, kernels, **fields)
+
+
+def on_a_cpu(idle_ms: float = 24.5, **fields: Any) -> Explanation:
+    """The explanation of a run on a CPU that is as EXAMPLE's but for its idle time, of a profiled step."""
+    ms = CPU_MS | {"idle": idle_ms}
+    operators = {"aten::mm": ("matmul", 57.0, 140.0), "aten::mul": ("elementwise", 120.0, 30.0)}
+    return explanation(ms, sum(ms.values()) / 1250, "cpu", CPU_WORK, operators, **fields)
+
+
 # A run that did nothing yet.
 EMPTY: dict[str, Any] = {
     **dict.fromkeys(
         ("engine", "reason", "stopped_by", "group", "hardware", "flops", "second_count", "in_situ", "work")
     ),
-    **dict.fromkeys(("measurement", "withheld", "plan", "outcome")),
+    **dict.fromkeys(("measurement", "withheld", "plan", "outcome", "explanation")),
     **dict.fromkeys(("differences", "history", "conditions", "warnings"), ()),
     **{key: {} for key in ("step_times_s", "conventions", "provenance")},
 }

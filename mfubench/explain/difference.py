@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mfubench.explain.categories import CATEGORIES, short_name
+from mfubench.explain.explanation import REST
 from mfubench.explain.waterfall import StepTime
 from mfubench.measure.intervals import student
 
 # Of twelve categories tested at 95 % each, one or more would differ between equal settings in 46 % of cases.
 CONFIDENCE = 1 - 0.05 / len(CATEGORIES)
+Basis = Literal["pairs", "runs", "single"]
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,18 @@ class Difference:
     seconds: float
     categories: Mapping[str, Change]  # they add up to `seconds`
     kernels: Sequence[tuple[str, float]]  # short names and s of the three that make most of it
-    basis: Literal["pairs", "runs", "single"]
+    basis: Basis
 
 
-def difference(one: Sequence[StepTime], other: Sequence[StepTime], *, pairs: bool) -> Difference:
+def difference(one: Sequence[StepTime], other: Sequence[StepTime], basis: Basis) -> Difference:
     """Return the difference one - other of two settings' runs.
 
-    Student's t interval over pairs (runs made in turns, in the same order), Welch's (1947) over runs that aren't; none if a
-    setting has a single run. Each category is tested so that all of them together hold at 95 %.
+    Student's t interval over pairs (runs made in turns, in the same order), Welch's (1947) over runs that aren't; none over
+    single ones. Each category is tested so that all of them together hold at 95 %.
     """
-    basis: Literal["pairs", "runs", "single"] = (
-        "single" if min(len(one), len(other)) < 2 else "pairs" if pairs else "runs"
-    )
     times = [[run.categories for run in runs] for runs in (one, other)]
     changes = {}
-    for name in CATEGORIES:
+    for name in dict.fromkeys((*CATEGORIES, *(name for runs in times for each in runs for name in each))):
         first, second = ([categories.get(name, 0.0) for categories in runs] for runs in times)
         if any(first) or any(second):
             changes[name] = Change(statistics.fmean(first) - statistics.fmean(second), _half(first, second, basis))
@@ -88,10 +87,10 @@ def sentence(found: Difference, one: str, other: str) -> str:
         said += "; no category's difference is resolved"
     said += " (single runs)" if found.basis == "single" else ""
     most = ", ".join(f"{name} {signed(seconds)}" for name, seconds in found.kernels if whole(seconds))
-    return f"{said}. Most of it: {most}." if most else f"{said}."
+    return f"{said}. Largest by name: {most}." if most else f"{said}."
 
 
-def _half(one: Sequence[float], other: Sequence[float], basis: str) -> float | None:
+def _half(one: Sequence[float], other: Sequence[float], basis: Basis) -> float | None:
     """Return half the interval's width of the difference of means."""
     if basis == "single":
         return None
@@ -116,7 +115,7 @@ def _largest(
     for runs, sign in ((one, 1), (other, -1)):
         for run in runs:
             for kind, seconds in run.kinds.items():
-                if kind.category != "idle":
+                if kind.category != "idle" and kind.name != REST:
                     apart[kind.category, short_name(kind.name)] += sign * seconds / len(runs)
     way = 1 if total >= 0 else -1
     worth = {each: min(way * apart[each], way * changes[each[0]].seconds) for each in apart}

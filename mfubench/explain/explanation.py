@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mfubench.explain.categories import Kind
+from mfubench.explain.categories import CATEGORIES, Kind
 from mfubench.explain.waterfall import StepTime, Waterfall
 
 REST = "all others"  # of a category: those too small to be listed
@@ -45,6 +45,20 @@ class Explanation:
     no_waterfall: str | None  # why there is none
     notes: tuple[str, ...]  # what the profile couldn't see, or makes it less like the measured steps
     cost_s: float  # from the first step asked for on its account to the end of its reduction
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Scalars by name: ms of a step by category, of the profile, and the waterfall's terms in fractions of the peak."""
+        found = {f"time.{name}_ms": self.categories_s.get(name, 0.0) * 1e3 for name in CATEGORIES}
+        found |= {
+            "profile.steps": self.steps,
+            "profile.cost_s": self.cost_s,
+            "profile.step_ms": self.profiled_step_s * 1e3,
+            "profile.idle_ms": self.profiled_idle_s * 1e3,
+            "profile.hidden_communication_ms": self.hidden_communication_s * 1e3,
+        }
+        terms = {**self.waterfall.executed, **self.waterfall.needed} if self.waterfall else {}
+        return found | {f"waterfall.{name.replace(' ', '_')}": term for name, term in terms.items()}
 
     @property
     def time(self) -> StepTime:

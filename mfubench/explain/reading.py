@@ -13,19 +13,19 @@ def reading(found: Waterfall, time: StepTime) -> list[str]:
     shares = {name: seconds / time.seconds for name, seconds in time.categories.items()}
     terms = {**found.executed, **found.needed}
     products = shares.get("matmul", 0.0) + shares.get("attention", 0.0)
-    rest = {
-        name: share for name, share in shares.items() if name not in ("matmul", "attention", "idle", "communication")
-    }
+    apart = ("clock", "matmul", "attention", "idle", "communication")
+    rest = {name: shares.get(name, 0.0) for name in found.executed if name not in apart}
     largest = max(rest, key=lambda name: rest[name], default="")
+    peak = "the peak at the run's clock" if "clock" in found.executed else "the peak"
     weighted = [
         (
             sum(terms[name] for name in rest),
-            f"{sum(rest.values()):.0%} of the step is work that is neither matmul, attention nor communication; "
-            f"{largest} is the largest part, {rest.get(largest, 0.0):.0%}.",
+            f"{sum(rest.values()):.0%} of the step is work other than matmul, attention and communication; the largest "
+            f"part of it is {largest}, {rest.get(largest, 0.0):.0%}.",
         ),
         (
             terms.get("idle", 0.0),
-            f"No kernel or operator runs for {shares.get('idle', 0.0):.0%} of the step "
+            f"Idle, with nothing running on the device, is {shares.get('idle', 0.0):.0%} of the step "
             f"({time.categories.get('idle', 0.0) * 1e3:.1f} ms).",
         ),
         (
@@ -34,12 +34,11 @@ def reading(found: Waterfall, time: StepTime) -> list[str]:
         ),
         (
             terms["matmul"],
-            f"Matmuls are {shares.get('matmul', 0.0):.0%} of the step and run at {found.matmul_rate or 0.0:.0%} of the peak at "
-            "the run's clock.",
+            f"Matmuls are {shares.get('matmul', 0.0):.0%} of the step and run at {found.matmul_rate or 0.0:.0%} of {peak}.",
         ),
         (
             terms["attention"],
-            f"Attention is {shares.get('attention', 0.0):.0%} of the step, {products:.0%} with the matmuls.",
+            f"Attention is {shares.get('attention', 0.0):.0%} of the step, {products:.0%} together with matmul.",
         ),
         (
             terms["recomputation"],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
+from mfubench.explain.difference import sentence as difference_in_words
 from mfubench.measure.metric_table import COLUMNS, WORDS
 from mfubench.report.cells import ABSENT, MEANINGS, figures_in_words
 from mfubench.report.first_losses import not_comparable
@@ -13,9 +15,11 @@ from mfubench.report.labels import HEAD, SEPARATOR, differing_settings, in_short
 from mfubench.report.pooling import Pooled, by_sweep, pool
 from mfubench.report.ratios import Comparison, comparisons, fastest, sentence
 from mfubench.report.settings import one_line
+from mfubench.report.step_time import Explained, explained
 from mfubench.result.result_file import Result
 
 SINGLE = "Single runs and runs of few steps resolve no difference; -m 'repeat=range(3)' measurement=default would."
+SAME_CLOCK = 0.01  # by which two settings' SM clocks may differ unsaid
 NUMBER = re.compile(r"\((GPU|MIG)-[\w-]+\)|[\d.]+")  # and a device's UUID, which differs from row to row
 
 
@@ -27,6 +31,7 @@ class Row:
     name: str  # see labels
     settings: Mapping[str, str]  # in short
     figures: Mapping[str, str]  # by heading; none unless a run is ok
+    explained: Explained | None  # where its step time goes; None: no profile says
     fastest: bool  # resolvably so, among all that did the same work
 
 
@@ -41,11 +46,12 @@ class Remark:
 
 @dataclass(frozen=True)
 class RatioLine:
-    """A comparison as a sentence, and what else differs between the two."""
+    """A comparison as a sentence, what else differs between the two, and where the time went."""
 
     comparison: Comparison
     text: str
     differences: str  # a sentence; empty: nothing does
+    difference: str  # in ms by category, sentences; empty: no profile says
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,10 @@ def overview(results: Sequence[Result], title: str = "") -> Overview:
     varying = differing_settings(settings)
     known = {key: cell for each in settings for key, cell in each.settings.items() if cell and key not in varying}
     winners = {id(each) for each in fastest(settings)}
-    columns = (settings, labels(settings), in_short(settings), map(figures_in_words, settings))
+    columns = (
+        *(settings, labels(settings), in_short(settings)),
+        *(map(figures_in_words, settings), map(explained, settings)),
+    )
     rows = tuple(Row(*of, fastest=id(of[0]) in winners) for of in zip(*columns, strict=True))
     name_of = {id(row.pooled): row.name for row in rows}
     compared = comparisons(settings)
@@ -142,7 +151,19 @@ def _line(each: Comparison, name_of: Mapping[int, str]) -> RatioLine:
     text = sentence(each.ratio, name_of[id(each.other)])
     reason = not_comparable(each.one, each.other)
     said = [f"{kind}: {one_line(different)}"] * bool(different) + [f"losses not compared: {reason}"] * bool(reason)
-    return RatioLine(each, text, "; ".join(said))
+    names = [name_of[id(side)] for side in (each.other, each.one)]
+    difference = one_line(difference_in_words(each.difference, *names)) if each.difference else ""
+    return RatioLine(each, text, "; ".join(said), difference + _clocks(each) if difference else "")
+
+
+def _clocks(each: Comparison) -> str:
+    """Say the SM clocks of two settings if they aren't the same; a kernel that waits for memory doesn't follow them."""
+    other, one = (
+        [clock for run in side.ok for device in run.conditions if (clock := getattr(device, "sm_clock_mhz_mean", None))]
+        for side in (each.other, each.one)
+    )
+    apart = one and other and abs(fmean(other) / fmean(one) - 1) > SAME_CLOCK
+    return f" SM clocks {fmean(other):,.0f} and {fmean(one):,.0f} MHz." if apart else ""
 
 
 def _remarks(rows: Sequence[Row]) -> Iterator[Remark]:
@@ -150,6 +171,10 @@ def _remarks(rows: Sequence[Row]) -> Iterator[Remark]:
     runs = [run for row in rows for run in row.pooled.results]
     said = [(True, f"{run.status}: {run.reason}", run) for run in runs if run.reason]
     said += [(False, warning.text, run) for run in runs for warning in run.warnings]
+    said += [
+        (False, f"no profile: {run.no_explanation}", run) for run in runs if run.measurement and run.no_explanation
+    ]
+    said += [(False, f"profile: {note}", run) for run in runs if run.explanation for note in run.explanation.notes]
     alike: dict[tuple[bool, str], dict[int, str]] = {}
     for failure, text, run in said:
         alike.setdefault((failure, text if failure else NUMBER.sub("", text)), {}).setdefault(id(run), text)

@@ -8,8 +8,9 @@ two groups; where a side has a single run, nothing is known of how runs differ, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mfubench.explain.difference import Basis, Difference, difference
 from mfubench.measure.ratio import Ratio, paired, single, unpaired
 from mfubench.report.pooling import Pooled, pairs
 from mfubench.report.work_differences import WorkDifference, work_differences
@@ -23,12 +24,13 @@ WIDE = 0.1  # half an interval of a ratio: beyond this its two ends are said, wh
 
 @dataclass(frozen=True)
 class Comparison:
-    """The ratio of the step times other / one, and the differences between the work of the two."""
+    """The ratio of the step times other / one, their difference other - one, and those between the work of the two."""
 
     one: Pooled
     other: Pooled
     ratio: Ratio
     differences: tuple[WorkDifference, ...]
+    difference: Difference | None  # None unless a profile explains the time of both
 
     @property
     def same_work(self) -> bool:
@@ -38,7 +40,8 @@ class Comparison:
 
 def compare(one: Pooled, other: Pooled, in_pairs: bool = True) -> Comparison:
     """The comparison of two settings with an ok run each."""
-    return Comparison(one, other, step_time_ratio(one, other, in_pairs), work_differences(one, other))
+    ratio, differences = step_time_ratio(one, other, in_pairs), work_differences(one, other)
+    return Comparison(one, other, ratio, differences, step_time_difference(one, other, in_pairs))
 
 
 def step_time_ratio(one: Pooled, other: Pooled, in_pairs: bool = True) -> Ratio:
@@ -47,15 +50,22 @@ def step_time_ratio(one: Pooled, other: Pooled, in_pairs: bool = True) -> Ratio:
     If a run has too few steps for an interval, the ratio has none either, whatever the number of runs: nobody knows if the
     run was steady.
     """
-    if any(run.measurement and run.measurement.relative_half_width is None for run in (*one.ok, *other.ok)):
+    if _too_few_steps(one, other):
         return single((_mean(one)[0], None), (_mean(other)[0], None))
-    beside = pairs(one, other) if in_pairs else []
-    if len(beside) >= 2:
-        return paired(*(_step_times(side) for side in zip(*beside, strict=True)))
-    times = [_step_times(pooled.ok) for pooled in (one, other)]
-    if min(map(len, times)) >= 2:
-        return unpaired(*times)
-    return single(_mean(one), _mean(other))
+    *sides, basis = _sides(one, other, in_pairs)
+    if basis == "single":
+        return single(_mean(one), _mean(other))
+    return (paired if basis == "pairs" else unpaired)(*(_step_times(side) for side in sides))
+
+
+def step_time_difference(one: Pooled, other: Pooled, in_pairs: bool = True) -> Difference | None:
+    """Return the difference other - one by category of the runs that have an explanation, over pairs or runs as their ratio."""
+    one, other = (replace(side, results=tuple(run for run in side.ok if run.explanation)) for side in (one, other))
+    if not (one.ok and other.ok):
+        return None
+    *sides, basis = _sides(one, other, in_pairs)
+    before, after = ([run.explanation.time for run in side if run.explanation] for side in sides)
+    return difference(after, before, "single" if _too_few_steps(one, other) else basis)
 
 
 def tasks(rows: Sequence[Pooled]) -> list[list[Pooled]]:
@@ -115,6 +125,18 @@ def amount(ratio: Ratio) -> str:
         return f"{ratio.ratio:.2f}× ({low} to {high})"
     digits = 3 if half >= 0.0005 else 5
     return f"{ratio.ratio:.{digits}f}× ± {half:.{digits}f}"
+
+
+def _sides(one: Pooled, other: Pooled, in_pairs: bool) -> tuple[Sequence[Result], Sequence[Result], Basis]:
+    """Return the ok runs of both settings to compare, and by what they are."""
+    beside = pairs(one, other) if in_pairs else []
+    if len(beside) >= 2:
+        return [run for run, _ in beside], [run for _, run in beside], "pairs"
+    return one.ok, other.ok, "runs" if min(len(one.ok), len(other.ok)) >= 2 else "single"
+
+
+def _too_few_steps(one: Pooled, other: Pooled) -> bool:
+    return any(run.measurement and run.measurement.relative_half_width is None for run in (*one.ok, *other.ok))
 
 
 def _step_times(runs: Iterable[Result]) -> list[float]:

@@ -9,12 +9,19 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from mfubench.measure.metric_table import COLUMNS, WORDS, percent
+from mfubench.explain.categories import CATEGORIES
+from mfubench.measure.metric_table import COLUMNS, WORDS, percent, seconds
 from mfubench.report.overview import Overview, Row, Section, legend, overviews
 from mfubench.result.result_file import Result
 
 GAP = 2  # between columns
 NAME = 0.28  # of the console's width, at most, for a row's name on one line, if a table is split
+
+BAR = 72  # columns at most, of the longest step
+SHADES = "█▓"  # of neighbours in a bar, so that they are told apart without colour
+IDLE = "░"
+BRIGHT = ("bright_blue", "bright_cyan", "bright_magenta", "bright_green", "default", "bright_black")
+COLOURS = dict(zip(CATEGORIES, ("blue", "cyan", "green", "yellow", "magenta", "red", *BRIGHT), strict=True))
 
 
 def show(results: Sequence[Result], console: Console, sections: Sequence[Section] = ()) -> None:
@@ -42,17 +49,40 @@ def _show_sweep(seen: Overview, console: Console) -> None:
     for table in _many(seen, console.width) if several else [_one(seen.rows[0])]:
         console.print(table)
         console.print()
+    _show_step_times(seen.rows, console)
     for title, ratios in seen.ratios.items():
         _print_line(f"{title}:", console)
         for ratio in ratios:
             _print_line(f"  {ratio.text}", console)
             if ratio.differences:
                 _print_line(f"    {ratio.differences}", console, "dim")
+            if ratio.difference:
+                _print_line(f"    {ratio.difference}", console)
     if seen.note:
         _print_line(seen.note, console, "dim")
     for remark in seen.remarks:
         style, cut = ("red", False) if remark.failure else ("yellow", several)
         _print_line(f"{remark.about}: {remark.text}", console, style, cut)
+
+
+def _show_step_times(rows: Sequence[Row], console: Console) -> None:
+    """Print where the step time of each row goes: a line, and under it a bar in the same colours, all bars on one scale."""
+    found = [(row.name, row.explained) for row in rows if row.explained]
+    room = min(console.width, BAR) / max((each.time.seconds for _, each in found), default=1)
+    if found:
+        _print_line("where a step's time goes (docs/why.md):", console)
+    for name, each in found:
+        words, bar, end = [], Text(), 0.0
+        for category, share in each.shares.items():
+            colour, begin = COLOURS.get(category, "default"), end
+            end += share * each.time.seconds * room
+            words.append(Text(f"{category} {share:.0%}", colour))
+            shade = IDLE if category == "idle" else SHADES[len(bar.spans) % 2]
+            bar.append(shade * (round(end) - round(begin)), colour)
+        line = Text.assemble(f"{name}, {seconds(each.time.seconds)}: ", Text(", ").join(words), each.stretch)
+        console.print(line, bar, sep="\n")
+    if found:
+        console.print()
 
 
 def show_section(section: Section, console: Console) -> None:

@@ -34,10 +34,14 @@ def _sweep(seen: Overview) -> Iterator[str]:
     yield ""
     yield from _table(seen.columns, [seen.cells(row) for row in seen.rows], seen.numbers)
     yield ""
+    for row in seen.rows:
+        if row.explained:
+            yield f"- {_escaped(row.name)}, {_escaped(row.explained.text)}"
     for title, ratios in seen.ratios.items():
         yield f"- {_escaped(title)}"
         for ratio in ratios:
-            yield f"  - {_escaped(ratio.text)}" + (f"; {_escaped(ratio.differences)}" if ratio.differences else "")
+            said = filter(None, (ratio.text, ratio.differences, ratio.difference))
+            yield f"  - {_escaped('; '.join(said))}"
     if seen.note:
         yield f"- {_escaped(seen.note)}"
     for remark in seen.remarks:

@@ -51,6 +51,8 @@ def _columns(result: Result) -> Iterator[tuple[str, Scalar]]:
         if key in intervals:
             yield f"{key}_ci95_low", intervals[key][0]
             yield f"{key}_ci95_high", intervals[key][1]
+    yield from (result.explanation.figures if result.explanation and result.measurement else {}).items()
+    yield "no_explanation", result.no_explanation
     yield from (
         (f"{key}_per_step" if key != "parameters" else key, getattr(result.flops, key, None)) for key in COUNTED
     )

@@ -1,6 +1,7 @@
 """Choose what W&B shows of a result: its config, its steps, its summary and its tags. All else is in result.json.
 
-In the summary, a headline figure has its own name, any other a prefix by which W&B sorts: ci95/, counts/, machine/, measured/.
+In the summary, a headline figure has its own name, any other a prefix by which W&B sorts: ci95/, counts/, machine/, measured/,
+profile/, time/, waterfall/.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mfubench.result import Result
 from mfubench.result.flat import leaves
 
 PROFILED = "profiled_tflop"  # hardware FLOPs of a step, in the history
+KERNEL_COLUMNS: list[str | int] = ["kernel", "category", "calls_per_step", "ms_per_step"]
 # Keys that describe a run: of any group, of the modes, of a model's architecture, of the hardware found.
 OF_ANY_GROUP = ("name", "weights", "path", "padding", "num_devices")
 OF_LORA = ("rank", "alpha", "dropout", "target_modules")
@@ -87,10 +89,18 @@ def summary(result: Result) -> dict[str, Any]:
         figures["counts/trainable_parameters"] = result.flops.trainable_parameters
         if result.in_situ and result.in_situ.flops:
             figures["profiled_in_situ_tflop_per_step"] = result.in_situ.flops / 1e12
+        explained = result.explanation.figures if result.explanation else {}
+        figures |= {name.replace(".", "/"): figure for name, figure in explained.items()}
         for index, conditions in enumerate(result.conditions):
             each = leaves(asdict(conditions), f"machine/{index}/")
             figures |= {re.sub("[ .]", "_", name): value for name, value in each}
     return {name: figure for name, figure in figures.items() if figure not in (None, "")}
+
+
+def kernels(result: Result) -> list[list[str | float]]:
+    """Return a row for each kernel, or operator of a CPU, of the profile of an ok run, as KERNEL_COLUMNS."""
+    found = result.explanation.kernels if result.explanation and result.status == "ok" else ()
+    return [[each.name, each.category, each.calls, each.seconds * 1e3] for each in found]
 
 
 def tags(result: Result) -> list[str]:

@@ -84,7 +84,10 @@ def log(result: Result, tracking: Tracking, folder: Path) -> Logged:
                 run.define_metric(name, summary="none", hidden=True)  # an axis and a mark, no plots of their own
             for name in (*PER_STEP, content.PROFILED):
                 run.define_metric(name, step_metric="step", summary="none")
-            for row in content.history(result):
+            rows: list[dict[str, Any]] = list(content.history(result))
+            if kernels := content.kernels(result):  # with the last step, so that the run's times stay its own
+                rows[-1]["kernels"] = wandb.Table(content.KERNEL_COLUMNS, kernels)
+            for row in rows:
                 run.log(row, step=int(row["step"]))
             run.summary.update(summary)
             artifact = run.log_artifact(_artifact(wandb, result, folder))

@@ -60,9 +60,9 @@ def test_the_worked_example_comes_out_to_the_printed_digits() -> None:
 def test_the_example_read_in_words() -> None:
     time = example()
     assert reading(waterfall(time, EXAMPLE, "cuda"), time) == [
-        "23% of the step is work that is neither matmul, attention nor communication; elementwise is the largest part, 14%.",
+        "23% of the step is work other than matmul, attention and communication; the largest part of it is elementwise, 14%.",
         "Matmuls are 58% of the step and run at 62% of the peak at the run's clock.",
-        "No kernel or operator runs for 15% of the step (75.3 ms).",
+        "Idle, with nothing running on the device, is 15% of the step (75.3 ms).",
     ]
 
 

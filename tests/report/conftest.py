@@ -9,7 +9,17 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from made_results import FIGURES, make_result
+from made_results import (
+    CPU_MS,
+    FIGURES,
+    H200_PEAK,
+    H200_STEP_S,
+    H200_WORK,
+    h200_lora,
+    h200_slower,
+    make_result,
+    on_a_cpu,
+)
 from rich.console import Console
 
 from mfubench.config import Experiment
@@ -85,6 +95,38 @@ def repeats(result: Callable[..., Result]) -> Callable[..., list[Result]]:
         return [result(*overrides, repeat=i, seconds=each, group=group, **changes) for i, each in enumerate(seconds)]
 
     return made
+
+
+@pytest.fixture(scope="session")
+def two_on_h200(result: Callable[..., Result]) -> list[Result]:
+    """Two frameworks' single runs of the worked example of docs/why.md; the second takes 33 ms more, at a lower clock."""
+    found = []
+    for seed, seconds, explained, clock in ((0, 0.0, h200_lora(), 1866.0), (1, 0.033, h200_slower(), 1833.0)):
+        step = H200_STEP_S + seconds
+        shares = {"hfu_causal": H200_WORK.hardware, "mfu_causal": H200_WORK.model}
+        figures = {name: flops / H200_PEAK / step for name, flops in shares.items()}
+        run = result(
+            *("model=llama-3.1-8b", "mode=lora", "sequence_length=2048", "gradient_checkpointing=reentrant"),
+            f"seed={seed}",
+            hardware={"device": "cuda", "device_name": "NVIDIA H200", "peak_flops_per_second": H200_PEAK},
+            measurement=measured(step) | figures,
+            conditions=[{"uuid": "GPU-0", "sm_clock_mhz_mean": clock}],
+            explanation=explained,
+        )
+        found.append(run)
+    return found
+
+
+@pytest.fixture(scope="session")
+def repeats_on_a_cpu(result: Callable[..., Result]) -> list[Result]:
+    """Two repeats of two settings on a CPU; the second takes 15.5 and 16.5 ms more, all of it idle."""
+    found = []
+    for seed, idle in ((1, (24.0, 25.0)), (2, (24.0 + 15.5 * 1.25, 25.0 + 16.5 * 1.25))):
+        for repeat, ms in enumerate(idle):
+            step = sum((CPU_MS | {"idle": ms}).values()) / 1250
+            explained = on_a_cpu(ms)
+            found.append(result(f"seed={seed}", seconds=step, repeat=repeat, group="sweep", explanation=explained))
+    return found
 
 
 @pytest.fixture(scope="session")

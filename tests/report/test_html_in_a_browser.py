@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from html_results import FRAMEWORKS, Lab, over_batch_size, spoilt
+from made_results import h200_lora, h200_slower
 
 from mfubench.config import Experiment
 from mfubench.measure.run_warnings import RunWarning
@@ -78,6 +79,9 @@ def results(compose: Callable[..., Experiment]) -> list[Result]:
         for framework in ("axolotl", "llama_factory")
         for place, mode in enumerate(("full", "lora"))
     ]
+    for number, explanation in enumerate((h200_lora(), h200_lora(waterfall=None, no_waterfall="their shapes differ"))):
+        runs[number] = replace(runs[number], explanation=explanation)
+    runs[2] = replace(runs[2], explanation=h200_slower())
     runs += [*over_batch_size(lab, "axolotl"), lab.failed("not_installed", "llmforge", "lora")]
     return [*runs[:-1], replace(runs[-1], warnings=(RunWarning("imprecise", "known to ±12% only"),))]
 
@@ -133,6 +137,25 @@ def test_a_person_sees_a_bar_for_each_figure_and_its_label(opened: Callable[...,
     mean = f"{100 * sum(measured) / 3:.1f}"
     assert str(seen(shown, title, "value")[0].text_content()).startswith(f"MFU {mean}")
     assert shown.locator(".badge").count() == 2
+
+
+def test_a_person_sees_where_the_time_of_a_step_goes(opened: Callable[..., Page], two_on_h200: list[Result]) -> None:
+    shown = opened(two_on_h200)
+    times, title = "A step's time by category", "From the peak down to the MFU: hf_trainer lora · seed 0"
+    boxes = [each.bounding_box() for each in seen(shown, times, "bar")]
+    rows = {round(box["y"] / 10) for box in boxes}
+    assert len(boxes) == 2 * 9 and len(rows) == 2 and all(box["width"] > 0.5 for box in boxes)
+    fills = shown.get_by_role("img", name=times).locator(".bar path").all()
+    looks = [each.evaluate("bar => getComputedStyle(bar).fill") for each in fills]
+    assert len(set(looks)) == 9 and all(look != "none" for look in looks)
+    said = [each.text_content() for each in seen(shown, title, "label")]
+    assert said[:2] == ["peak", "clock"] and said[-1] == "MFU causal"
+    assert seen(shown, title, "value")[-1].text_content() == "26.0%"
+    kernel = shown.get_by_text("nvjet_tst_128x256", exact=True).first
+    assert not kernel.is_visible()
+    shown.locator("details.run summary").first.click()
+    shown.get_by_text("Its kernels or operators").first.click()
+    assert kernel.is_visible()
 
 
 def test_the_table_shows_what_the_terminal_shows(opened: Callable[..., Page], results: list[Result]) -> None:

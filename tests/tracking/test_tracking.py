@@ -25,6 +25,7 @@ from logged import (
     records,
     to,
 )
+from made_results import h200_lora
 from standin import KEY, StandIn
 
 from mfubench.config import Tracking
@@ -70,6 +71,32 @@ def test_the_times_are_those_of_the_run_and_not_of_its_upload(offline: Path) -> 
     assert rows == pytest.approx([1.0, 1.5, 1.75, 1.95, 2.25, 2.5])  # the sums of the step times
     *_, last = [each["update"] for each in records(offline, "summary") if "_runtime" in each["update"]]
     assert (last["_runtime"], last["_wandb"]) == (300.4, {"runtime": 300})
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_step_that_is_explained_has_its_scalars_and_a_table_of_kernels(
+    mode: str, run_folder: Made, tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    result, folder = run_folder(tmp_path / "run", explanation=h200_lora())
+    assert track(result, to(mode), folder) is None
+    if mode == "offline":
+        summary = json.loads(inspect(offline_file(folder), "--summary"))["summary"]
+        history = [row["item"] for row in records(offline_file(folder), "history")]
+        [table] = (
+            json.loads(path.read_text()) for path in folder.glob("wandb/offline-run-*/files/media/table/kernels*.json")
+        )
+        assert table["columns"] == ["kernel", "category", "calls_per_step", "ms_per_step"]
+        assert table["data"][1] == ["nvjet_tst_128x256", "matmul", 96, pytest.approx(60)]
+        assert history[-1]["_timestamp"] - STARTED == pytest.approx(2.5)
+    else:
+        [run] = server.runs.values()
+        summary, history = run.summary, run.history
+    assert own(summary).keys() - SUMMARY.keys() >= {"time/idle_ms", "time/communication_ms", "waterfall/clock"}
+    assert summary["time/idle_ms"] == pytest.approx(75.3) and summary["waterfall/idle"] == pytest.approx(
+        0.1523, abs=1e-4
+    )
+    assert len(history) == 6 and ["table-file" in str(row) for row in history] == [False] * 5 + [True]
 
 
 def test_they_are_so_on_a_server_too_however_often_the_run_is_uploaded(

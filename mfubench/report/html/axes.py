@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,15 +63,16 @@ def draw_bars(
     of: Callable[[Pooled], list[list[Bar]]],
     tick: Formatter | str,
     marks: Callable[[Pooled], Mapping[str, float | None]] = lambda row: {},
+    looks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plot | None:
     """Draw a label per row over its lines of bars, or over why it has none; None if no row has any.
 
     `of` returns a row's lines, each of bars end to end; `tick` formats the values of the axis; `marks` returns the values at
-    which lines stand across a row's bars, by their entry in the legend.
+    which lines stand across a row's bars, by their entry in the legend; `looks`: matplotlib's of bars, by kind.
     """
     from matplotlib.ticker import MaxNLocator
 
-    axes = _axes()
+    axes = blank_axes()
     bars: dict[str, list[tuple[float, float, Bar]]] = {}  # by kind: middle, left end
     across: dict[str, list[tuple[float, float, float]]] = {}  # by kind: where, top, bottom
     y = farthest = 0.0  # y: points below the top
@@ -92,10 +94,10 @@ def draw_bars(
                 across.setdefault(kind, []).append((where, top - 2, y + 2))
                 farthest = max(farthest, where)
         y += GAP
-    handles: list[Any] = [_series(axes, kind, placed) for kind, placed in bars.items()]
+    handles: list[Any] = [_series(axes, kind, placed, (looks or {}).get(kind, {})) for kind, placed in bars.items()]
     for (kind, found), colour, dashes in zip(across.items(), (INK, QUIET), ("-", ":"), strict=False):
-        looks: dict[str, Any] = {"colors": colour, "linestyles": dashes, "lw": 2, "gid": "mark", "clip_on": False}
-        handles.append(axes.vlines(*zip(*found, strict=True), label=kind, **looks))
+        stroke: dict[str, Any] = {"colors": colour, "linestyles": dashes, "lw": 2, "gid": "mark", "clip_on": False}
+        handles.append(axes.vlines(*zip(*found, strict=True), label=kind, **stroke))
     axes.set(xlim=(0, farthest or 1), ylim=(y, 0))
     axes.yaxis.set_visible(False)
     axes.xaxis.tick_top()
@@ -103,23 +105,30 @@ def draw_bars(
     axes.xaxis.set_major_formatter(tick)
     axes.grid(axis="x")
     name = "".join(filter(str.isalnum, title))
-    return Plot(title, _picture(axes, name, title, (WIDTH, y), (1, EDGE, 0, 21), handles), about) if bars else None
+    return Plot(title, picture(axes, name, title, (WIDTH, y), (1, EDGE, 0, 21), handles), about) if bars else None
 
 
-def _series(axes: Axes, kind: str, placed: Sequence[tuple[float, float, Bar]]) -> BarContainer:
+def _series(
+    axes: Axes, kind: str, placed: Sequence[tuple[float, float, Bar]], looks: Mapping[str, Any]
+) -> BarContainer:
     """Draw the bars of a kind, each with its interval and its text."""
     middles, lefts, bars = zip(*placed, strict=True)
     errors = [[bar.below for bar in bars], [bar.above for bar in bars]]
-    looks: dict[str, Any] = {"xerr": errors if any(errors[0]) else None, "error_kw": {"elinewidth": 1.2}, "ecolor": INK}
-    drawn = axes.barh(middles, [bar.length for bar in bars], BAR - 2, lefts, label=kind, **looks)
+    interval: dict[str, Any] = {
+        "xerr": errors if any(errors[0]) else None,
+        "error_kw": {"elinewidth": 1.2},
+        "ecolor": INK,
+    }
+    drawn = axes.barh(middles, [bar.length for bar in bars], BAR - 2, lefts, label=kind, **interval, **looks)
     words = axes.bar_label(drawn, [bar.text for bar in bars], padding=5, size=11, annotation_clip=False)
-    _classed("bar", drawn.patches)
-    _classed("interval", drawn.errorbar.lines[2] if drawn.errorbar else ())
-    _classed("value", words)
+    classed("bar", drawn.patches)
+    classed("interval", drawn.errorbar.lines[2] if drawn.errorbar else ())
+    classed("value", words)
     return drawn
 
 
-def _classed(name: str, artists: Iterable[Artist]) -> None:
+def classed(name: str, artists: Iterable[Artist]) -> None:
+    """Make a name the artists' class in the page."""
     for artist in artists:
         artist.set_gid(name)  # which svg() makes its class
 
@@ -135,7 +144,7 @@ def draw_lines(lines: Sequence[tuple[str, Mapping[int, Pooled]]], name: str, tit
     """Draw tokens/s by batch size, sizes side by side; crosses under the axis for those that did not run, a row per line."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    axes = _axes()
+    axes = blank_axes()
     batches = sorted({batch for _, sizes in lines for batch in sizes})
     cross: dict[str, Any] = {"marker": "x", "ms": 7, "mew": 2.2, "ls": "none"}
     under: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "gid": "absent"}
@@ -147,7 +156,7 @@ def draw_lines(lines: Sequence[tuple[str, Mapping[int, Pooled]]], name: str, tit
             *sorted((x, each.mean, *interval_errors(each)) for x, each in figures if each), strict=True
         )
         drawn = axes.errorbar(xs, means, errors, ecolor=INK, elinewidth=1.2, marker=marker, label=_wrapped(label))
-        _classed("interval", drawn.lines[2])
+        classed("interval", drawn.lines[2])
         handles.append(drawn)
         if missing := [x for x, figure in figures if not figure]:
             depth = [-(below + 0.6 * BAR) / HEIGHT] * len(missing)
@@ -162,7 +171,7 @@ def draw_lines(lines: Sequence[tuple[str, Mapping[int, Pooled]]], name: str, tit
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(axis="y")
-    return _picture(axes, name, title, (WIDTH, HEIGHT), (40, 14, below + 22, 8), handles)
+    return picture(axes, name, title, (WIDTH, HEIGHT), (40, 14, below + 22, 8), handles)
 
 
 def draw_step_times(runs: Sequence[tuple[Sequence[float], int]], name: str, title: str) -> Markup:
@@ -170,7 +179,7 @@ def draw_step_times(runs: Sequence[tuple[Sequence[float], int]], name: str, titl
 
     Steps of warm-up in all repeats are shaded, and may leave the picture.
     """
-    axes = _axes()
+    axes = blank_axes()
     windows = [times[warmup:] for times, warmup in runs]
     mean = fmean(map(fmean, windows))
     low, high = min(map(min, windows)), max(map(max, windows))
@@ -186,19 +195,20 @@ def draw_step_times(runs: Sequence[tuple[Sequence[float], int]], name: str, titl
     axes.set_yticks(ticks, map(seconds, ticks))
     axes.get_yticklabels()[0].set_color(INK)
     axes.set_xticks([1, last], ["step 1", f"{last}"])
-    return _picture(axes, name, title, (260, 78), (60, 12, 18, 6))
+    return picture(axes, name, title, (260, 78), (60, 12, 18, 6))
 
 
-def _axes() -> Axes:
+def blank_axes() -> Axes:
+    """Return axes to draw in, which `picture` places."""
     from matplotlib.figure import Figure as Canvas
 
     return Canvas().add_axes((0, 0, 1, 1))
 
 
-def _picture(
+def picture(
     axes: Axes, name: str, title: str, size: Sequence[float], around: Sequence[float], handles: Sequence[Any] = ()
 ) -> Markup:
-    """Write axes with a legend above them as SVG.
+    """Write axes with a legend above them as SVG, in two columns if it has more than six entries.
 
     In points, `size` is the figure's width and the axes' height, `around` the room left of the axes, right of them, below, and
     between them and the legend.
@@ -207,11 +217,13 @@ def _picture(
     left, right, below, above = around
     figure = axes.get_figure(root=True)
     assert figure is not None
-    whole = TEXT * sum(1 + handle.get_label().count("\n") for handle in handles) + above + height + below
+    columns = 1 if len(handles) <= len(MARKERS) else 2
+    lines = math.ceil(sum(1 + handle.get_label().count("\n") for handle in handles) / columns)
+    whole = TEXT * lines + above + height + below
     figure.set_size_inches(width / 72, whole / 72)
     axes.set_position((left / width, below / whole, (width - left - right) / width, height / whole))
     if handles:
-        figure.legend(handles=handles, loc="upper left")
+        figure.legend(handles=handles, loc="upper left", ncols=columns)
     return svg(figure, name, title)
 
 

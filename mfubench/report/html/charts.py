@@ -8,6 +8,7 @@ from statistics import fmean
 from mfubench.measure.metric_table import WORDS, seconds
 from mfubench.report.cells import with_interval
 from mfubench.report.html.axes import MARKERS, Bar, Plot, draw_bars, draw_lines, draw_step_times, interval_errors
+from mfubench.report.html.step_time import time_by_category, waterfalls
 from mfubench.report.html.svg import style
 from mfubench.report.labels import labels
 from mfubench.report.overview import Row
@@ -17,7 +18,8 @@ from mfubench.report.pooling import Pooled
 def charts(rows: Sequence[Row], part: str) -> list[Plot]:
     """Draw what the rows of a part of the page have figures for, in the order in which it is shown."""
     with style(part):
-        drawn = (utilisation(rows), *throughput(rows), ladder(rows), where_time_goes(rows), memory(rows))
+        drawn = (utilisation(rows), time_by_category(rows), *throughput(rows), ladder(rows), where_time_goes(rows))
+        drawn += (memory(rows), *waterfalls(rows))
         return [chart for chart in drawn if chart]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from mfubench.config.errors import COMMAND, key_of
 from mfubench.config.vocabulary import UNMEASURED
+from mfubench.report.html.step_time import profile_tables
+from mfubench.report.overview import Section
 from mfubench.report.settings import describe
 from mfubench.result.result_file import Result
 
@@ -25,6 +27,7 @@ class Run:
     result: Result
     tables: Mapping[str, Table]  # by heading
     figures: Sequence[tuple[str, str, str]]  # name, value, 95 % interval
+    profile: Sequence[Section]
     files: Mapping[str, str]  # what the framework was given to read
     last_lines: Sequence[str]
     command: str
@@ -47,6 +50,7 @@ def details(results: Sequence[Result], names: Sequence[str]) -> Details:
             "Asked": own,
             "Seen in the framework's process": _flat(result.work),
             "How it was measured": _told(_tree(result.measurement)),
+            "Where its time goes": _flat(result.explanation.figures if result.explanation else None),
             "FLOPs of a step on one device": _flat(_counts(result)),
             "Hardware": _flat(_tree(result.hardware)),
             "Conditions": _conditions([*map(_tree, result.conditions)]),
@@ -64,6 +68,7 @@ def details(results: Sequence[Result], names: Sequence[str]) -> Details:
                 result=result,
                 tables={heading: _without(own[heading], shared[heading]) for heading in headings},
                 figures=list(_figures(_tree(result.measurement))),
+                profile=profile_tables(result.explanation) if result.explanation else (),
                 files=_files(result),
                 last_lines=result.outcome.log_tail[-LAST_LINES:] if result.outcome and result.status != "ok" else (),
                 command=_command(result.provenance.overrides),

@@ -21,10 +21,15 @@ from mfubench.report.settings import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, QUIET, LINE, SHADE, BAD = (f"#00000{number}" for number in range(1, 6))
-THEME = {INK: "currentColor", QUIET: "var(--quiet)", LINE: "var(--line)", SHADE: "var(--shade)", BAD: "var(--bad)"} | {
-    f"#00001{number}": f"var(--series-{number})" for number in range(1, 7)
-}
+INK, QUIET, LINE, SHADE, BAD, CARD = (f"#00000{number}" for number in range(1, 7))
+THEME = {
+    INK: "currentColor",
+    QUIET: "var(--quiet)",
+    LINE: "var(--line)",
+    SHADE: "var(--shade)",
+    BAD: "var(--bad)",
+    CARD: "var(--card)",
+} | {f"#00001{number}": f"var(--series-{number})" for number in range(1, 7)}
 STYLE = Path(__file__).parent / "page.mplstyle"
 SVG = "http://www.w3.org/2000/svg"
 
@@ -60,8 +65,8 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
         element.text, element.tail = (element.text or "").strip(), None
         if element.tag == f"{{{SVG}}}g" and not (own := element.attrib.pop("id", "1"))[-1].isdigit():
             element.set("class", own)  # one of ours; matplotlib's own are numbered
-        if looks := element.get("style"):
-            element.set("style", re.sub("#0000[01][1-6]", lambda found: THEME[found[0]], looks))
+        for where in {"style", "fill"} & element.attrib.keys():  # the latter is a hatched bar's ground
+            element.set(where, re.sub("#0000[01][1-6]", lambda found: THEME[found[0]], element.attrib[where]))
     width, height = (root.attrib.pop(side).removesuffix("pt") for side in ("width", "height"))
     root.attrib |= {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": one_line(description)}
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # text was escaped by both writers
