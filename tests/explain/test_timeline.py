@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import time
 from typing import Any
 
 import pytest
+from made_profile import ADD, GEMM, NCCL, NORM, content, many_kernels
 
 from mfubench.explain.categories import kind
 from mfubench.explain.exclusive import by_category, exclusive
 from mfubench.explain.timeline import NoProfile, timeline
-
-HOST = ("name", "start", "duration", "thread", "scope", "asynchronous")
-DEVICE = ("name", "start", "duration", "stream", "operator", "launched")
-GEMM, NORM, ADD = (
-    "nvjet_tst_128x256",
-    "_rms_norm_forward",
-    "at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add>",
-)
-NCCL = "ncclDevKernel_AllReduce_Sum_bf16"
-
-
-def content(
-    host: list[tuple[Any, ...]], device: list[tuple[Any, ...]], boundaries: tuple[int, ...] = (0, 100, 200)
-) -> dict[str, Any]:
-    """A rank's file; rows as the columns are, with names."""
-    names = list(dict.fromkeys(row[0] for row in (*host, *device)))
-
-    def columns(fields: tuple[str, ...], rows: list[tuple[Any, ...]]) -> dict[str, list[int]]:
-        numbered = [(names.index(row[0]), *row[1:]) for row in rows]
-        return {field: [row[n] for row in numbered] for n, field in enumerate(fields)}
-
-    return {
-        "names": names,
-        "boundaries": list(boundaries),
-        "host": columns(HOST, host),
-        "device": columns(DEVICE, device),
-        "shapes": [],
-    }
 
 
 def categories(made: dict[str, Any], device: Any = "cuda") -> dict[str, float]:
@@ -150,13 +122,7 @@ def test_generated_code_has_one_name_whatever_its_hash() -> None:
 
 
 def test_three_steps_of_20000_kernels_are_reduced_within_five_seconds() -> None:
-    draw, now, device, host = random.Random(0), 0, [], []
-    for index in range(4 * 20_000):
-        name, length = draw.choice((GEMM, NORM, ADD, NCCL)), draw.randrange(1000, 20_000)
-        host.append((f"aten::mul{index % 7}", now - 5000, 3000, 1, 0, 0))
-        device.append((name, now, length, draw.choice((7, 20)), index, now - 4000))
-        now += draw.randrange(5000, 15_000)
-    made = content(host, device, tuple(device[20_000 * step][1] - 4500 for step in range(4)))
+    made = many_kernels(steps=3, kernels=20_000)
     began = time.process_time()
     lines = timeline(made, "cuda")
     found = exclusive(lines.spans, lines.start, lines.end)

@@ -14,7 +14,7 @@ from mfubench.result import SCHEMA_VERSION, read_result, write_result
 from mfubench.result.result_file import adapter
 
 SCHEMA = ROOT / "docs" / "result.schema.json"
-OLD = {schema: ROOT / "tests" / "data" / f"result-schema-{schema}.json" for schema in (3, 4)}  # of real runs
+OLD = {schema: ROOT / "tests" / "data" / f"result-schema-{schema}.json" for schema in (3, 4, 5)}  # of real runs
 
 
 def schema_text() -> str:
@@ -46,6 +46,13 @@ def test_a_result_of_schema_3_is_read_with_every_figure(tmp_path: Path) -> None:
     assert result.provenance.overrides is None
     again = write_result(result, tmp_path)  # in today's schema
     assert json.loads(again.read_text())["schema_version"] == SCHEMA_VERSION and read_result(again) == result
+
+
+def test_a_result_of_schema_5_has_no_explanation_and_nobody_asked_for_one() -> None:
+    said, result = json.loads(OLD[5].read_text()), read_result(OLD[5])
+    assert result.measurement is not None and result.measurement.mfu == said["measurement"]["mfu"]
+    assert said["schema_version"] == 5 and "explanation" not in said
+    assert (result.explanation, result.no_explanation) == (None, None)
 
 
 @pytest.mark.parametrize("schema", OLD)
