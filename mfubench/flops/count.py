@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mfubench.config import Mode
 from mfubench.config.vocabulary import ATTENTIONS, MODES, RECOMPUTATIONS
 from mfubench.flops import meta_model
-from mfubench.flops.breakdown import OperatorPlace
+from mfubench.flops.breakdown import SURPLUS, OperatorPlace
 from mfubench.flops.conventions import architecture_quantities
 from mfubench.flops.profile import FlopCount, Profile
 from mfubench.flops.trace import Trace, trace
@@ -80,7 +80,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
     adapters = needed.trainable_parameters if mode.has_adapters else 0
     return Profile(
         attention=attention,
-        needed_products=_per_position(needed.products),
+        needed_products=_per_position({w: n for w, n in needed.products.items() if w[2] != SURPLUS}),
         executed_products=_per_position(executed.products),
         needed_attention=tuple(needed.attention_calls.items()),
         executed_attention=tuple(executed.attention_calls.items()),

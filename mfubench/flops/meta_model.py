@@ -81,10 +81,11 @@ def with_lora(model: Any, mode: Mode, dropout: float = 0.0) -> Any:
     """
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     assert mode.rank is not None
     targets = list(mode.target_modules or [])
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]  # its own
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]  # its own
     _check_targets(linear, targets)
     lora = LoraConfig(
         task_type="CAUSAL_LM",

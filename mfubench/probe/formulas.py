@@ -75,6 +75,8 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
         return _product_flops(name, args, args[first_factor], out)
     if _is_attention(name):
         return _attention_flops(name, _named(func, args, kwargs))
+    if name in ("aten::convolution", "aten::convolution_backward"):
+        return _convolution_flops(name, args, out)
     registered = getattr(torch.utils.flop_counter, "flop_registry", {}).get(getattr(func, "_overloadpacket", func))
     return None if registered is None else registered(*args, **kwargs, out_val=out)
 
@@ -173,6 +175,18 @@ def _product_flops(name: str, args: Any, factor: torch.Tensor, out: Any) -> int 
     if name == "transformers::grouped_mm_fallback_backward":  # the same again for the other gradient
         summed *= 2
     return 2 * elements * summed
+
+
+def _convolution_flops(name: str, args: Any, out: Any) -> int:
+    """2 x weights x positions for each result; positions that only padding makes, as a causal convolution's, are none.
+
+    PyTorch's own formula makes the weights' gradient of a depthwise convolution too large by as many times as it has
+    channels.
+    """
+    backward = name.endswith("backward")
+    result, given, weights = (args[0], args[1], args[2]) if backward else (out, args[0], args[1])
+    positions = min(tensor.numel() // tensor.shape[1] for tensor in (result, given))
+    return 2 * weights.numel() * positions * (sum(args[10][:2]) if backward else 1)
 
 
 def _attention_flops(name: str, named: dict[str, Any]) -> int | None:
