@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,14 @@ def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     known = type(config)().to_dict()
     # transformers keeps unknown keys, and some models read them; but one very like a known key is a slip.
     for key in settings.keys() & config.to_dict().keys() - known.keys():
-        if slip := _near(key, known, cutoff=0.85):
+        if not _is_read(key, type(config)) and (slip := _near(key, known, cutoff=0.85)):
             raise ValueError(f"model.architecture.{key}: no setting of {model_type}{slip}")
     return config
+
+
+def _is_read(key: str, kind: type) -> bool:
+    """True if the code of a config class names `key`, as it does keys that it reads without keeping them."""
+    return f'"{key}"' in inspect.getsource(inspect.getmodule(kind) or kind)
 
 
 def _near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

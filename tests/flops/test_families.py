@@ -58,6 +58,11 @@ GEMMA_3_4B = {
         "vocab_size": 262208,
     },
 }
+GEMMA_3_1B = {
+    **{"model_type": "gemma3_text", "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26},
+    **{"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512},
+    **{"sliding_window_pattern": 6, "vocab_size": 262144},
+}
 GEMMA_3N = {
     "model_type": "gemma3n_text",
     "num_hidden_layers": 30,
@@ -86,6 +91,7 @@ GRANITE_LORA = replace(
         (LLAMA_4_MAVERICK, FULL, (1, 4096), 446_373_266_718_720, 421_640_294_891_520),
         ({"model_type": "deepseek_v3"}, FULL, (1, 4096), 1_151_599_380_529_152, 1_025_873_440_407_552),
         ({"model_type": "gpt_oss"}, FULL, (1, 4096), 155_788_731_482_112, 133_982_098_292_736),
+        (GEMMA_3_1B, FULL, (2, 4096), 59_860_032_946_176, 51_027_772_440_576),
         (GEMMA_3_4B, FULL, (1, 4096), 109_371_073_757_184, 98_999_344_300_032),
         (GEMMA_3N, FULL, (1, 2048), 32_861_763_796_992, 30_620_092_858_368),
         ({"model_type": "gpt2"}, FULL, (8, 1024), 6_999_559_372_800, 6_536_155_889_664),
