@@ -153,5 +153,6 @@ def recording_attention(
 def _chunk_of(module: Any) -> int | None:
     """Positions of a chunk, if the module's layer attends within chunks alone."""
     kinds = getattr(getattr(module, "config", None), "layer_types", None)
-    chunked = kinds is not None and kinds[module.layer_idx] == "chunked_attention"
+    layer = getattr(module, "layer_idx", None)  # None: shared by several
+    chunked = kinds is not None and layer is not None and kinds[layer] == "chunked_attention"
     return module.config.attention_chunk_size if chunked else None

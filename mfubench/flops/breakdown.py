@@ -57,8 +57,8 @@ def group_of(name: str) -> str:
 
 
 @contextmanager
-def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
-    """Yield a function for a dispatch mode: it returns the place of the current operator while `model` runs.
+def operator_places(model: Any) -> Iterator[tuple[Callable[[str], OperatorPlace], Callable[[], str]]]:
+    """Yield two functions for a dispatch mode: the place of the current operator, and its module's class, while `model` runs.
 
     An operator inside a module's forward belongs to that module, and to the recomputation if the backward pass has begun.
     One outside is of the backward pass and belongs to the place of the operator that made its autograd node; nodes are
@@ -71,13 +71,16 @@ def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
         id(module): RECURRENCE if keeps_state(module) else group_of(name) for name, module in model.named_modules()
     }
     running: list[str] = []
+    classes: list[str] = []
     made: dict[int, str] = {}
 
     def enter(module: Any, _: Any) -> None:
         running.append(groups.get(id(module), OTHER_MODULES))
+        classes.append(type(module).__name__)
 
     def leave(*_: Any) -> None:
         running.pop()
+        classes.pop()
 
     def place(operator: str) -> OperatorPlace:
         node = torch._C._current_autograd_node()
@@ -92,7 +95,7 @@ def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
     # A recomputation ends by an exception, in the middle of a block, once it has all it needs.
     left = register_module_forward_hook(leave, always_call=True)
     try:
-        yield place
+        yield place, lambda: classes[-1]
     finally:
         entered.remove()
         left.remove()

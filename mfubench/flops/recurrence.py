@@ -2,36 +2,54 @@
 
 Libraries compute a recurrence in chunks of a size of their own, which the count must not depend on. So the state is
 counted as attention is: 2 FLOPs per element, position and product, forward, and twice that backward. The products: the
-state is written and read (Mamba, arXiv 2312.00752; Mamba-2, arXiv 2405.21060); a delta rule also asks it for the key's
-value before it writes (Gated DeltaNet, arXiv 2412.06464; KDA, arXiv 2510.26692).
+state is written and read (Mamba, arXiv 2312.00752; Mamba-2, arXiv 2405.21060; lightning attention, arXiv 2501.08313); a
+delta rule also asks it for the key's value before it writes (Gated DeltaNet, arXiv 2412.06464; KDA, arXiv 2510.26692).
+A state that is a vector, as RWKV-4's and Griffin's, is elementwise work: 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 STATE = "state"  # stands for every kernel of a recurrence
-AFTER_STATE = ("out_proj", "o_proj", "norm")  # the parts of a layer that the state's gradient doesn't depend on
+# The parts of a layer that the state's gradient doesn't depend on.
+AFTER_STATE = ("out_proj", "o_proj", "norm", "o_norm", "g_proj", "g_a_proj", "g_b_proj", "in_proj_z", "output_gate")
+MARKS = ("A_log", "dt_bias", "forget_gate", "slope_rate", "mlstm_backend")  # a layer with one of these keeps a state
+# The attributes that tell a recurrence; FLOPs per element of its state, forward; the attributes whose product it is.
+RECURRENCES = (
+    (("A_log", "D"), 4, ("intermediate_size", "ssm_state_size")),  # Mamba-1, Mamba-2
+    (("A_log", "dt_bias"), 6, ("num_v_heads", "head_k_dim", "head_v_dim")),  # Gated DeltaNet
+    (("forget_gate", "b_proj"), 6, ("num_heads", "head_dim", "head_dim")),  # KDA
+    (("A_log", "qkv_dim"), 0, ()),  # KDA's forget gate, whose state is its layer's
+    (("slope_rate", "output_gate"), 4, ("num_attention_heads", "head_dim", "head_dim")),  # lightning attention
+)
 Place = tuple[str, str, str]
 
 
 def keeps_state(module: Any) -> bool:
-    """True for a layer with a recurrence: all of transformers have the logarithm of a decay as a parameter."""
-    return hasattr(module, "A_log")
+    """True for a layer with a recurrence."""
+    return any(hasattr(module, mark) for mark in MARKS)
 
 
 def state_flops(module: Any) -> int:
-    """FLOPs of the state's products per position, forward. Raises ValueError if the state's sizes aren't known."""
-    if hasattr(module, "ssm_state_size"):
-        return 4 * module.intermediate_size * module.ssm_state_size
-    if hasattr(module, "num_v_heads"):
-        return 6 * module.num_v_heads * module.head_k_dim * module.head_v_dim
+    """FLOPs of the state's products per position, forward. Raises ValueError for a recurrence that isn't known."""
+    for marks, flops, sizes in RECURRENCES:
+        if all(hasattr(module, name) for name in (*marks, *sizes)):
+            return flops * math.prod(getattr(module, size) for size in sizes)
     raise ValueError(
-        f"model.architecture: the recurrence of {type(module).__name__} can't be counted: its sizes are unknown"
+        f"model.architecture: the recurrence of {type(module).__name__} can't be counted: no formula is known for it"
     )
+
+
+def check_recurrences(model: Any) -> None:
+    """Raise ValueError if the model has a recurrence without a formula."""
+    for module in model.modules():
+        if keeps_state(module):
+            state_flops(module)
 
 
 @contextmanager
@@ -42,15 +60,16 @@ def counted_states(
 
     def passed(module: Any, args: Any, kwargs: Any, out: Any) -> None:
         flops = positions * state_flops(module)
-        steps = getattr(module, "dt_proj", None)  # Mamba-1 multiplies its weight without calling it
-        weights = 0 if steps is None else 2 * positions * steps.weight.numel()
+        matrices = _own_matrices(module)
+        weights = 2 * positions * sum(matrix.numel() for matrix in matrices)
         phase, _, group = place(STATE)
         products[phase, STATE, group] += flops + weights
         result = out[0] if isinstance(out, tuple) else out
         given = any(getattr(value, "requires_grad", False) for value in (*args, *kwargs.values()))
         if not result.requires_grad or not (given or _trains_before_state(module)):
             return
-        backward = 2 * flops + weights * (1 + (steps is not None and steps.weight.requires_grad))
+        trained = 2 * positions * sum(matrix.numel() for matrix in matrices if matrix.requires_grad)
+        backward = 2 * flops + weights + trained
         result.register_hook(lambda _: products.update({("backward", STATE, group): backward}))
 
     hooks = [
@@ -61,6 +80,12 @@ def counted_states(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _own_matrices(module: Any) -> list[Any]:
+    """The weights that Mamba-1 multiplies without calling a layer for it."""
+    steps = [module.dt_proj.weight] if hasattr(module, "dt_proj") else []
+    return steps + [own for name, own in module.named_parameters(recurse=False) if name.endswith("_weight")]
 
 
 def _trains_before_state(module: Any) -> bool:
