@@ -69,6 +69,18 @@ GEMMA_3N = {
     "intermediate_size": 8192,
     "num_kv_shared_layers": 10,
 }
+GEMMA_4_31B = {
+    **{"model_type": "gemma4_text", "hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 60},
+    **{"num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 256, "global_head_dim": 512},
+    **{"num_global_key_value_heads": 4, "attention_k_eq_v": True, "sliding_window": 1024},
+    **{"hidden_size_per_layer_input": 0, "eos_token_id": [1, 106]},
+}
+NEMOTRON_NANO_9B = {
+    **{"model_type": "nemotron_h", "hidden_size": 4480, "intermediate_size": 15680, "num_hidden_layers": 56},
+    **{"num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "mamba_num_heads": 128},
+    **{"mamba_head_dim": 80, "max_position_embeddings": 131072},
+    **{"hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"},
+}
 FULL = Mode(name="full")
 SEVEN = Mode(
     name="lora", rank=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -93,6 +105,8 @@ GRANITE_LORA = replace(
         ({"model_type": "gpt_oss"}, FULL, (1, 4096), 155_788_731_482_112, 133_982_098_292_736),
         (GEMMA_3_1B, FULL, (2, 4096), 59_860_032_946_176, 51_027_772_440_576),
         (GEMMA_3_4B, FULL, (1, 4096), 109_371_073_757_184, 98_999_344_300_032),
+        (GEMMA_4_31B, FULL, (1, 4096), 869_833_956_655_104, 788_923_315_912_704),
+        (NEMOTRON_NANO_9B, FULL, (1, 4096), 209_847_136_026_624, 207_786_055_041_024),
         (GEMMA_3N, FULL, (1, 2048), 32_861_763_796_992, 30_620_092_858_368),
         ({"model_type": "gpt2"}, FULL, (8, 1024), 6_999_559_372_800, 6_536_155_889_664),
         (
