@@ -2,8 +2,8 @@
 
 Takes the command line of a run and flags of its own; prints a table or JSON: the counts, where the FLOPs are spent, and
 the same step under published formulas. Needs neither weights nor a GPU.
-Exit status: 0 counted; 2 the command line is wrong or asks for what can't be counted; 1 the count can't be cached, or the
-two counts disagree, which is a bug in mfubench.
+Exit status: 0 counted; 2 the command line is wrong or asks for what can't be counted; 1 the count can't be cached, an
+operator has no formula, so that a run would be inconsistent, or the two counts disagree, which is a bug in mfubench.
 """
 
 from __future__ import annotations
@@ -144,7 +144,12 @@ def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str
 
 
 def _exit_status(counted: CountedStep) -> int:
-    """Exit status; also prints an error if the two counts disagree, since neither can be trusted then."""
+    """Exit status; also prints an error if the totals can't be trusted: operators lack a formula, or the two counts disagree."""
+    if counted.step.uncounted:
+        listed = ", ".join(f"{operator} ({calls} calls)" for operator, calls in counted.step.uncounted.items())
+        message = f"mfubench.flops: no formula counts {listed}; the totals lack it, and a run would be inconsistent"
+        print(message, file=sys.stderr)
+        return 1
     if counted.second is None or relative_difference(counted.step, counted.second) <= COUNTS_TOLERANCE:
         return 0
     totals = [

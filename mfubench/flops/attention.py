@@ -22,16 +22,21 @@ class AttentionCall:
     value_dim: int
     causal: bool
     window: int | None  # most positions that a query sees; None: no window
+    chunk: int | None = None  # positions of a chunk, beyond which no query sees; None: no chunks
     gradients: str = ""  # gradients computed, of queries, keys and values: "qkv" or fewer; none in a forward pass
 
 
 def visible_pairs(call: AttentionCall, length: int) -> int:
     """Query-key pairs of one head and document that the mask lets through: s(s+1)/2 for causal attention.
 
-    With a sliding window of w < s positions it is the causal count less the triangle beyond the window.
+    With a sliding window of w < s positions it is the causal count less the triangle beyond the window; in chunks, each
+    chunk is a sequence of its own.
     """
     if not call.causal:
         return length**2
+    if call.chunk is not None:
+        whole, rest = divmod(length, call.chunk)
+        return whole * call.chunk * (call.chunk + 1) // 2 + rest * (rest + 1) // 2
     hidden_by_window = max(length - (call.window or length), 0)
     return length * (length + 1) // 2 - hidden_by_window * (hidden_by_window + 1) // 2
 
@@ -72,7 +77,8 @@ def _computed_pairs(call: AttentionCall, documents: Sequence[int], kernel: str, 
     if kernel == "flash_attention_2":
         return sum(visible_pairs(call, length) if skip_masked else length**2 for length in documents)
     whole = sum(documents)
-    masked = kernel == "eager" or len(documents) > 1 or (call.window is not None and whole >= call.window)
+    narrowed = any(size is not None and whole >= size for size in (call.window, call.chunk))
+    masked = kernel == "eager" or len(documents) > 1 or narrowed
     return visible_pairs(call, whole) if skip_masked and not masked else whole**2
 
 
@@ -138,7 +144,15 @@ def recording_attention(
                 "num_attention_heads as a multiple of num_key_value_heads"
             )
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        call = AttentionCall(heads, head_dim, value.shape[-1], causal, sliding_window)
+        call = AttentionCall(heads, head_dim, value.shape[-1], causal, sliding_window, _chunk_of(module))
         return Attention.apply(query, key, value, call), None
 
     return attend
+
+
+def _chunk_of(module: Any) -> int | None:
+    """Positions of a chunk, if the module's layer attends within chunks alone."""
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    layer = getattr(module, "layer_idx", None)  # None: shared by several
+    chunked = kinds is not None and layer is not None and kinds[layer] == "chunked_attention"
+    return module.config.attention_chunk_size if chunked else None

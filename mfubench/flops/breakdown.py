@@ -14,6 +14,7 @@ from typing import Any
 
 from mfubench.flops.attention import kernel_flops
 from mfubench.flops.profile import LM_HEAD_GROUPS, Profile, product_flops
+from mfubench.flops.recurrence import keeps_state
 
 OperatorPlace = tuple[str, str, str]  # phase, operator, module group
 FORWARD_PHASE, BACKWARD_PHASE, RECOMPUTATION_PHASE = PHASES = ("forward", "backward", "recomputation")
@@ -22,15 +23,21 @@ SCORES = "attention scores"
 LM_HEAD, LORA_OF_HEAD = LM_HEAD_GROUPS
 LORA = "LoRA"
 OTHER_MODULES = "other"
+EXPERTS = "experts"
+RECURRENCE = "recurrence"
+SURPLUS = "experts not chosen"  # of a model whose code passes every token through all experts
 MODULE_GROUP_PATTERNS = (  # tried on the parts of a module's dotted name, last part first; the first match decides
     ("router", r"gate|router|shared_expert_gate"),
-    ("experts", r"experts|shared_experts?"),
+    (EXPERTS, r"experts|shared_experts?"),
     ("attention projections", r"(\w+_)?(attn|attention)"),
     ("MLP", r"(\w+_)?(mlp|ffn|feed_forward)"),
     ("embedding", r"embed_tokens|embed_in|wte|wpe"),
     (LM_HEAD, r"lm_head|embed_out"),
 )
-MODULE_GROUPS = ("embedding", "attention projections", SCORES, "MLP", "experts", "router", LM_HEAD, LORA, OTHER_MODULES)
+MODULE_GROUPS = (
+    *("embedding", "attention projections", SCORES, "MLP", EXPERTS, SURPLUS, "router", RECURRENCE),
+    *(LM_HEAD, LORA, OTHER_MODULES),
+)
 
 
 def group_of(name: str) -> str:
@@ -50,8 +57,8 @@ def group_of(name: str) -> str:
 
 
 @contextmanager
-def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
-    """Yield a function for a dispatch mode: it returns the place of the current operator while `model` runs.
+def operator_places(model: Any) -> Iterator[tuple[Callable[[str], OperatorPlace], Callable[[], str]]]:
+    """Yield two functions for a dispatch mode: the place of the current operator, and its module's class, while `model` runs.
 
     An operator inside a module's forward belongs to that module, and to the recomputation if the backward pass has begun.
     One outside is of the backward pass and belongs to the place of the operator that made its autograd node; nodes are
@@ -60,15 +67,20 @@ def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
     import torch
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-    groups = {id(module): group_of(name) for name, module in model.named_modules()}
+    groups = {
+        id(module): RECURRENCE if keeps_state(module) else group_of(name) for name, module in model.named_modules()
+    }
     running: list[str] = []
+    classes: list[str] = []
     made: dict[int, str] = {}
 
     def enter(module: Any, _: Any) -> None:
         running.append(groups.get(id(module), OTHER_MODULES))
+        classes.append(type(module).__name__)
 
     def leave(*_: Any) -> None:
         running.pop()
+        classes.pop()
 
     def place(operator: str) -> OperatorPlace:
         node = torch._C._current_autograd_node()
@@ -83,7 +95,7 @@ def operator_places(model: Any) -> Iterator[Callable[[str], OperatorPlace]]:
     # A recomputation ends by an exception, in the middle of a block, once it has all it needs.
     left = register_module_forward_hook(leave, always_call=True)
     try:
-        yield place
+        yield place, lambda: classes[-1]
     finally:
         entered.remove()
         left.remove()

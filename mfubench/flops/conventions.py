@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 
 from mfubench.flops.profile import FlopCount, Profile
+from mfubench.workload.architecture import setting_of
 
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+VARIES = "varies"  # a size that isn't the same in all layers is none
 CONVENTIONS_FILE = Path(__file__).with_name("conventions.yaml")
 ARCHITECTURE_QUANTITIES = {  # of an architecture
     "N": "parameters of the model, without LoRA's; tied ones once",
@@ -97,23 +99,23 @@ def architecture_quantities(config: Any, model: Any) -> dict[str, int]:
     text = config.get_text_config()
     embedding = model.get_input_embeddings().weight
     output = model.get_output_embeddings()
-    heads, experts = getattr(text, "num_attention_heads", None), getattr(text, "num_local_experts", None)
-    experts = experts or getattr(text, "num_experts", None) or 0
-    per_token = getattr(text, "num_experts_per_tok", None) if experts else 1
+    heads, experts = setting_of(text, "num_attention_heads"), setting_of(text, "num_local_experts")
+    experts = experts or setting_of(text, "num_experts") or 0
+    per_token = setting_of(text, "num_experts_per_tok") if experts else 1
     of_experts = sum(n.numel() for name, n in model.named_parameters() if "experts" in name.split("."))
-    width, wide = getattr(text, "hidden_size", None), getattr(text, "intermediate_size", None)
+    width, wide = setting_of(text, "hidden_size"), setting_of(text, "intermediate_size")
     sizes = {
         "N": sum(parameter.numel() for parameter in model.parameters()),
         "N_embedding": embedding.numel(),
         "N_idle": of_experts * (experts - per_token) // experts if experts and per_token else 0,
         "tied": int(output is not None and output.weight is embedding),
-        "L": getattr(text, "num_hidden_layers", None),
+        "L": setting_of(text, "num_hidden_layers"),
         "h": width,
         "f": wide,
-        "f_expert": getattr(text, "moe_intermediate_size", None) or wide,
+        "f_expert": setting_of(text, "moe_intermediate_size") or wide,
         "heads": heads,
-        "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
-        "d_head": getattr(text, "head_dim", None) or (width // heads if width and heads else None),
+        "kv_heads": setting_of(text, "num_key_value_heads", varying=VARIES) or heads,
+        "d_head": setting_of(text, "head_dim", varying=VARIES) or (width // heads if width and heads else None),
         "experts": experts,
         "experts_per_token": per_token,
         "vocab": text.vocab_size,

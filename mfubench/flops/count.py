@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from mfubench.config import Mode
 from mfubench.config.vocabulary import ATTENTIONS, MODES, RECOMPUTATIONS
 from mfubench.flops import meta_model
-from mfubench.flops.breakdown import OperatorPlace
+from mfubench.flops.breakdown import SURPLUS, OperatorPlace
 from mfubench.flops.conventions import architecture_quantities
 from mfubench.flops.profile import FlopCount, Profile
+from mfubench.flops.recurrence import check_recurrences
 from mfubench.flops.trace import Trace, trace
-from mfubench.workload.architecture import config_of
+from mfubench.workload.architecture import config_of, in_one_line, setting_of
 
 # One product per token and expert: the work of transformers' default, a grouped product, which has no formula.
 EXPERTS = "batched_mm"
@@ -59,9 +60,10 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
             plain products aren't proportional to the positions.
     """
     _check_count_options(mode, recomputation, attention)
-    with meta_model.isolated():
+    with meta_model.isolated(), in_one_line(architecture):
         config = config_of(architecture)
         model = meta_model.bare_model(config, EXPERTS)
+        check_recurrences(model)
         meta_model.check_attention(model, attention)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         sizes = architecture_quantities(config, model)
@@ -80,7 +82,7 @@ def profile(architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, 
     adapters = needed.trainable_parameters if mode.has_adapters else 0
     return Profile(
         attention=attention,
-        needed_products=_per_position(needed.products),
+        needed_products=_per_position({w: n for w, n in needed.products.items() if w[2] != SURPLUS}),
         executed_products=_per_position(executed.products),
         needed_attention=tuple(needed.attention_calls.items()),
         executed_attention=tuple(executed.attention_calls.items()),
@@ -107,6 +109,7 @@ def _of_all_blocks(model: Any, two: Trace, repeated: Repetition | None) -> Trace
         uncounted=extrapolated(one.uncounted, two.uncounted, times),
         trainable_parameters=one.trainable_parameters
         + (times - 1) * (two.trainable_parameters - one.trainable_parameters),
+        by_class=two.by_class,
     )
 
 
@@ -116,14 +119,15 @@ def _per_position(products: Mapping[OperatorPlace, int]) -> dict[str, int]:
 
 
 def _check_proportional(one: Trace, other: Trace, model_type: str) -> None:
-    """Raise ValueError if products grow faster or slower than the positions, as when a model has its own attention code."""
+    """Raise ValueError if products aren't proportional to the positions, as those of a model's own attention code."""
     few, many = (shape["batch_size"] * shape["sequence_length"] for shape in (TRACED_SHAPE, SECOND_TRACED_SHAPE))
     proportional = one.product_flops * many == other.product_flops * few
     calls = (one.attention_calls, one.uncounted_operators), (other.attention_calls, other.uncounted_operators)
     if not proportional or calls[0] != calls[1]:
+        apart = [name for name, flops in other.by_class.items() if flops * few != one.by_class.get(name, 0) * many]
         raise ValueError(
-            f"model.architecture.model_type={model_type} can't be counted: its products aren't proportional to the "
-            "positions of a micro-batch, so it doesn't attend through transformers' attention functions alone"
+            f"model.architecture.model_type={model_type} can't be counted: the products of {' and '.join(apart) or 'it'} "
+            "aren't proportional to the positions of a micro-batch, and aren't made by transformers' attention functions"
         )
 
 
@@ -157,7 +161,7 @@ def repetition(model: Any) -> Repetition | None:
     import torch
 
     config = model.config.get_text_config()
-    depth = getattr(config, "num_hidden_layers", None)
+    depth = setting_of(config, "num_hidden_layers")
     lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
     blocks = next((module for module in lists if len(module) == depth), None)
     if blocks is None or _share_parameters(blocks):

@@ -14,28 +14,25 @@ from typing import Any
 
 from mfubench.config import Mode, WrongCombination
 from mfubench.flops.breakdown import LM_HEAD, group_of
+from mfubench.workload.architecture import setting_of
 
 
 def positions(config: Any) -> int | None:
     """The most positions that a model of `config` allows in a sequence; None if there is no limit."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    return setting_of(config.get_text_config(), "max_position_embeddings")
 
 
 def bare_model(config: Any, experts: str | None = None) -> Any:
     """Build a model of `config` on the meta device, in training mode, fully trained; eager, without checkpointing.
 
-    `experts`: the implementation of a mixture's experts, None for transformers' default. Raises ValueError for impossible
-    values.
+    `experts`: the implementation of a mixture's experts, None for transformers' default.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     kinds = {"attn_implementation": "eager"} | ({} if experts is None else {"experts_implementation": experts})
     with torch.device("meta"):
-        try:
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, **kinds)
-        except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"model.architecture: transformers can't make a model of it: {error}") from error
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, **kinds)
     return model.train()
 
 
@@ -81,10 +78,11 @@ def with_lora(model: Any, mode: Mode, dropout: float = 0.0) -> Any:
     """
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     assert mode.rank is not None
     targets = list(mode.target_modules or [])
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]  # its own
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]  # its own
     _check_targets(linear, targets)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -96,6 +94,8 @@ def with_lora(model: Any, mode: Mode, dropout: float = 0.0) -> Any:
         try:
             adapted = get_peft_model(model, lora, autocast_adapter_dtype=False)
         except ValueError as error:  # peft takes both or neither of two matrices that experts keep as one
+            if not any("experts" in name.split(".") for name, _ in model.named_modules()):
+                raise ValueError(f"mode.target_modules: {error}") from error
             raise _beside_experts_error(model.config.model_type, linear, targets) from error
     if lora.target_parameters:
         raise _beside_experts_error(model.config.model_type, linear, targets)

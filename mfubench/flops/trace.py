@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.flops.attention import AttentionCall, recording_attention
-from mfubench.flops.breakdown import OperatorPlace, operator_places
+from mfubench.flops.breakdown import BACKWARD_PHASE, EXPERTS, RECURRENCE, SURPLUS, OperatorPlace, operator_places
+from mfubench.flops.recurrence import counted_states
+from mfubench.workload.architecture import setting_of
 
 ATTENTION_NAME = "mfubench"  # a name with "flash" in it would make transformers look for a kernel on the hub
 
@@ -30,6 +32,7 @@ class Trace:
     attention_calls: Mapping[AttentionCall, int]
     uncounted: Mapping[str, int]
     trainable_parameters: int
+    by_class: Mapping[str, int]  # forward FLOPs of plain products by the class of their module
 
     @property
     def product_flops(self) -> int:
@@ -48,7 +51,7 @@ class Trace:
 def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     """Trace forward, loss and backward of [batch_size, sequence_length] positions, every label valid.
 
-    Raises ValueError for attention that can't be counted, and for a model that can't be run.
+    Raises ValueError for attention that can't be counted.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,35 +61,61 @@ def trace(model: Any, *, batch_size: int, sequence_length: int) -> Trace:
     products: Counter[OperatorPlace] = Counter()
     attention_calls: Counter[AttentionCall] = Counter()
     uncounted: Counter[str] = Counter()
+    by_class: Counter[str] = Counter()
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             out = func(*args, **kwargs)
+            name = name_of(func).removeprefix("aten::")
             flops = flops_of(func, args, kwargs, out)
-            if flops is not None:
-                products[place(name_of(func).removeprefix("aten::"))] += flops
-            elif may_multiply_matrices(func, args, kwargs):
+            if flops is None and not may_multiply_matrices(func, args, kwargs):
+                return out
+            where = place(name)
+            if where[2] == RECURRENCE and not name.startswith("convolution"):
+                return out  # its state is counted by formula: how it is multiplied depends on a chunk's size
+            if flops is None:
                 uncounted[described(func, args, kwargs)] += 1
+                return out
+            if where[2] == EXPERTS and _is_of_all_experts(args, positions, experts):
+                products[*where[:2], SURPLUS] += flops - flops * chosen // experts
+                flops = flops * chosen // experts
+            products[where] += flops
+            if where[0] != BACKWARD_PHASE:
+                by_class[running_class()] += flops
             return out
 
     model.zero_grad(set_to_none=True)
     input_ids = torch.empty(batch_size, sequence_length, dtype=torch.long, device="meta")
     # A 4-d mask is taken as it is; making one would read values, which the meta device lacks.
-    mask = torch.empty(1, 1, sequence_length, sequence_length, device="meta")
+    text = model.config.get_text_config()
+    experts = setting_of(text, "num_local_experts") or setting_of(text, "num_experts")
+    chosen = setting_of(text, "num_experts_per_tok")
+    positions = batch_size * sequence_length
+    mask = torch.empty(1, 1, sequence_length, sequence_length, dtype=model.dtype, device="meta")
     # Given for every sequence: transformers up to 5.17 multiplies them by frequencies, for one sequence unless it has them.
-    positions = torch.arange(sequence_length, device="meta").expand(batch_size, -1)
-    given = {"input_ids": input_ids, "labels": input_ids, "attention_mask": mask}
+    position_ids = torch.arange(sequence_length, device="meta").expand(batch_size, -1)
+    given = {"input_ids": input_ids, "labels": input_ids}
+    if setting_of(text, "num_attention_heads", varying=True):  # a model of recurrences alone makes no mask
+        given["attention_mask"] = mask
     if "position_ids" in inspect.signature(_without_adapter(model).forward).parameters:
-        given["position_ids"] = positions
+        given["position_ids"] = position_ids
     attention = recording_attention(attention_calls, batch_size, sequence_length)
-    with attention_of(model, attention), operator_places(model) as place, Recorder():
-        try:
-            model(**given, use_cache=False).loss.backward()
-        except (IndexError, RuntimeError) as error:  # mismatched sizes show here at the latest
-            raise ValueError(f"model.architecture: a model of it can't be run: {error}") from error
+    with (
+        attention_of(model, attention),
+        operator_places(model) as (place, running_class),
+        counted_states(model, positions, products, place),
+        Recorder(),
+    ):
+        model(**given, use_cache=False).loss.backward()
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Trace(dict(products), dict(attention_calls), dict(uncounted), trainable)
+    return Trace(dict(products), dict(attention_calls), dict(uncounted), trainable, dict(by_class))
+
+
+def _is_of_all_experts(args: Any, positions: int, experts: int | None) -> bool:
+    """True for a batched product of every position with every expert, chosen by it or not, as Llama 4's code makes it."""
+    shape: Any = getattr(args[0], "shape", ())
+    return len(shape) == 3 and shape[0] == experts and positions in shape[1:]
 
 
 def _without_adapter(model: Any) -> Any:

@@ -11,12 +11,13 @@ another operator. It needs `supports_higher_order_operators = True` to see flex 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.utils.flop_counter
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 # Products, by the place of their first factor among the arguments: its last dimension is summed over.
 FIRST_FACTOR = {
@@ -41,6 +42,7 @@ SEQUENCE_FIRST = re.compile(
 BACKWARD_NAMES = re.compile(r"backward|bwd")
 # Begins of the packed sequences and the end of the last one; for queries and for keys.
 PACKED = (("cu_seqlens_q", "cum_seq_q", "cu_seq_q"), ("cu_seqlens_k", "cum_seq_k", "cu_seq_k"))
+UNEQUAL_SIZES = (29, 23, 19, 17, 13, 11, 7, 5)  # of a tensor of up to 8 dimensions, the last ones
 TWO_IN_A_BYTE = getattr(torch, "float4_e2m1fn_x2", None)
 
 # Operators on several tensors that multiply no matrices: they move, compare, normalise, update or communicate.
@@ -73,6 +75,8 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
         return _product_flops(name, args, args[first_factor], out)
     if _is_attention(name):
         return _attention_flops(name, _named(func, args, kwargs))
+    if name in ("aten::convolution", "aten::convolution_backward"):
+        return _convolution_flops(name, args, out)
     registered = getattr(torch.utils.flop_counter, "flop_registry", {}).get(getattr(func, "_overloadpacket", func))
     return None if registered is None else registered(*args, **kwargs, out_val=out)
 
@@ -81,8 +85,8 @@ def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
     """True if an operator without a formula could hide a product, so that it must be listed.
 
     A product needs two factors, one of them a matrix, of numbers: floating point or 8 bits (integers of more bits are
-    indices, booleans are masks). PyTorch's own operators qualify with two such tensors, unless they are tagged as
-    pointwise. Operators from elsewhere (custom kernels) qualify with one matrix, since a factor may hide in a packed
+    indices, booleans are masks). PyTorch's own operators qualify with two such tensors, unless their work is in proportion
+    to the elements. Operators from elsewhere (custom kernels) qualify with one matrix, since a factor may hide in a packed
     argument. The few that are known to be harmless never qualify.
     """
     name = name_of(func)
@@ -90,7 +94,36 @@ def may_multiply_matrices(func: Any, args: Any, kwargs: Any) -> bool:
     if _is_harmless(name) or (from_pytorch and torch.Tag.pointwise in func.tags):
         return False
     dimensions = [tensor.dim() for tensor in _possible_factors(args, kwargs)]
-    return max(dimensions, default=0) >= 2 and len(dimensions) >= (2 if from_pytorch else 1)
+    if max(dimensions, default=0) < 2 or len(dimensions) < (2 if from_pytorch else 1):
+        return False
+    return not (from_pytorch and _works_by_element(func, args, kwargs))
+
+
+def _works_by_element(func: Any, args: Any, kwargs: Any) -> bool:
+    """True if the operator takes tensors of one common shape and returns it, or it without some of its dimensions.
+
+    The operator's own shape rule is tried on the meta device, with sizes that differ from each other. A product refuses
+    such factors or makes a dimension of each: [3, 5] and [3, 5] become [3, 3]. Inside a call as inside a count, nothing is
+    computed.
+    """
+
+    def common(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return torch.empty(UNEQUAL_SIZES[-leaf.dim() :] if leaf.dim() else (), dtype=leaf.dtype, device="meta")
+
+    try:
+        out = func(*tree_map(common, args), **tree_map(common, {**kwargs}))
+    except (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    results = [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, torch.Tensor)]
+    return bool(results) and all(_is_part(result.shape, UNEQUAL_SIZES) for result in results)
+
+
+def _is_part(shape: Sequence[int], sizes: Sequence[int]) -> bool:
+    """True if `shape` has some of `sizes`, in their order, and dimensions of one element besides."""
+    remaining = iter(sizes)
+    return all(size == 1 or size in remaining for size in shape)
 
 
 def described(func: Any, args: Any, kwargs: Any) -> str:
@@ -142,6 +175,18 @@ def _product_flops(name: str, args: Any, factor: torch.Tensor, out: Any) -> int 
     if name == "transformers::grouped_mm_fallback_backward":  # the same again for the other gradient
         summed *= 2
     return 2 * elements * summed
+
+
+def _convolution_flops(name: str, args: Any, out: Any) -> int:
+    """2 x weights x positions for each result; positions that only padding makes, as a causal convolution's, are none.
+
+    PyTorch's own formula makes the weights' gradient of a depthwise convolution too large by as many times as it has
+    channels.
+    """
+    backward = name.endswith("backward")
+    result, given, weights = (args[0], args[1], args[2]) if backward else (out, args[0], args[1])
+    positions = min(tensor.numel() // tensor.shape[1] for tensor in (result, given))
+    return 2 * weights.numel() * positions * (sum(args[10][:2]) if backward else 1)
 
 
 def _attention_flops(name: str, named: dict[str, Any]) -> int | None:

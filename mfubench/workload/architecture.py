@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
+import inspect
+import textwrap
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mfubench.files.paths import CONF, PACKAGE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+SAME_ARCHITECTURE = CONF / "same_architecture.yaml"
 
 
 def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
@@ -17,7 +29,6 @@ def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     Raises ValueError for a model type without a causal language model, for misspelt keys (each with the nearest valid
     ones), and for values that transformers rejects.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -26,18 +37,68 @@ def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
             f"model.architecture.model_type={model_type}: transformers has no causal language model of that type"
-            + _near(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+            + (_same(str(model_type)) or _near(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
         )
-    try:
+    with in_one_line(architecture):
         config = AutoConfig.for_model(model_type, **settings)
-    except (StrictDataclassError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"model.architecture: transformers rejects it as a {model_type} config: {error}") from error
-    known = type(config)().to_dict()
+        known = type(config)().to_dict()
     # transformers keeps unknown keys, and some models read them; but one very like a known key is a slip.
     for key in settings.keys() & config.to_dict().keys() - known.keys():
-        if slip := _near(key, known, cutoff=0.85):
+        alike = [name for name in known if not _has_another_word(key, name)]
+        if not _is_read(key, type(config)) and (slip := _near(key, alike, cutoff=0.85)):
             raise ValueError(f"model.architecture.{key}: no setting of {model_type}{slip}")
     return config
+
+
+@contextmanager
+def in_one_line(architecture: Mapping[str, Any]) -> Iterator[None]:
+    """Turn an exception out of transformers' or torch's code about this architecture into a ValueError of one line.
+
+    It names the class whose code it was. A ValueError raised by mfubench's code, which transformers may have called, passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        files = [Path(frame.f_code.co_filename) for frame in frames]
+        if isinstance(error, ValueError) and files[-1].is_relative_to(PACKAGE):
+            raise
+        theirs = [frame for frame, file in zip(frames, files, strict=True) if {"transformers", "torch"} & {*file.parts}]
+        if not theirs:
+            raise
+        where = next(
+            (f for f in reversed(theirs) if f.f_code.co_qualname.endswith((".forward", ".__init__"))), theirs[-1]
+        )
+        this = f"transformers {version('transformers')} can't build or run this {architecture.get('model_type')}"
+        raise ValueError(
+            f"model.architecture: {this}: "
+            f"{type(error).__name__}: {textwrap.shorten(str(error), 300)} (in {where.f_code.co_qualname})"
+        ) from error
+
+
+def setting_of(config: Any, name: str, varying: Any = None) -> Any:
+    """A config's setting; None if it has none by that name, `varying` if it differs between the layers."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # what transformers raises then
+        return varying
+
+
+def _is_read(key: str, kind: type) -> bool:
+    """True if the code of a config class names `key`, as it does keys that it reads without keeping them."""
+    return f'"{key}"' in inspect.getsource(inspect.getmodule(kind) or kind)
+
+
+def _has_another_word(key: str, name: str) -> bool:
+    """True if a word of `key` stands for a different one of `name`, as in time_step_min for time_step_limit."""
+    ours, theirs = key.split("_"), name.split("_")
+    pairs = zip(ours, theirs, strict=True) if len(ours) == len(theirs) else ()
+    return any(a[:1] != b[:1] and difflib.SequenceMatcher(None, a, b).ratio() < 0.6 for a, b in pairs)
+
+
+def _same(model_type: str) -> str:
+    same = yaml.safe_load(SAME_ARCHITECTURE.read_text(encoding="utf-8")).get(model_type)
+    return f"; it has the architecture of {same}: give model.architecture.model_type={same}" if same else ""
 
 
 def _near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

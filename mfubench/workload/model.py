@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from mfubench.workload.architecture import config_of
+from mfubench.workload.architecture import config_of, in_one_line
 from mfubench.workload.tokenizer import BEGIN_OF_TEXT, END_OF_TURN, vocabulary, write_tokenizer
 from mfubench.workload.weights import write_weights
 
@@ -42,9 +42,11 @@ def _config(name: str, architecture: Mapping[str, Any]) -> PreTrainedConfig:
 
     config = config_of(architecture)
     identifiers = vocabulary()
-    if config.vocab_size < len(identifiers):
+    with in_one_line(architecture):
+        size = config.vocab_size
+    if size < len(identifiers):
         raise ValueError(
-            f"model {name}: architecture.vocab_size is {config.vocab_size}; expected {len(identifiers)} or more, the "
+            f"model {name}: architecture.vocab_size is {size}; expected {len(identifiers)} or more, the "
             "size of the synthetic tokenizer (8192 is a good small one)"
         )
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]

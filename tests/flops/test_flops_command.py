@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from mfubench.config import Experiment
-from mfubench.flops import count, second_count
+from mfubench.flops import count, second_count, step_flops
 from mfubench.flops.__main__ import count_step, main
 from mfubench.flops.flop_table import show_step
 
@@ -121,6 +121,19 @@ def test_counts_that_disagree_are_both_printed_and_end_with_1(
     assert main([]) == 1
     out, err = capsys.readouterr()
     assert "0.20% apart" in out and "the two counts disagree" in err and "hardware_flops " in err
+
+
+def test_an_operator_without_a_formula_is_named_and_ends_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(experiment: Experiment, **shape: Any) -> Any:
+        return replace(step_flops(experiment, **shape), uncounted={"custom::kernel [8, 64]": 12})
+
+    monkeypatch.setattr("mfubench.flops.__main__.step_flops", lacking)
+    assert main(["--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["uncounted"] == {"custom::kernel [8, 64]": 12}
+    assert "no formula counts custom::kernel [8, 64] (12 calls)" in err and "inconsistent" in err
 
 
 def test_packed_documents_and_trained_tokens_are_flags(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,6 +102,39 @@ def test_elementwise_work_views_look_ups_and_losses_are_not_listed() -> None:
     assert suspects(run) == set()
 
 
+def test_work_in_proportion_to_the_elements_is_not_listed_even_of_operators_nobody_has_named() -> None:
+    numbers = torch.ones(2, 16, 16, requires_grad=True)
+
+    def run() -> None:
+        angles = torch.polar(numbers, numbers).abs()
+        steps = torch.nn.functional.softplus(angles) + torch.nn.functional.logsigmoid(numbers)
+        near = torch.nn.functional.smooth_l1_loss(torch.logaddexp(steps, numbers), torch.copysign(steps, angles))
+        near.backward()
+
+    assert suspects(run) == set()
+
+
+def test_square_factors_do_not_make_a_product_look_like_elementwise_work() -> None:
+    square = torch.ones(16, 16)
+    assert suspects(lambda: torch.cdist(square, square)) == {"aten::_cdist_forward"}
+    assert suspects(lambda: torch.linalg.solve(square + torch.eye(16), square)) == {"aten::_linalg_solve_ex"}
+    assert suspects(lambda: torch.cholesky_solve(square, torch.eye(16))) == {"aten::cholesky_solve"}
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "llama4_text"])
+def test_complex_rotary_embeddings_list_nothing(small: dict[str, Any], modes: dict[str, Mode], model_type: str) -> None:
+    latent = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    experts = {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 1,
+        "first_k_dense_replace": 1,
+        "num_local_experts": 4,
+        "pad_token_id": 0,
+    }
+    architecture = {**small, **(latent if model_type == "deepseek_v2" else {}), **experts, "model_type": model_type}
+    assert profile(architecture, modes["full"], recomputation="none", attention="eager").uncounted == {}
+
+
 def test_what_an_optimizer_does_and_what_devices_send_each_other_is_not_listed() -> None:
     weights = [torch.nn.Parameter(torch.ones(16, 16)) for _ in range(2)]
     for weight in weights:

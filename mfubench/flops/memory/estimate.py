@@ -24,7 +24,7 @@ from mfubench.flops.memory.states import (
 )
 from mfubench.flops.meta_model import bare_model, checkpoint, isolated, positions, with_lora
 from mfubench.flops.profile import check_positions
-from mfubench.workload.architecture import config_of
+from mfubench.workload.architecture import config_of, in_one_line
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def estimate(
     def shards_of(states: str) -> int:
         return num_devices if states in sharding.shards else 1
 
-    with isolated():
+    with isolated(), in_one_line(architecture):
         config = config_of(architecture)
         check_positions(positions(config), sequence_length)
         model = bare_model(config)
