@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Collection
@@ -63,7 +64,8 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
         finally:
             ends = time.monotonic()
             grace_s = ENOUGH_GRACE_S if ending.how == "stopped" else GRACE_S
-            left = _end_all(process, unrelated, grace_s)
+            by_user = plan.working_folder is not None and ending.how == "interrupted"
+            left = _end_all(process, unrelated, grace_s, signal.SIGINT if by_user else signal.SIGTERM)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
     left_out = supervised.left_out + supervision.keep_short(plan.log)
@@ -93,23 +95,30 @@ def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Pope
     return subprocess.Popen(
         plan.command,
         env=_child_environment(plan, tag),
-        cwd=plan.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
+        cwd=plan.working_folder or plan.folder,
+        stdin=None if plan.working_folder else subprocess.DEVNULL,
+        stdout=None if plan.working_folder else output,
+        stderr=None if plan.working_folder else subprocess.STDOUT,
         start_new_session=True,
     )
 
 
 def _end_all(
-    process: subprocess.Popen[bytes] | None, unrelated: Collection[psutil.Process], grace_s: float
+    process: subprocess.Popen[bytes] | None,
+    unrelated: Collection[psutil.Process],
+    grace_s: float,
+    first: signal.Signals,
 ) -> tuple[int, ...]:
-    """End every process of this run; another Ctrl-C skips the rest of the grace. Returns the pids that nothing can end."""
+    """End every process of this run, the leader by the signal `first`; another Ctrl-C skips the rest of the grace.
+
+    Returns the pids that nothing can end.
+    """
     so_far = interrupts.only_counted()
     left = processes.end(
         None if process is None else process.pid,
         lambda: processes.descendants(unrelated),
         grace_s,
+        first,
         hurried=lambda: interrupts.came_since(so_far),
     )
     if process is not None and process.pid not in left:
@@ -128,17 +137,20 @@ def _killed_for_memory() -> int:
 
 
 def _child_environment(plan: Plan, tag: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
+    own = plan.working_folder is not None  # then all is left as the user has it
+    inherited = {key: value for key, value in os.environ.items() if own or not NOT_INHERITED.match(key)}
 
     def in_front(first: str, variable: str) -> str:
         return in_front_of(first, plan.environment.get(variable), inherited.get(variable))
 
     ours = {
-        # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.
-        "PATH": in_front(os.path.dirname(plan.command[0]), "PATH"),
         "PYTHONPATH": in_front(str(PROBE_SITE), "PYTHONPATH"),
         "MFUBENCH_RECORDS": str(plan.records),
         processes.RUN_TAG: tag,
-        "WANDB_MODE": "disabled",
     }
+    if own:
+        return {**inherited, **plan.environment, **ours}
+    ours["WANDB_MODE"] = "disabled"
+    # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.
+    ours["PATH"] = in_front(os.path.dirname(plan.command[0]), "PATH")
     return {**inherited, **extensions.build_environment(plan.command[0]), **plan.environment, **ours}
