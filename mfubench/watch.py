@@ -13,7 +13,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -24,21 +23,12 @@ from mfubench.config.compose import compose_one
 from mfubench.config.errors import key_of
 from mfubench.files import secrets
 from mfubench.measure.status import LEAST_STEPS
+from mfubench.plan.watched import nothing_asked
 
 WATCH_COMMAND = "python -m mfubench.watch"
 GROUPS_TO_SET = ("measurement", "hardware", "tracking")
+FOLDER = "hydra.run.dir"
 EVERY_STEP = "measurement=whole"  # unless another one is named
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says."""
-
-    experiment: Experiment
-    name: str
-    command: tuple[str, ...]
-    folder: Path  # of the run
-    overrides: tuple[str, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_no_command(settings), file=sys.stderr)
         return 2
     given = _parser().parse_intermixed_args(settings)
+    own = {key_of(each): each.partition("=")[2] for each in given.settings}
+    folder = Path(own.get(FOLDER) or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S}").absolute()
     try:
-        return _watch(read(given.settings, given.steps, command))
+        steps = [] if given.steps is None else [f"measurement.steps={given.steps}"]
+        chosen = _checked([*([] if "measurement" in own else [EVERY_STEP]), *given.settings, *steps], command)
+        return _watch(nothing_asked(chosen, own.get("name") or _name_of(command), command), folder, settings)
     except ConfigError as error:
         screen = error.screen([secrets.clean(each) for each in settings], WATCH_COMMAND)
         behind = "" if error.instead is None else " " + shlex.join(["--", *map(secrets.clean, command)])
@@ -59,20 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def read(settings: Sequence[str], steps: int | None, command: Sequence[str]) -> Asked:
-    """Compose the settings for a command. Raises ConfigError for what can't be set, and for a program that isn't there."""
+def _checked(settings: Sequence[str], command: Sequence[str]) -> Experiment:
+    """Compose the settings. Raises ConfigError for one that is the command's own, and for a program that isn't there."""
     if shutil.which(command[0]) is None:
         raise ConfigError("there is no such program", given=command[0], expected="a command as you start it behind --")
     for each in settings:
-        if key_of(each).partition(".")[0] not in (*GROUPS_TO_SET, "name") and key_of(each) != "hydra.run.dir":
-            expected = f"settings of {', '.join(GROUPS_TO_SET)}; name=NAME; hydra.run.dir=FOLDER"
+        if key_of(each).partition(".")[0] not in (*GROUPS_TO_SET, "name") and key_of(each) != FOLDER:
+            expected = f"settings of {', '.join(GROUPS_TO_SET)}; name=NAME; {FOLDER}=FOLDER"
             raise ConfigError(f"{key_of(each)} is the command's own to set", given=each, expected=expected)
-    own = {key_of(each): each.partition("=")[2] for each in settings}
-    overrides = [each for each in settings if key_of(each) != "name"]
-    overrides += [] if steps is None else [f"measurement.steps={steps}"]
-    experiment = compose_one([*([] if "measurement" in own else [EVERY_STEP]), *overrides])
-    folder = Path(own.get("hydra.run.dir") or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
-    return Asked(experiment, own.get("name") or _name_of(command), tuple(command), folder.absolute(), tuple(settings))
+    return compose_one([each for each in settings if key_of(each) != "name"])
 
 
 def _no_command(settings: Sequence[str]) -> str:
@@ -91,20 +80,18 @@ def _name_of(command: Sequence[str]) -> str:
     return next(iter([*scripts, *modules]), Path(command[0]).name)
 
 
-def _watch(asked: Asked) -> int:
+def _watch(experiment: Experiment, folder: Path, settings: Sequence[str]) -> int:
     from rich.console import Console
 
-    from mfubench.plan.watched import nothing_asked
     from mfubench.report.job_lines import after_all
     from mfubench.report.table import show
     from mfubench.run import watch
     from mfubench.tracking import log_or_warn
 
-    console, experiment = Console(stderr=True), nothing_asked(asked.experiment, asked.name, asked.command)
-    composed = {"overrides.yaml": yaml.safe_dump(list(asked.overrides))}
-    result = watch(experiment, asked.folder, composed, Path.cwd(), console)
+    console = Console(stderr=True)
+    result = watch(experiment, folder, {"overrides.yaml": yaml.safe_dump(list(settings))}, Path.cwd(), console)
     log_or_warn(result, experiment.tracking, console)
-    print(file=sys.stderr)
+    console.print()
     show([result], console)
     print("", *after_all([result], Path(result.provenance.folder)), sep="\n", file=sys.stderr)
     outcome = result.outcome

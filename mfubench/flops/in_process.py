@@ -19,25 +19,13 @@ def count_in_process(records: Records, recomputation: str | None) -> Mapping[tup
     steps = [rank.step_flops for rank in records.ranks]
     batches = [batch for step in steps if step is not None for batch in step.micro_batches]
     shapes = {(batch.batch_size, batch.sequence_length) for batch in batches}
-    by_operator: Counter[str] = Counter()
-    for step in steps:
-        if step is None or step.flops is None or step.uncounted or len(shapes) != 1:
-            return {}
-        by_operator.update(step.by_operator)
-    if not shapes:
+    if len(shapes) != 1 or any(step is None or step.flops is None or step.uncounted for step in steps):
         return {}
-    executed = by_operator.total()
-    work = records.ranks[0].work
-    count = FlopCount(
-        model_flops=_needed(by_operator) // len(batches) if recomputation == "none" else None,
-        model_flops_causal=None,
-        hardware_flops=executed // len(batches),
-        hardware_flops_causal=None,
-        parameters=work["parameters"],
-        trainable_parameters=work["trainable_parameters"],
-        uncounted={},
-    )
-    return {shapes.pop(): count}
+    by_operator = sum((Counter(step.by_operator) for step in steps if step is not None), Counter[str]())
+    work, each = records.ranks[0].work, len(batches)
+    needed = _needed(by_operator) // each if recomputation == "none" else None
+    executed = by_operator.total() // each
+    return {shapes.pop(): FlopCount(needed, None, executed, None, work["parameters"], work["trainable_parameters"], {})}
 
 
 def _needed(by_operator: Counter[str]) -> int:

@@ -26,13 +26,9 @@ class FlopCount:
     A Profile's count knows all of them; a step counted in its own process may leave some unknown: None.
     """
 
-    model_flops: (
-        int | None
-    )  # PaLM convention: no recomputation, full square of a document, attention backward 2x forward
+    model_flops: int | None  # PaLM: no recomputation, full square of a document, attention's backward 2x its forward
     model_flops_causal: int | None  # the same with causal attention counted exactly, s(s+1)/2
-    hardware_flops: (
-        int | None
-    )  # PyTorch's counter: with recomputation, full square, fused attention backward 2.5x, eager 2x
+    hardware_flops: int | None  # PyTorch's counter: with recomputation, full square, fused backward 2.5x, eager 2x
     hardware_flops_causal: int | None  # the same without the masked half, if the kernel skips it
     parameters: int  # of the model as trained, LoRA's included; tied ones once
     trainable_parameters: int

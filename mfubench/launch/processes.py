@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -67,10 +66,8 @@ def resident_bytes(members: Iterable[psutil.Process]) -> int:
     return total
 
 
-def end(
-    leader: int | None, members: Members, grace_s: float, first: signal.Signals, hurried: Callable[[], bool]
-) -> tuple[int, ...]:
-    """The signal `first` to the leader, or to all if it is gone; SIGKILL to the rest after `grace_s`, or once `hurried()`.
+def end(leader: int | None, members: Members, grace_s: float, hurried: Callable[[], bool]) -> tuple[int, ...]:
+    """SIGTERM to the leader, or to all if it is gone; SIGKILL to the rest after `grace_s`, or once `hurried()`.
 
     Launchers put their ranks into sessions of their own, so a signal to the leader's group would miss them, and a leader
     ends its ranks best itself. Returns the pids that couldn't be ended, because they are stuck in the kernel.
@@ -78,7 +75,7 @@ def end(
     waiting, deadline = list(members()), time.monotonic() + grace_s
     for process in [each for each in waiting if each.pid == leader] or waiting:
         with suppress(psutil.Error):  # it is gone already
-            process.send_signal(first)
+            process.terminate()
     while waiting and not hurried() and time.monotonic() < deadline:
         time.sleep(KILL_POLL_EVERY_S)
         waiting = _alive(waiting)

@@ -64,8 +64,9 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
         finally:
             ends = time.monotonic()
             grace_s = ENOUGH_GRACE_S if ending.how == "stopped" else GRACE_S
-            by_user = plan.working_folder is not None and ending.how == "interrupted"
-            left = _end_all(process, unrelated, grace_s, signal.SIGINT if by_user else signal.SIGTERM)
+            if process is not None and plan.working_folder is not None and ending.how == "interrupted":
+                _interrupt(process)
+            left = _end_all(process, unrelated, grace_s)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
     left_out = supervised.left_out + supervision.keep_short(plan.log)
@@ -103,22 +104,22 @@ def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Pope
     )
 
 
-def _end_all(
-    process: subprocess.Popen[bytes] | None,
-    unrelated: Collection[psutil.Process],
-    grace_s: float,
-    first: signal.Signals,
-) -> tuple[int, ...]:
-    """End every process of this run, the leader by the signal `first`; another Ctrl-C skips the rest of the grace.
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Hand Ctrl-C on to a user's own command, as its terminal would, and let it end in its own way."""
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(GRACE_S)
 
-    Returns the pids that nothing can end.
-    """
+
+def _end_all(
+    process: subprocess.Popen[bytes] | None, unrelated: Collection[psutil.Process], grace_s: float
+) -> tuple[int, ...]:
+    """End every process of this run; another Ctrl-C skips the rest of the grace. Returns the pids that nothing can end."""
     so_far = interrupts.only_counted()
     left = processes.end(
         None if process is None else process.pid,
         lambda: processes.descendants(unrelated),
         grace_s,
-        first,
         hurried=lambda: interrupts.came_since(so_far),
     )
     if process is not None and process.pid not in left:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from mfubench.hardware.matmul_rates import RunTogether
 from mfubench.plan.native import Plan
 from mfubench.plan.prepare import Prepared, Target, measure_peaks
 from mfubench.records import Records
+from mfubench.records.work_check import liger_switches
 
 Work = Mapping[str, Any]  # as the probe describes it
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -110,8 +111,8 @@ def _profile(experiment: Experiment, work: Work) -> tuple[Profile | None, str]:
         return None, f"{work['model']} has no config of transformers"
     try:
         profile = profile_of(known)
-    except ValueError as error:
-        return None, str(error)
+    except Exception as error:  # of transformers' code for any model, or of a full cache: the step's own count remains
+        return None, f"its config can't be counted: {error}"
     made = (profile.parameters, profile.trainable_parameters, profile.trainable_parameters)
     trained = work["trainable_parameters"]
     here = (work["parameters"], trained, work["trainable_parameters_with_gradient"] or trained)
@@ -138,6 +139,8 @@ def _seen_experiment(asked: Experiment, work: Work, records: Records) -> Experim
     batches = [batch for step in steps for batch in step]
     lengths = {batch.sequence_length for batch in batches}
     optimizers = {_optimizer(each["class"], bool(each["fused"])) for each in work["optimizers"]}
+    seen = liger_switches(work["liger_kernels"])
+    kernels = {switch: switch in seen for switch in asdict(asked.liger)} if seen else {}
     return replace(
         asked,
         batch_size=_usual([batch.batch_size for batch in batches]),
@@ -145,7 +148,8 @@ def _seen_experiment(asked: Experiment, work: Work, records: Records) -> Experim
         gradient_accumulation_steps=_usual([len(step) for step in steps]),
         precision=_precision(work),
         attention=work["attention"]["implementation"] or UNKNOWN,
-        liger_kernel=bool(work["liger_kernels"]),
+        liger_kernel=bool(seen),
+        liger=replace(asked.liger, **kernels),
         torch_compile=work["compiled"],
         optimizer=" and ".join(sorted(optimizers)) or UNKNOWN,
         seed=work["seed"],

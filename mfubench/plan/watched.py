@@ -8,44 +8,19 @@ from pathlib import Path
 
 import yaml
 
-from mfubench.config import Data, Experiment, Framework, GradientCheckpointing, Mode, Model, Parallelism
+from mfubench.config import Experiment
 from mfubench.config.errors import no_secret_in
-from mfubench.config.vocabulary import NOTHING_ASKED, UNKNOWN
+from mfubench.config.vocabulary import GROUPS
+from mfubench.files.paths import CONF
 from mfubench.plan.native import PROFILE_FLOPS, Plan
-
-COMMAND_FILE = "command.yaml"
 
 
 def nothing_asked(settings: Experiment, name: str, command: Sequence[str]) -> Experiment:
     """Return the experiment of a command: of `settings`, its measurement, hardware and tracking; the rest is not known."""
-    return replace(
-        settings,
-        batch_size=0,
-        sequence_length=0,
-        gradient_accumulation_steps=0,
-        precision=UNKNOWN,
-        attention=UNKNOWN,
-        optimizer=UNKNOWN,
-        comparison=NOTHING_ASKED,
-        mode=Mode(UNKNOWN),
-        parallelism=Parallelism(UNKNOWN, num_devices=1, launcher=[], wrapper=None),
-        gradient_checkpointing=GradientCheckpointing(UNKNOWN),
-        data=Data("its own", padding=""),
-        model=Model(UNKNOWN, hub_id=None, revision=None, weights=UNKNOWN, architecture={}),
-        framework=Framework(
-            name=name,
-            python=None,
-            command=list(command),
-            environment={},
-            config_file=COMMAND_FILE,
-            random_weights=UNKNOWN,
-            loss=UNKNOWN,
-            base={},
-            when={},
-            unsupported=[],
-            native={},
-        ),
-    )
+    values = yaml.safe_load((CONF / "watched.yaml").read_text())
+    typed = {key: GROUPS[key](**value) if key in GROUPS else value for key, value in values.items()}
+    framework = replace(typed.pop("framework"), name=name, command=list(command))
+    return replace(settings, **typed, framework=framework)
 
 
 def plan_command(experiment: Experiment, folder: Path, working_folder: Path) -> Plan:
@@ -56,7 +31,7 @@ def plan_command(experiment: Experiment, folder: Path, working_folder: Path) -> 
     return Plan(
         command=command,
         environment={PROFILE_FLOPS: "1"} if measurement.profile_flops else {},
-        config_path=folder / COMMAND_FILE,
+        config_path=folder / experiment.framework.config_file,
         config_text=yaml.safe_dump({"command": list(command), "working_folder": str(working_folder)}, sort_keys=False),
         other_files={},
         folder=folder,

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from mfubench.report.__main__ import main as report
 from mfubench.watch import main
 
-LOOP = Path(__file__).parents[1] / "trainers" / "own_loop.py"
-WATCH = (sys.executable, "-m", "mfubench.watch", "tracking=none", "hardware=cpu", "measurement.warmup_steps=3")
+TRAINERS = Path(__file__).parents[1] / "trainers"
+LOOP, LIBRARIES = TRAINERS / "own_loop.py", TRAINERS / "own_trainers.py"
+WATCH = (sys.executable, "-m", "mfubench.watch", "hardware=cpu", "measurement.warmup_steps=3")
 PEAK = "hardware.peak_flops_per_second=1e12"  # instead of a measured one, which takes seconds
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 # Micro-batches of 2 x 32 positions; two blocks of width 64; attention of 4 heads of 16 channels, forward and backward (x 3).
@@ -28,7 +30,13 @@ OF_OWN_GPT = 6 * 64 * (2 * (4 * 64 * 64 + 8 * 64 * 64) + 64 * 512) + ATTENTION
 
 def watch(folder: Path, command: tuple[object, ...], *settings: str) -> tuple[subprocess.CompletedProcess[str], Any]:
     """Watch a command in a folder to its end; its result, too."""
-    argv = [*WATCH, PEAK, *settings, "--", *map(str, command)]
+    argv = [
+        *WATCH,
+        PEAK,
+        *(settings if "tracking=wandb" in settings else ("tracking=none", *settings)),
+        "--",
+        *map(str, command),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     return done, result_below(folder)
@@ -60,6 +68,7 @@ def test_a_plain_loop_is_measured_and_its_output_is_its_own(tmp_path: Path) -> N
     assert settings["model"]["architecture"]["num_hidden_layers"] == 2
     assert result["flops"]["model_flops"] == OF_LLAMA
     assert result["in_situ"]["apart"] == 0 and result["second_count"]["apart"] == 0
+    assert {warning["kind"] for warning in result["warnings"]} <= {"busy_machine", "not_steady", "imprecise"}
     assert m["stopped_because"] == "end" and m["warmup_steps"] + m["steps"] == 23
     measured = own_seconds(done.stdout)[m["warmup_steps"] : 23]
     assert m["step_time_s"] == pytest.approx(sum(measured) / len(measured), rel=0.02)
@@ -132,6 +141,42 @@ def test_a_program_that_trains_nothing_has_no_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "launcher", "parallelism"),
+    [
+        ("trainer", (), "single"),
+        ("accelerate", (), "single"),
+        ("lightning", (), "single"),
+        ("deepspeed", TORCHRUN, "zero2"),
+        ("accelerate", TORCHRUN, "ddp"),
+    ],
+)
+def test_libraries_that_train_are_seen_through(
+    tmp_path: Path, library: str, launcher: tuple[str, ...], parallelism: str
+) -> None:
+    done, result = watch(tmp_path, (sys.executable, *launcher, LIBRARIES, library, "--steps", 12))
+    assert (done.returncode, result["status"]) == (0, "ok"), done.stderr
+    settings, m = result["settings"], result["measurement"]
+    assert (settings["parallelism"]["name"], settings["mode"]["name"]) == (parallelism, "full")
+    assert (settings["batch_size"], settings["sequence_length"], settings["gradient_accumulation_steps"]) == (2, 32, 2)
+    assert result["flops"]["model_flops"] == 2 * OF_LLAMA and result["in_situ"]["apart"] == 0
+    first = m["warmup_steps"]
+    if not launcher:  # else the lines are of both ranks
+        own = own_seconds(done.stdout)[-12:][first : first + m["steps"]]
+        assert m["step_time_s"] == pytest.approx(sum(own) / len(own), rel=0.25)  # a boundary elsewhere in the step
+
+
+@pytest.mark.slow
+def test_a_watched_result_is_in_every_report_and_in_w_and_b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, result = watch(tmp_path, (sys.executable, LOOP, "--model", "own"), "tracking=wandb", "tracking.mode=offline")
+    assert list((tmp_path / "outputs").rglob("wandb/offline-run-*"))
+    for form in ("table", "csv", "json", "markdown", "html"):
+        assert report([str(tmp_path), "--format", form]) == 0
+        printed = capsys.readouterr()
+        assert result["settings"]["model"]["name"] in printed.out and not printed.err
+
+
+@pytest.mark.slow
 def test_it_ends_after_the_steps_asked_for(tmp_path: Path) -> None:
     done, result = watch(tmp_path, (sys.executable, LOOP, "--steps", 100000), "--steps", "5")
     assert (done.returncode, result["status"], result["stopped_by"]) == (0, "ok", "mfubench")
@@ -140,7 +185,7 @@ def test_it_ends_after_the_steps_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_the_command_and_gives_what_was_measured(tmp_path: Path) -> None:
-    argv = [*WATCH, PEAK, "--", sys.executable, str(LOOP), "--steps", "100000"]
+    argv = [*WATCH, PEAK, "tracking=none", "--", sys.executable, str(LOOP), "--steps", "100000"]
     process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "step 12 " not in process.stdout.readline():
