@@ -76,7 +76,7 @@ def watch(experiment: Experiment, folder: Path, composed: Composed, working_fold
             status = status_of(observed, measured)
         except REFUSALS as error:
             status = refused(error, None)
-        result = build(job, status, target, prepared, peaks, observed, measured)
+        result = build(job, status, target, prepared, peaks, observed, measured, explained=None)
         write_result(result, job.folder)
     return result
 

@@ -20,7 +20,8 @@ def nothing_asked(settings: Experiment, name: str, command: Sequence[str]) -> Ex
     values = yaml.safe_load((CONF / "watched.yaml").read_text())
     typed = {key: GROUPS[key](**value) if key in GROUPS else value for key, value in values.items()}
     framework = replace(typed.pop("framework"), name=name, command=list(command))
-    return replace(settings, **typed, framework=framework)
+    measurement = replace(settings.measurement, profile_steps=0, keep_trace=False)  # when to profile isn't known either
+    return replace(settings, **typed, framework=framework, measurement=measurement)
 
 
 def plan_command(experiment: Experiment, folder: Path, working_folder: Path) -> Plan:
