@@ -14,11 +14,13 @@ from mfubench.hardware.lock import exclusive
 from mfubench.launch.interrupts import interrupted_once
 from mfubench.launch.programs import responds, run_together
 from mfubench.measure.measure import measure, status_of
-from mfubench.measure.observe import observe
+from mfubench.measure.observe import ideal_step_s, observe
 from mfubench.measure.status import refused
 from mfubench.plan.memory_hint import hint_at_memory
 from mfubench.plan.prepare import REFUSALS, check_installed, check_memory, known_peak, measure_peaks, prepare, resolve
 from mfubench.plan.preview import preview
+from mfubench.plan.seen import seen_peaks, seen_target, seen_work
+from mfubench.plan.watched import plan_command
 from mfubench.report.settings import settings_in_words
 from mfubench.result import Result, write_result
 from mfubench.result.build import build
@@ -45,7 +47,7 @@ def run(
                 check_memory(prepared)
                 hint_at_memory(prepared, console)
                 peaks = measure_peaks(target, run_together, console)
-                observed = observe(prepared, peaks, console)
+                observed = observe(prepared.plan, target, ideal_step_s(prepared.flops, peaks.peak), console)
                 measured = measure(prepared, peaks, observed)
             status = status_of(observed, measured)
             explained = explain(prepared, peaks, observed, measured) if status.status == "ok" else None
@@ -55,6 +57,27 @@ def run(
         result = build(job, status, target, prepared, peaks, observed, measured, explained)
         write_result(result, job.folder)
     supersede_earlier(job, result)
+    return result
+
+
+def watch(experiment: Experiment, folder: Path, composed: Composed, working_folder: Path, console: Console) -> Result:
+    """Measure the experiment's own command while it runs as ever: only then is it known what it does. Raises ConfigError."""
+    plan = plan_command(experiment, folder, working_folder)
+    job = claim(experiment, folder, None, composed, ())
+    target = prepared = peaks = observed = measured = None
+    with interrupted_once():
+        try:
+            target = resolve(experiment, responds)
+            with exclusive(target.machine, target.machine.num_devices, job.folder, console):
+                observed = observe(plan, target, None, Console(quiet=True))
+                target = seen_target(target, observed.records)
+                prepared, peaks = seen_peaks(seen_work(target, plan, observed.records), run_together, console)
+                measured = measure(prepared, peaks, observed)
+            status = status_of(observed, measured)
+        except REFUSALS as error:
+            status = refused(error, None)
+        result = build(job, status, target, prepared, peaks, observed, measured, explained=None)
+        write_result(result, job.folder)
     return result
 
 

@@ -29,7 +29,7 @@ ORDER = (
     ("report",),
     ("tracking",),
     ("run", "doctor", "reference"),
-    ("__main__",),
+    ("__main__", "watch"),
 )
 ONLY_IN = {
     "hydra": ("config", "__main__"),

@@ -53,6 +53,8 @@ PADDINGS = ("max_length", "longest")
 DEVICES = ("auto", "cpu", "cuda")
 TRACKING_MODES = ("auto", "online", "offline", "disabled")
 COMPARISONS = ("equal", "defaults")
+NOTHING_ASKED = "none"  # the comparison of a command that is only watched: what it does is compared with nothing
+UNKNOWN = "unknown"  # a setting of such a command that couldn't be seen
 
 
 @dataclass(frozen=True)

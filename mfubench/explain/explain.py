@@ -107,8 +107,8 @@ def work_of(
     measured: Measured,
 ) -> Work:
     """Return the FLOPs of the mean measured step and of the profiled ones; `content` is the measured rank's file."""
-    found, flops = measured.measurement, measured.flops
-    assert found is not None
+    found, flops = measured.measurement, measured.flops.flops
+    assert found is not None and peaks.peak is not None and found.mfu is not None, "only a watched command lacks them"
     done = as_done(prepared.target.experiment, observed.records)
     profile, skip_masked = profile_of(done), not metrics.masks_seen(observed.records)
 
@@ -134,13 +134,13 @@ def work_of(
     in_kernels = any(word in name for name in names for word in COMPUTES_PRODUCTS)
     peak = peaks.peak.flops_per_second
     return Work(
-        model=flops.model_flops_causal,
-        hardware=flops.hardware_flops_causal,
+        model=flops["model_flops_causal"],
+        hardware=flops["hardware_flops_causal"],
         recomputation=recomputation,
         attention=attention if in_kernels else 0.0,
         peak=peak,
         fastest_peak=peak,
-        profiled=profiled / (len(content["boundaries"]) - 1) if profiled else flops.hardware_flops_causal,
+        profiled=profiled / (len(content["boundaries"]) - 1) if profiled else flops["hardware_flops_causal"],
         clock_ratio=found.mfu / found.mfu_at_clock if found.mfu_at_clock else None,
     )
 

@@ -124,7 +124,7 @@ def step_as_json(counted: CountedStep, possible_flops: float | None) -> dict[str
         "parameters": step.parameters,
         "trainable_parameters": step.trainable_parameters,
         "tokens": counted.tokens,
-        "flops_per_token": step.model_flops / counted.tokens,
+        "flops_per_token": step.flops["model_flops"] / counted.tokens,
         "by_phase": by_phase(counted.places),
         "by_operator": by_operator(counted.places),
         "by_module": by_module(counted.places),

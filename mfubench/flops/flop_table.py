@@ -54,7 +54,7 @@ def show_step(counted: CountedStep, possible_flops: float | None, console: Conso
     spent = _plain_table("", "TFLOP per step", "share")
     for of in (by_phase, by_module, by_operator):
         for name, flops in of(counted.places).items():
-            spent.add_row(name, _tera(flops), f"{flops / step.hardware_flops:.2%}")
+            spent.add_row(name, _tera(flops), f"{flops / step.flops['hardware_flops']:.2%}")
         spent.add_section()
     console.print(spent)
     if step.uncounted:

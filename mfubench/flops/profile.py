@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops
 
@@ -20,24 +21,27 @@ Calls = tuple[tuple[AttentionCall, int], ...]  # distinct calls, each with its n
 
 @dataclass(frozen=True)
 class FlopCount:
-    """FLOPs of one micro-batch's forward and backward pass (or of one step, when scaled) on one device."""
+    """FLOPs of one micro-batch's forward and backward pass (or of one step, when scaled) on one device.
 
-    model_flops: int  # PaLM convention: no recomputation, full square of a document, attention backward 2x forward
-    model_flops_causal: int  # the same with causal attention counted exactly, s(s+1)/2
-    hardware_flops: int  # PyTorch's counter: with recomputation, full square, fused attention backward 2.5x, eager 2x
-    hardware_flops_causal: int  # the same without the masked half, if the kernel skips it
+    A Profile's count knows all of them; a step counted in its own process may leave some unknown: None.
+    """
+
+    model_flops: int | None  # PaLM: no recomputation, full square of a document, attention's backward 2x its forward
+    model_flops_causal: int | None  # the same with causal attention counted exactly, s(s+1)/2
+    hardware_flops: int | None  # PyTorch's counter: with recomputation, full square, fused backward 2.5x, eager 2x
+    hardware_flops_causal: int | None  # the same without the masked half, if the kernel skips it
     parameters: int  # of the model as trained, LoRA's included; tied ones once
     trainable_parameters: int
     uncounted: Mapping[str, int]  # matrix operators without a formula -> calls
 
     @property
-    def flops(self) -> dict[str, int]:
+    def flops(self) -> dict[str, Any]:
         """The figures of AMOUNTS by name."""
         return {name: getattr(self, name) for name in AMOUNTS}
 
     def scaled(self, micro_batches: int) -> FlopCount:
         """The count of `micro_batches` such micro-batches: FLOPs and calls times as many, parameters the same."""
-        flops = {name: figure * micro_batches for name, figure in self.flops.items()}
+        flops: dict[str, Any] = {name: n and n * micro_batches for name, n in self.flops.items()}
         return replace(self, **flops, uncounted={name: n * micro_batches for name, n in self.uncounted.items()})
 
 

@@ -45,13 +45,17 @@ class Ceiling:
 class Peaks:
     """Peak and ceiling by which a run's FLOP/s are divided."""
 
-    peak: Peak
+    peak: Peak | None  # None: not known
     ceiling: Ceiling | None  # None: hardware.measure_ceiling is false, or it is a dry run
 
 
 def peak_dtype(precision: str, device: str) -> str:
-    """Return the dtype whose peak holds for a run of this resolved precision; fp32 on CUDA runs with TF32 on."""
-    assert precision in RESOLVED_PRECISIONS, precision
+    """Return the dtype whose peak holds for a run of this resolved precision; fp32 on CUDA runs with TF32 on.
+
+    A watched command's precision may be another one, which is its own dtype.
+    """
+    if precision not in RESOLVED_PRECISIONS:
+        return precision
     if precision != "fp32":
         return "bf16"
     return "tf32" if device == "cuda" else "fp32"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Collection
@@ -63,6 +64,8 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
         finally:
             ends = time.monotonic()
             grace_s = ENOUGH_GRACE_S if ending.how == "stopped" else GRACE_S
+            if process is not None and plan.working_folder is not None and ending.how == "interrupted":
+                _interrupt(process)
             left = _end_all(process, unrelated, grace_s)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
@@ -93,12 +96,19 @@ def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Pope
     return subprocess.Popen(
         plan.command,
         env=_child_environment(plan, tag),
-        cwd=plan.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
+        cwd=plan.working_folder or plan.folder,
+        stdin=None if plan.working_folder else subprocess.DEVNULL,
+        stdout=None if plan.working_folder else output,
+        stderr=None if plan.working_folder else subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Hand Ctrl-C on to a user's own command, as its terminal would, and let it end in its own way."""
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(GRACE_S)
 
 
 def _end_all(
@@ -128,17 +138,20 @@ def _killed_for_memory() -> int:
 
 
 def _child_environment(plan: Plan, tag: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if not NOT_INHERITED.match(key)}
+    own = plan.working_folder is not None  # then all is left as the user has it
+    inherited = {key: value for key, value in os.environ.items() if own or not NOT_INHERITED.match(key)}
 
     def in_front(first: str, variable: str) -> str:
         return in_front_of(first, plan.environment.get(variable), inherited.get(variable))
 
     ours = {
-        # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.
-        "PATH": in_front(os.path.dirname(plan.command[0]), "PATH"),
         "PYTHONPATH": in_front(str(PROBE_SITE), "PYTHONPATH"),
         "MFUBENCH_RECORDS": str(plan.records),
         processes.RUN_TAG: tag,
-        "WANDB_MODE": "disabled",
     }
+    if own:
+        return {**inherited, **plan.environment, **ours}
+    ours["WANDB_MODE"] = "disabled"
+    # Programs that the framework starts by name, torchrun or ninja, must be those of its own environment.
+    ours["PATH"] = in_front(os.path.dirname(plan.command[0]), "PATH")
     return {**inherited, **extensions.build_environment(plan.command[0]), **plan.environment, **ours}

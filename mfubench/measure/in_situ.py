@@ -24,33 +24,37 @@ class InSitu:
     """The FLOPs of the step that was counted while it ran, on the mean device."""
 
     flops: float | None  # None: torch.compile ran, so most operators were not seen
-    expected_flops: float  # hardware FLOPs counted for the very micro-batches of that step
-    apart: float | None  # (flops - expected) / expected
+    expected_flops: float | None  # hardware FLOPs counted for the very micro-batches of that step
+    apart: float | None  # (flops - expected) / expected; None: one of them isn't known
     by_operator: Mapping[str, float]
     uncounted: Mapping[str, float]  # operators that may multiply matrices and have no formula, with shapes -> calls
     explanation: str | None  # of a difference of more than 1 %, if a known cause makes it
 
 
-def in_situ(records: Records, experiment: Experiment) -> InSitu | None:
-    """Compare the counted step with the count of the same micro-batches; None if a rank counted no step."""
+def in_situ(records: Records, experiment: Experiment | None) -> InSitu | None:
+    """Compare the counted step with the count of the same micro-batches; None if a rank counted no step.
+
+    `experiment`: None if its own count is this step's.
+    """
     steps = [rank.step_flops for rank in records.ranks if rank.step_flops is not None]
     if not steps or len(steps) < len(records.ranks):
         return None
     ranks = len(steps)
     batches = [batch for step in steps for batch in step.micro_batches]
-    expected = _hardware_flops(profile_of(experiment), batches)
+    expected = None if experiment is None else _hardware_flops(profile_of(experiment), batches)
     counted = [step.flops for step in steps if step.flops is not None]
     seen = sum(counted) if len(counted) == ranks else None
     causes: list[str] = []
-    if seen is not None and abs(seen - expected) > MAX_RELATIVE_DIFFERENCE * expected:
+    apart = None if seen is None or expected is None else (seen - expected) / expected
+    if experiment and seen is not None and apart is not None and abs(apart) > MAX_RELATIVE_DIFFERENCE:
         recorded = [rank.work.get("recomputation") for rank in records.ranks]
         kinds = RECOMPUTATIONS if None in recorded else tuple(kind for kind in RECOMPUTATIONS if kind in recorded)
         states = any(f"/{STATE}/" in key for key in profile_of(experiment).executed_products)
         causes = min(_explanations(seen, batches, experiment, kinds), key=len, default=[IN_CHUNKS] * states)
     return InSitu(
         flops=None if seen is None else seen / ranks,
-        expected_flops=expected / ranks,
-        apart=None if seen is None else (seen - expected) / expected,
+        expected_flops=None if expected is None else expected / ranks,
+        apart=apart,
         by_operator=_mean_by_name([step.by_operator for step in steps]),
         uncounted=_mean_by_name([step.uncounted for step in steps]),
         explanation=" and ".join(causes) or None,
@@ -90,7 +94,7 @@ def _through_lm_head(
         positions - sequences: ", those that have a next one",
         positions: "",
     }
-    of_one = profile.of(1, 2).hardware_flops - profile.of(1, 2, trained_tokens=1).hardware_flops
+    of_one = profile.of(1, 2).flops["hardware_flops"] - profile.of(1, 2, trained_tokens=1).flops["hardware_flops"]
     for again, causes in (
         (0, []),
         (profile.forward_of_head, ["lm_head's logits were computed again in the backward pass"]),
@@ -113,7 +117,7 @@ def _kernels(asked: str) -> dict[str, dict[str, Any]]:
 
 
 def _hardware_flops(profile: Profile, batches: Sequence[MicroBatch]) -> int:
-    return sum(profile.of(batch.batch_size, batch.sequence_length).hardware_flops for batch in batches)
+    return sum(profile.of(batch.batch_size, batch.sequence_length).flops["hardware_flops"] for batch in batches)
 
 
 def _mean_by_name(of_ranks: Sequence[Mapping[str, int]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mfubench import hardware, records
 from mfubench.config import Experiment, GradientCheckpointing
-from mfubench.config.vocabulary import ATTENTIONS, LEFT_OPEN
+from mfubench.config.vocabulary import ATTENTIONS, LEFT_OPEN, NOTHING_ASKED
 from mfubench.flops import FlopCount, crosscheck, profile_of
 from mfubench.measure import metrics, status
 from mfubench.measure.device_time import device_time
@@ -39,7 +39,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     experiment, ranks = prepared.target.experiment, prepared.plan.num_ranks
     rule, word = rule_of(experiment.measurement), experiment.framework.loss
     periods = status.periods_recorded(recorded, ranks)
-    wanted = status.wanted(outcome, recorded, ranks, rule)
+    wanted = status.wanted(outcome, recorded, ranks, rule, to_the_end=prepared.plan.max_steps is None)
     differences = records.differences(recorded, expected_work(prepared, wanted.periods))
     differences += crosscheck.contradictions(prepared.flops, prepared.second_count)
     work_known = all(step for rank in recorded.ranks for step in rank.micro_batches[: wanted.periods])
@@ -47,7 +47,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
         conditions = monitor.conditions(None)
         return Measured(None, prepared.flops, None, [], differences, conditions, periods, wanted)
     done, peak = as_done(experiment, recorded), peaks.peak
-    counted = metrics.as_executed(profile_of(done).of, recorded)
+    counted = metrics.as_executed(prepared.counted or profile_of(done).of, recorded)
     found = metrics.measurement_of(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
     flops = metrics.mean_flops(recorded, counted, found)
     boundaries, started_s = metrics.of_rank(recorded, found.rank).boundaries_s, outcome.started_s
@@ -66,7 +66,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
             loss_last=records.finite(records.last_loss(word, recorded, wanted.periods)),
         ),
         flops=flops,
-        in_situ=in_situ(recorded, done),
+        in_situ=in_situ(recorded, None if prepared.counted and prepared.unknown else done),
         history=metrics.step_history(recorded, counted, peak, found),
         differences=differences + metrics.impossible(found, flops, peak),
         conditions=conditions,
@@ -83,6 +83,7 @@ def status_of(observed: Observed, measured: Measured) -> status.RunStatus:
         measured.recorded,
         measured.wanted.periods,
         measured.differences,
+        failed_early=measured.wanted.because == "end" and observed.outcome.returncode != 0,
     )
 
 
@@ -96,6 +97,9 @@ def expected_work(prepared: Prepared, periods: int) -> Expected:
     reach = set() if experiment.framework.native else support.mapped_settings(experiment.framework, values)
     liger_switches = [switch for switch, on in asdict(experiment.liger).items() if on]
     recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
+    if experiment.comparison == NOTHING_ASKED:
+        wrapper = experiment.parallelism.wrapper
+        return Expected(target.num_devices, None, None, periods, None, recomputation=None, wrapper=wrapper)
     wanted = Expected(
         num_ranks=target.num_devices,
         micro_batch_shape=(experiment.batch_size, experiment.sequence_length),
@@ -129,7 +133,7 @@ def as_done(experiment: Experiment, recorded: Records) -> Experiment:
 
     With `comparison=defaults` it has the checkpointing and attention that the probe saw.
     """
-    if experiment.comparison == "equal" or not recorded.ranks or not recorded.ranks[0].work:
+    if experiment.comparison != "defaults" or not recorded.ranks or not recorded.ranks[0].work:
         return experiment
     work = recorded.ranks[0].work
     kernel = work["attention"]["implementation"]

@@ -14,7 +14,7 @@ from mfubench.measure.intervals import MIN_STEPS
 
 @dataclass(frozen=True)
 class StepWork:
-    """The work of an optimizer step, and the peak of a device."""
+    """The work of an optimizer step, and the peak of a device; nan: not known."""
 
     positions: float
     model_flops: float

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -46,12 +47,14 @@ class Figures:
     step_time_s_min: float
     step_time_s_max: float
     tokens_per_second_per_device: float
-    model_tflops_per_second_per_device: float
-    hardware_tflops_per_second_per_device: float
-    mfu: float
-    mfu_causal: float
-    hfu: float
-    hfu_causal: float
+    model_tflops_per_second_per_device: (
+        float | None
+    )  # this and the next five: None if the FLOPs or the peak aren't known
+    hardware_tflops_per_second_per_device: float | None
+    mfu: float | None
+    mfu_causal: float | None
+    hfu: float | None
+    hfu_causal: float | None
     ci95: Mapping[str, tuple[float, float | None]]  # of the step time and the rates, by name; empty: too few steps
     positions_per_step: int  # these and the tokens: means over steps and devices
     sequence_length_min: int  # these three: of the micro-batches
@@ -80,13 +83,13 @@ class Figures:
     loss_last: float | None = None  # the same, of the last step whose loss was read
 
 
-def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: int, steps: int) -> Figures:
+def measurement_of(records: Records, flops: Counted, peak: Peak | None, warmup_steps: int, steps: int) -> Figures:
     """Work out the figures of the steady steps among the first `warmup_steps` + `steps` periods.
 
     Args:
         records: of every rank.
         flops: counts a micro-batch of a shape on one device.
-        peak: of one device.
+        peak: of one device; None: not known.
         warmup_steps: periods that are never measured.
         steps: periods after them; fewer if fewer were recorded.
 
@@ -105,13 +108,13 @@ def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: i
     steps_of_all = _steps_of_all(records, latest.start, times.n)
     ranks = len(windows)
     work = [_work(step, flops, peak) for step in steps_of_all]
-    amounts = {name: [step[name] / ranks for step in work] for name in work[0]}
+    amounts = {name: [step[name] / ranks for step in work] for name in work[0] if not any(isnan(s[name]) for s in work)}
     batches = [batch for step in steps_of_all for batch in step]
     lengths = [batch.sequence_length for batch in batches]
     positions = _positions(batches) / times.n / ranks
     real = _tokens_per_step([batch.real_tokens for batch in batches], times.n * ranks)
     told = [each.settled for each in found.values()]
-    figures: dict[str, Any] = {name: sum(each) / longest for name, each in amounts.items()}
+    figures: dict[str, Any] = {name: sum(amounts[name]) / longest if name in amounts else None for name in work[0]}
     return Figures(
         steps=times.n,
         warmup_steps=latest.start,
@@ -142,7 +145,7 @@ def measurement_of(records: Records, flops: Counted, peak: Peak, warmup_steps: i
 
 
 def _intervals(
-    times: Summary, amounts: Mapping[str, Sequence[float]], window: Sequence[float], peak: Peak
+    times: Summary, amounts: Mapping[str, Sequence[float]], window: Sequence[float], peak: Peak | None
 ) -> dict[str, tuple[float, float | None]]:
     """Return the 95 % interval of the step time and of each rate; shares of the peak take in how well the peak is known."""
     if times.n < MIN_STEPS:
@@ -150,7 +153,7 @@ def _intervals(
     found: dict[str, tuple[float, float | None]] = {"step_time_s": (times.ci95_low, times.ci95_high)}
     for name, each in amounts.items():
         found[name] = ratio_interval(each, window)
-        if BY_NAME[name].unit == "fraction":
+        if peak is not None and BY_NAME[name].unit == "fraction":
             found[name] = widened(sum(each) / sum(window), found[name], peak.relative_half_width)
     return found
 
@@ -177,18 +180,18 @@ def usd_per_million_tokens(measurement: Figures, price_per_hour: float | None) -
     return price_per_hour / 3600 / measurement.tokens_per_second_per_device * 1e6
 
 
-def of_ceiling(measurement: Figures, peak: Peak, ceiling: Ceiling | None) -> float | None:
-    """Return the causal hardware FLOP/s over the largest matmul rate measured on this device; None if none was measured."""
-    if ceiling is None:
+def of_ceiling(measurement: Figures, peak: Peak | None, ceiling: Ceiling | None) -> float | None:
+    """Return the causal hardware FLOP/s over the largest matmul rate measured on this device; None if one isn't known."""
+    if ceiling is None or peak is None or measurement.hfu_causal is None:
         return None
     return measurement.hfu_causal * peak.flops_per_second / ceiling.flops_per_second
 
 
-def mfu_at_clock(measurement: Figures, peak: Peak, conditions: Conditions) -> float | None:
+def mfu_at_clock(measurement: Figures, peak: Peak | None, conditions: Conditions) -> float | None:
     """Return MFU over the peak at the mean clock of the steady steps; None if that clock, or the peak's own, isn't known."""
     clocks = [each.sm_clock_mhz_mean for each in conditions if isinstance(each, GpuConditions)]
     known = [clock for clock in clocks if clock is not None]
-    if not known or peak.clock_hz is None:
+    if not known or peak is None or peak.clock_hz is None or measurement.mfu is None:
         return None
     return measurement.mfu * peak.clock_hz / (fmean(known) * 1e6)
 
@@ -198,12 +201,14 @@ def mean_flops(records: Records, flops: Counted, measurement: Figures) -> FlopCo
     steps = _steps_of_all(records, measurement.warmup_steps, measurement.steps)
     total = _flops_of([batch for step in steps for batch in step], flops)
     device_steps = measurement.steps * len(records.ranks)
-    mean = {name: round(Fraction(flops, device_steps)) for name, flops in total.flops.items()}
+    mean: dict[str, Any] = {
+        name: None if n is None else round(Fraction(n, device_steps)) for name, n in total.flops.items()
+    }
     uncounted = {operator: round(calls / device_steps) for operator, calls in total.uncounted.items()}
     return replace(total, **mean, uncounted=uncounted)
 
 
-def step_history(records: Records, flops: Counted, peak: Peak, measurement: Figures) -> list[dict[str, float]]:
+def step_history(records: Records, flops: Counted, peak: Peak | None, measurement: Figures) -> list[dict[str, float]]:
     """Return a row for each step period of the measured rank, warm-up included, numbered from 1.
 
     The work of a row is the mean of all devices. The mean of `step_time_s` over the rows with `warmup` 0 is the measurement's.
@@ -217,7 +222,7 @@ def step_history(records: Records, flops: Counted, peak: Peak, measurement: Figu
     ):
         work = {name: amount / len(records.ranks) for name, amount in _work(batches, flops, peak).items()}
         row = {"step": step, "warmup": int(step <= measurement.warmup_steps), "step_time_s": seconds}
-        rows.append(row | {name: work[name] / seconds for name in STEP_RATES})
+        rows.append(row | {name: work[name] / seconds for name in STEP_RATES if not isnan(work[name])})
     return rows
 
 
@@ -243,11 +248,11 @@ def masks_seen(records: Records) -> bool:
     return any(each.get("sdpa_calls") and each["sdpa_calls"] != each.get("sdpa_causal_calls") for each in seen)
 
 
-def impossible(measurement: Figures, flops: FlopCount, peak: Peak) -> tuple[Difference, ...]:
+def impossible(measurement: Figures, flops: FlopCount, peak: Peak | None) -> tuple[Difference, ...]:
     """Return the figures that can't be: more causal hardware FLOP/s than the chip has, operators without a formula."""
     found = []
-    if measurement.hfu_causal > 1 and not peak.measured:
-        seen = measurement.hfu_causal * peak.flops_per_second
+    if peak is not None and (measurement.hfu_causal or 0) > 1 and not peak.measured:
+        seen = (measurement.hfu_causal or 0) * peak.flops_per_second
         found.append(
             Difference(
                 what="FLOP/s (a wrong peak, wrong FLOPs, or steps that were not done)",
@@ -272,10 +277,10 @@ def _steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBa
     return [[batch for of_rank in step for batch in of_rank] for step in zip(*each, strict=True)]
 
 
-def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak) -> dict[str, float]:
-    """The amounts of a step's micro-batches, by the name of the rate that each is over a time in s."""
-    amounts = _flops_of(batches, flops).flops
-    return rates(StepWork(_positions(batches), **amounts, peak_flops_per_second=peak.flops_per_second))
+def _work(batches: Sequence[MicroBatch], flops: Counted, peak: Peak | None) -> dict[str, float]:
+    """The amounts of a step's micro-batches, by the name of the rate that each is over a time in s; nan: not known."""
+    amounts = {name: nan if amount is None else amount for name, amount in _flops_of(batches, flops).flops.items()}
+    return rates(StepWork(_positions(batches), **amounts, peak_flops_per_second=peak.flops_per_second if peak else nan))
 
 
 def _flops_of(batches: Sequence[MicroBatch], flops: Counted) -> FlopCount:
@@ -285,7 +290,8 @@ def _flops_of(batches: Sequence[MicroBatch], flops: Counted) -> FlopCount:
     uncounted: Counter[str] = Counter()
     for each in counts:
         uncounted.update(each.uncounted)
-    sums = {name: sum(getattr(each, name) for each in counts) for name in AMOUNTS}
+    each_amount = {name: [getattr(each, name) for each in counts] for name in AMOUNTS}
+    sums: dict[str, Any] = {name: None if None in amounts else sum(amounts) for name, amounts in each_amount.items()}
     return replace(counts[0], **sums, uncounted=dict(uncounted))
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from mfubench import hardware, records
 from mfubench.config import schema
 from mfubench.files import secrets
+from mfubench.flops import FlopCount
 from mfubench.launch import supervision
 from mfubench.launch.outcome import Ending, Outcome
 from mfubench.launch.start import launch
@@ -17,7 +18,8 @@ from mfubench.measure.profile_request import ProfileRequest
 from mfubench.measure.progress import progress_bar
 from mfubench.measure.status import periods_recorded
 from mfubench.measure.stopping_rule import Rule
-from mfubench.plan.prepare import Prepared
+from mfubench.plan.native import Plan
+from mfubench.plan.prepare import Target
 from mfubench.plan.stage import print_stage
 
 
@@ -30,14 +32,16 @@ class Observed:
     monitor: hardware.Monitor  # to be asked for the conditions once
 
 
-def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Observed:
-    """Run the plan to its end, or until the steps recorded are enough. Raises OSError if the disk is too full to start."""
-    plan, measurement = prepared.plan, prepared.target.experiment.measurement
-    rule, ideal_step_s = rule_of(measurement), prepared.flops.model_flops / peaks.peak.flops_per_second
+def observe(plan: Plan, target: Target, ideal_step_s: float | None, console: Console) -> Observed:
+    """Run the plan to its end, or until the steps recorded are enough. Raises OSError if the disk is too full to start.
+
+    `ideal_step_s`: of a step's model FLOPs at the peak, in s; None: not known.
+    """
+    measurement = target.experiment.measurement
+    rule, monitor = rule_of(measurement), hardware.monitor(target.machine, plan.num_ranks)
     request = (
         ProfileRequest(plan, measurement.profile_steps, measurement.keep_trace) if measurement.profile_steps else None
     )
-    monitor = hardware.monitor(prepared.target.machine, plan.num_ranks)
     supervision.check_room(plan.folder, measurement.profile_steps * plan.num_ranks if measurement.keep_trace else 0)
     if request is not None:
         request.after_all_steps()
@@ -57,6 +61,11 @@ def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Obse
         secrets.clean_output(plan.log, plan.records)  # from here on others read what the framework wrote
     peak_memory = {rank.rank: rank.peak_memory_bytes for rank in recorded.ranks}
     return Observed(replace(outcome, peak_memory_bytes=peak_memory), recorded, monitor)
+
+
+def ideal_step_s(flops: FlopCount, peak: hardware.Peak | None) -> float | None:
+    """Return the time of a step's model FLOPs at the peak, in s; None if one of them isn't known."""
+    return None if flops.model_flops is None or peak is None else flops.model_flops / peak.flops_per_second
 
 
 def rule_of(measurement: schema.Measurement) -> Rule:

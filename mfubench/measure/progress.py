@@ -28,7 +28,7 @@ def progress_bar(
     plan: Plan,
     rule: Rule,
     stall_s: float | None,
-    ideal_step_s: float,
+    ideal_step_s: float | None,
     console: Console,
     request: ProfileRequest | None = None,
 ) -> Iterator[Callable[[], Ending | None]]:
@@ -36,7 +36,7 @@ def progress_bar(
 
     It is ended if every rank has enough steps by the rule, and has answered the `request` for a profile of the steps after
     these, if there is one; or if no step ends for `stall_s` (see Stall).
-    `ideal_step_s`: the step's model FLOPs at the peak, in s; its share of the step time is the running MFU.
+    `ideal_step_s`: the step's model FLOPs at the peak, in s; its share of the step time is the running MFU. None: not known.
     """
     import numpy as np  # noqa: F401  (here, so that no import runs beside measured steps: the rule needs both)
     import scipy.special  # noqa: F401
@@ -72,12 +72,14 @@ def progress_bar(
         yield poll
 
 
-def _description(series: Collection[Sequence[float]], rule: Rule, ideal_step_s: float) -> str:
+def _description(series: Collection[Sequence[float]], rule: Rule, ideal_step_s: float | None) -> str:
     """Describe the slowest rank's last steps, and how sure the mean of all measured steps is by now."""
     recent = [times[-RECENT_STEPS:] for times in series]
     slowest = max(fmean(times) for times in recent)
     steps = min(map(len, recent))
-    words = f"last {steps} step{'s' if steps > 1 else ''}: {seconds(slowest)}, MFU {percent(ideal_step_s / slowest)}"
+    words = f"last {steps} step{'s' if steps > 1 else ''}: {seconds(slowest)}" + (
+        "" if ideal_step_s is None else f", MFU {percent(ideal_step_s / slowest)}"
+    )
     measured = [times[rule.warmup :] for times in series]
     if min(map(len, measured)) < MIN_STEPS:
         return words

@@ -36,6 +36,7 @@ Kind = Literal[
     "in_situ",  # a step counted in the framework's own process was another, or none could be
     "recomputation_hidden",
     "too_small",  # the model, for the device
+    "unknown",  # a figure that is absent, and why
     "inapplicable",  # a setting that changes nothing here
 ]
 EXPLAIN_A_FAILURE = ("foreign_process", "memory_errors")  # without steady steps the machine's others say nothing
@@ -70,6 +71,7 @@ def run_warnings(
             f"{experiment.model.name} is far too small for a {target.machine.device_name}: its MFU means nothing there; "
             "try python -m mfubench model=llama-3.1-8b mode=lora sequence_length=2048 gradient_checkpointing=non_reentrant",
         )
+    yield from (RunWarning("unknown", why) for why in (prepared.unknown if prepared else ()))
     if not (peaks and observed and measured):
         return
     hidden = any(rank.work["recomputation"] is None for rank in observed.records.ranks if rank.work)
@@ -83,14 +85,16 @@ def run_warnings(
             yield RunWarning(kind, text)
     if measured.measurement:
         yield from _of_steps(experiment, status, peaks.peak, measured.measurement)
-        if observed.outcome.ended == "itself" and observed.outcome.returncode:
+        if observed.outcome.ended == "itself" and observed.outcome.returncode and status.status != "failed":
             how = f"the framework ended with exit status {observed.outcome.returncode}"
-            yield RunWarning("ended_badly", f"{how} after all measured steps; see framework.log")
+            yield RunWarning("ended_badly", f"{how} after all measured steps; see its output")
         if experiment.measurement.profile_flops:
             yield from (RunWarning("in_situ", text) for text in _of_the_in_situ_count(measured.in_situ))
 
 
-def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement: Figures) -> Iterator[RunWarning]:
+def _of_steps(
+    experiment: Experiment, status: RunStatus, peak: Peak | None, measurement: Figures
+) -> Iterator[RunWarning]:
     """Warn of a mean step time that is less certain than was asked for."""
     wanted = experiment.measurement
     if measurement.settled is False:
@@ -116,7 +120,7 @@ def _of_steps(experiment: Experiment, status: RunStatus, peak: Peak, measurement
             "ended_by_user", f"ended by the user after {measurement.steps} steady steps of at most {wanted.steps}"
         )
     if measurement.of_ceiling is not None and measurement.of_ceiling > MEASURED_PEAK_TOLERANCE:
-        too_high = "utilisations are too high" if peak.measured else "of_ceiling is too high"
+        too_high = "utilisations are too high" if peak and peak.measured else "of_ceiling is too high"
         yield RunWarning(
             "ceiling_exceeded",
             f"the run did {measurement.of_ceiling:.2f} times the FLOP/s that were measured as the most this device does, so "
@@ -136,9 +140,9 @@ def _of_the_in_situ_count(counted: InSitu | None) -> Iterator[str]:
     """Yield how the step counted in the framework's process differed from the FLOPs that HFU assumes."""
     if counted is None:
         yield "no step was counted in the framework's own process: not every rank has trained one model from its first step on"
-    elif counted.flops is None or counted.apart is None:
+    elif counted.flops is None:
         yield "no step could be counted in the framework's own process: torch.compile hides what it does"
-    elif abs(counted.apart) > MAX_RELATIVE_DIFFERENCE:
+    elif counted.apart is not None and counted.expected_flops and abs(counted.apart) > MAX_RELATIVE_DIFFERENCE:
         why = counted.explanation or "nothing known explains it; in_situ in result.json has its operators"
         unknown = ", ".join(f"{operator} ×{calls:g}" for operator, calls in counted.uncounted.items())
         yield (

@@ -28,6 +28,7 @@ Status = Literal[
     "no_records",
     "inconsistent",
 ]
+LEAST_STEPS = 2  # to have a mean and a spread
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -57,21 +58,33 @@ class Wanted:
     """The step periods that a run must have, warm-up included, and what ended the measurement there."""
 
     periods: int
-    because: Because | Literal["user"]
+    because: Because | Literal["user", "end"]
 
 
-def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule) -> Wanted:
-    """Return the periods that were enough by the rule; those recorded if the user ended the run after the minimum; else all."""
+def wanted(outcome: Outcome, records: Records, num_ranks: int, rule: Rule, to_the_end: bool = False) -> Wanted:
+    """Return the periods that were enough by the rule; those recorded if the user ended the run after the minimum; else all.
+
+    `to_the_end`: no number of steps was asked for, so that all is what the framework made, and the minimum two steps.
+    """
     recorded = periods_recorded(records, num_ranks)
     enough = enough_after([rank.step_times_s for rank in records.ranks], rule) if recorded else None
     if enough is not None:
         return Wanted(*enough)
     if outcome.ended == "interrupted" and recorded >= rule.warmup + rule.least:
         return Wanted(recorded, "user")
+    if to_the_end:
+        return Wanted(max(recorded, rule.warmup + LEAST_STEPS), "end")
     return Wanted(rule.warmup + rule.most, "steps")
 
 
-def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences: Sequence[Difference]) -> RunStatus:
+def judge(
+    outcome: Outcome,
+    seen: bool,
+    recorded: int,
+    wanted: int,
+    differences: Sequence[Difference],
+    failed_early: bool = False,
+) -> RunStatus:
     """Decide the status of a run.
 
     Args:
@@ -80,11 +93,15 @@ def judge(outcome: Outcome, seen: bool, recorded: int, wanted: int, differences:
         recorded: step periods that every rank has.
         wanted: step periods that it must have.
         differences: from what was expected; any makes a complete run inconsistent.
+        failed_early: True if its steps would be enough had it not failed: nothing but its end was waited for.
     """
     by = {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended)
-    if recorded >= wanted:
+    if recorded >= wanted and not failed_early:
         return RunStatus("inconsistent", _as_text(differences), by) if differences else RunStatus("ok", None, by)
-    so_far, last_words = f"{recorded} of {wanted} step periods recorded", _last_words(outcome)
+    so_far = (
+        f"{recorded} of {wanted} step periods recorded" if recorded < wanted else f"{recorded} step periods recorded"
+    )
+    last_words = _last_words(outcome)
     if outcome.ended == "not_installed":
         return RunStatus("not_installed", "; ".join(outcome.log_tail))
     if outcome.ended == "interrupted":
@@ -132,4 +149,4 @@ def _last_words(outcome: Outcome) -> str:
     if outcome.killed_for_memory:
         held = f": it held {outcome.memory.resident_bytes_max / 2**30:.1f} GiB" if outcome.memory else ""
         return f"the kernel killed it{held}"
-    return f"its last words: {outcome.last_words}" if outcome.last_words else "it printed nothing"
+    return f"its last words: {outcome.last_words}" if outcome.last_words else "framework.log is empty"

@@ -47,9 +47,11 @@ class Plan:
     other_files: Mapping[str, str]  # what the native config refers to, by its name in the run folder
     folder: Path
     num_ranks: int
-    max_steps: int  # optimizer steps asked of the framework
+    max_steps: int | None  # optimizer steps asked of the framework; None: it ends when it will
     periods: int  # step periods needed on every rank: warm-up and measured
     timeout_s: float
+    # Of a user's own command, which also keeps its environment and its terminal. None: the run folder, and a log.
+    working_folder: Path | None = None
 
     @property
     def records(self) -> Path:
@@ -139,7 +141,7 @@ class PlanFile:
     config: str
     other_files: Mapping[str, str]  # name → text
     num_ranks: int
-    max_steps: int
+    max_steps: int | None  # None: the framework was asked for no number of steps
     periods: int
     timeout_s: float
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from bisect import bisect_left
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from mfubench.workload import NoData, NoRoom, Workload, prepare_workload
 if TYPE_CHECKING:
     from mfubench.flops.memory import MemoryEstimate
 
+Counted = Callable[[int, int], FlopCount]  # [batch, sequence] of a micro-batch -> its FLOPs
 LARGEST_BATCH = 4096  # to look for
 REFUSALS = (
     support.Unsupported,
@@ -55,6 +57,7 @@ class Target:
     machine: hardware.Machine
     precision: str  # bf16 | bf16_pure | fp32
     engine: str | None  # None: the framework has no engines
+    threads: int | None = None  # of a rank on a CPU, if the framework chose them; None: the cores divided by the ranks
 
     @property
     def framework_label(self) -> str:
@@ -69,7 +72,7 @@ class Target:
     @property
     def threads_per_rank(self) -> int:
         """Threads of a rank on a CPU."""
-        return threads_per_rank(self.machine.cores, self.num_devices)
+        return self.threads or threads_per_rank(self.machine.cores, self.num_devices)
 
     @property
     def peak_is_measured(self) -> bool:
@@ -82,10 +85,12 @@ class Prepared:
     """All that is known before the start."""
 
     target: Target
-    workload: Workload
+    workload: Workload | None  # None: the command brings its own
     flops: FlopCount  # of one optimizer step on one device
     second_count: SecondCount | None  # of the same step; None: this model or mode has no analytic count
     plan: Plan
+    counted: Counted | None = None  # None: as the experiment's architecture says
+    unknown: tuple[str, ...] = ()  # figures that will be absent, each with the reason
 
 
 def resolve(experiment: Experiment, responds: Responds) -> Target:

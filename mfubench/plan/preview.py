@@ -56,18 +56,18 @@ def _heading(text: str, console: Console) -> None:
 def _flops_table(flops: FlopCount, second_count: str, peak: Peak | None) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, amount, meaning in (
-        ("model", flops.model_flops, "MFU's numerator"),
-        ("model, causal", flops.model_flops_causal, "without attention's masked half"),
-        ("hardware", flops.hardware_flops, "HFU's numerator: recomputation included"),
-        ("hardware, causal", flops.hardware_flops_causal, "without attention's masked half"),
+        ("model", "model_flops", "MFU's numerator"),
+        ("model, causal", "model_flops_causal", "without attention's masked half"),
+        ("hardware", "hardware_flops", "HFU's numerator: recomputation included"),
+        ("hardware, causal", "hardware_flops_causal", "without attention's masked half"),
     ):
-        table.add_row(name, f"{amount / 1e12:,.4g} TFLOP", meaning)
+        table.add_row(name, f"{flops.flops[amount] / 1e12:,.4g} TFLOP", meaning)
     table.add_row("second count", "", second_count)
     if peak is None:
         table.add_row("peak", "", "measured before the run")
     else:
         table.add_row("peak", f"{peak.flops_per_second / 1e12:,.4g} TFLOP/s", f"{peak.dtype}, {peak.source}")
-        step_s = flops.model_flops / (EXAMPLE_MFU * peak.flops_per_second)
+        step_s = flops.flops["model_flops"] / (EXAMPLE_MFU * peak.flops_per_second)
         table.add_row("a step", f"{step_s:.3g} s", f"at an MFU of {EXAMPLE_MFU:.0%}")
         table.add_row("your step time", "", "python -m mfubench.flops, the same settings, and --step-time-s SECONDS")
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from .liger import find_liger_kernels
 
 # The attributes of wrappers that hold the wrapped module: data parallelism, torch.compile, sharding, adapters.
 WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model")
+# Keys of a config that change nothing in a training step.
+NO_ARCHITECTURE = ("architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "use_cache")
 # Packages of the classes that make a model train on several devices.
 PARALLEL_PACKAGES = ("torch.nn.parallel", "torch.distributed", "deepspeed", "megatron")
 
@@ -29,6 +32,8 @@ def describe_work(root: nn.Module, first: FirstStep) -> dict[str, Any]:
     return {
         "model": _class_name(links[-1]),
         "model_type": getattr(config, "model_type", None),
+        "config": _architecture(config),
+        "lora": _lora(root, links),
         "wrappers": [type(link).__name__ for link in links],
         "parallel_wrappers": _parallel_classes(links),
         "zero_stage": _zero_stage(links),
@@ -70,6 +75,27 @@ def chain(root: nn.Module) -> list[nn.Module]:
         if inner is None:
             return links
         links.append(inner)
+
+
+def _architecture(config: Any) -> dict[str, Any] | None:
+    """The keys of transformers' config that say what the model is; null if it has no such config."""
+    try:
+        keys = json.loads(json.dumps(config.to_dict())) if getattr(config, "model_type", None) else None
+    except (AttributeError, TypeError, ValueError):  # another class's config
+        return None
+    return keys and {k: v for k, v in keys.items() if v is not None and k[:1] != "_" and k not in NO_ARCHITECTURE}
+
+
+def _lora(root: nn.Module, links: list[nn.Module]) -> dict[str, Any] | None:
+    """The LoRA settings that PEFT keeps beside the model, and the layers that have matrices by their last name."""
+    configs = [getattr(link, "peft_config", None) for link in links]
+    adapters = next((list(config.values()) for config in configs if isinstance(config, dict)), [])
+    layers = {name.rpartition(".")[2] for name, module in root.named_modules() if "lora_A" in module._modules}
+    if not adapters or not layers:
+        return None
+    told = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+    settings = {name: getattr(adapters[0], key, None) for name, key in told.items()}
+    return {**settings, "target_modules": sorted(layers)}
 
 
 def _class_name(module: nn.Module) -> str:

@@ -73,7 +73,7 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
     first_factor = _first_factor(name)
     if first_factor is not None:
         return _product_flops(name, args, args[first_factor], out)
-    if _is_attention(name):
+    if is_attention(name):
         return _attention_flops(name, _named(func, args, kwargs))
     if name in ("aten::convolution", "aten::convolution_backward"):
         return _convolution_flops(name, args, out)
@@ -151,7 +151,8 @@ def _first_factor(name: str) -> int | None:
 
 
 @lru_cache(maxsize=None)
-def _is_attention(name: str) -> bool:
+def is_attention(name: str) -> bool:
+    """True for an operator that attends in one fused kernel, forward or backward."""
     return any(pattern.fullmatch(name) for pattern in (HEADS_FIRST, SEQUENCE_FIRST))
 
 

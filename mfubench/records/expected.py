@@ -10,10 +10,10 @@ class Expected:
     """The work expected of a run. None: not known, so not compared."""
 
     num_ranks: int
-    micro_batch_shape: tuple[int, int]  # [batch, sequence]; the longest sequence if it varies
-    micro_batches_per_step: int
+    micro_batch_shape: tuple[int, int] | None  # [batch, sequence]; the longest sequence if it varies
+    micro_batches_per_step: int | None
     periods: int  # step periods needed on every rank
-    trainable_parameters: int
+    trainable_parameters: int | None
     recomputation: str | None  # none | reentrant | non_reentrant
     wrapper: str | None  # class name of the parallel wrapper around the model; None: there must be none
     attention: str | None = None  # as the model's config names it

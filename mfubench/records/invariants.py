@@ -71,19 +71,22 @@ def _steps(rank: RankRecord, expected: Expected) -> Iterator[Difference]:
     if rank.boundary == "optimizer" and not all(steps):
         what = f"micro-batches per optimizer step on rank {rank.rank}"
         seen = "neither forwards of the model nor batches of a torch DataLoader, so the work of a step is unknown"
-        yield Difference(what, f"{expected.micro_batches_per_step}", seen)
+        yield Difference(what, f"{expected.micro_batches_per_step or 'a known number'}", seen)
         return
     counts = Counter(len(step) for step in steps)
-    if set(counts) - {expected.micro_batches_per_step}:
+    if expected.micro_batches_per_step is not None and set(counts) - {expected.micro_batches_per_step}:
         what = f"micro-batches per optimizer step on rank {rank.rank}"
         yield Difference(what, f"{expected.micro_batches_per_step}", _listed(counts))
     shapes = Counter((batch.batch_size, batch.sequence_length) for step in steps for batch in step)
-    if not all(_fits(shape, expected) for shape in shapes):
+    longest = expected.micro_batch_shape
+    if longest is not None and not all(_fits(shape, longest, expected.sequence_varies) for shape in shapes):
         what = f"[batch, sequence] of micro-batches on rank {rank.rank}"
-        wanted = f"{list(expected.micro_batch_shape)}{' at most' if expected.sequence_varies else ''}"
+        wanted = f"{list(longest)}{' at most' if expected.sequence_varies else ''}"
         yield Difference(what, wanted, _listed({str(list(k)): n for k, n in shapes.items()}))
 
-    repeats = Counter(rank.gradient_and_recompute_counts[: expected.periods])
+    repeated = rank.gradient_and_recompute_counts[: expected.periods]
+    # Steps of different numbers of micro-batches recompute differently often.
+    repeats = Counter(repeated if len(counts) == 1 else ((gradients, 0) for gradients, _ in repeated))
     if len(repeats) > 1:
         what = f"(tensors with a gradient, calls recomputed) in a step on rank {rank.rank}"
         yield Difference(what, "the same in every step", _listed({str(k): n for k, n in repeats.items()}))
@@ -98,9 +101,9 @@ def _losses(rank: RankRecord) -> Iterator[Difference]:
             return
 
 
-def _fits(shape: tuple[int, int], expected: Expected) -> bool:
-    batch, longest = expected.micro_batch_shape
-    return shape[0] == batch and (shape[1] <= longest if expected.sequence_varies else shape[1] == longest)
+def _fits(shape: tuple[int, int], wanted: tuple[int, int], sequence_varies: bool) -> bool:
+    batch, longest = wanted
+    return shape[0] == batch and (shape[1] <= longest if sequence_varies else shape[1] == longest)
 
 
 def _listed(counts: Counter[int] | dict[str, int]) -> str:

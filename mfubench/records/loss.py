@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mfubench.config.vocabulary import LOSSES
 from mfubench.records.reading import MicroBatch, Records
 
 
@@ -24,11 +25,11 @@ def loss_per_target(
     """Return the mean loss per target of one step; None if a scalar or a count that it needs isn't known.
 
     Args:
-        word: `framework.loss`.
+        word: `framework.loss`; any other word: not known.
         scalars: of each rank, of each of its micro-batches.
         batches: of all ranks together.
     """
-    if not scalars or not all(scalars):
+    if word not in LOSSES or not scalars or not all(scalars):
         return None
     each = [scalar for rank in scalars for scalar in rank or ()]
     known = [scalar for scalar in each if scalar is not None]

@@ -43,7 +43,8 @@ def after_all(results: Sequence[Result], folder: Path) -> Iterator[str]:
     """Yield where the results lie, with the commands that show and upload them. `folder`: above all of them."""
     runs, where = [Path(result.provenance.folder) for result in results], _as_typed(folder)
     yield f"results  {where}"
-    if len(runs) == 1 and results[0].status != "ok" and (log := runs[0] / "framework.log").exists():
+    log = runs[0] / "framework.log"  # empty if the output went to the user's terminal
+    if len(runs) == 1 and results[0].status != "ok" and log.exists() and log.stat().st_size:
         yield f"log      {_as_typed(log)}"
     yield f"report   python -m mfubench.report {where} --format html --output report.html"
     if any(next(run.glob("wandb/offline-run-*"), None) for run in runs):

@@ -206,9 +206,11 @@ def _devices(results: Sequence[Result]) -> Iterator[str]:
     for result in results:
         h, plan = result.hardware, result.plan
         if h and h.peak_flops_per_second:
-            source = "measured before each run" if h.peak_measured else h.peak_source or ""
+            # The threads of a watched command, and so its peak, are known afterwards.
+            when = "after" if plan and plan.max_steps is None else "before"
+            source = f"measured {when} each run" if h.peak_measured else h.peak_source or ""
             if h.peak_measured and plan and plan.num_ranks > 1:
-                source += f", {plan.environment.get('OMP_NUM_THREADS', '?')} thread(s) a rank"
+                source += f", {plan.environment.get('OMP_NUM_THREADS') or (result.work or {}).get('threads')} thread(s) a rank"
             peaks.setdefault((h.device_name, h.peak_dtype or "", source), []).append(h.peak_flops_per_second / 1e12)
     for (name, dtype, source), values in peaks.items():
         yield one_line(f"{name}: peak {_range(values)} TFLOP/s in {dtype}, {source}")

@@ -68,9 +68,9 @@ def settings_in_words(asked: Mapping[str, Any], framework: str, precision: str |
         "rank": str(asked["mode"]["rank"] or ""),
         "parallelism": asked["parallelism"]["name"] + (f" ×{devices}" if devices > 1 else ""),
         "checkpointing": asked["gradient_checkpointing"]["name"],
-        "batch": str(asked["batch_size"]),
-        "sequence": str(asked["sequence_length"]),
-        "accumulation": str(asked["gradient_accumulation_steps"]),
+        "batch": str(asked["batch_size"] or ""),  # 0: a watched command's, not known
+        "sequence": str(asked["sequence_length"] or ""),
+        "accumulation": str(asked["gradient_accumulation_steps"] or ""),
         "precision": precision or asked["precision"],
         "attention": asked["attention"],
         "liger": _liger(asked),

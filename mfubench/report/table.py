@@ -142,7 +142,7 @@ def _in_situ(row: Row) -> dict[str, str]:
     """Describe the count made in the framework's own process; empty if there was none."""
     for result in row.pooled.ok:
         counted = result.in_situ
-        if counted and counted.flops is not None and counted.apart is not None:
+        if counted and counted.flops is not None and counted.expected_flops is not None and counted.apart is not None:
             seen, expected = (WORDS["TFLOP"](flops / 1e12) for flops in (counted.flops, counted.expected_flops))
             return {"in situ": f"{seen} in a step, {percent(counted.apart, sign='+')} from {expected}"}
     return {}

@@ -134,13 +134,16 @@ def _hardware(target: Target, peaks: Peaks | None) -> FoundHardware:
     )
 
 
-def _data(prepared: Prepared) -> dict[str, Any]:
-    """Describe the training data: its source, and how many samples there are and were read."""
+def _data(prepared: Prepared) -> dict[str, Any] | None:
+    """Describe the training data: its source, and how many samples there are and were read; None: they aren't known."""
+    made = prepared.workload
+    if made is None:
+        return None
     return {
         "name": prepared.target.experiment.data.name,
-        "source": prepared.workload.data_source,
-        "num_rows": prepared.workload.num_rows,
-        "num_samples": prepared.workload.num_samples,
+        "source": made.data_source,
+        "num_rows": made.num_rows,
+        "num_samples": made.num_samples,
     }
 
 

@@ -40,7 +40,7 @@ def config(result: Result) -> dict[str, Any]:
     hidden = {*OUTSIDE_THE_WORK, "liger", *(LEFT_OPEN if settings["comparison"] == "defaults" else ())}
     shown = {name: value for name, value in settings.items() if name not in hidden}
     told = {name: _known(value, OF_ANY_GROUP) if isinstance(value, Mapping) else value for name, value in shown.items()}
-    told["mode"] |= _known(settings["mode"], OF_MODE[settings["mode"]["name"]])
+    told["mode"] |= _known(settings["mode"], OF_MODE.get(settings["mode"]["name"], ()))
     architecture = settings["model"]["architecture"]
     told["model"]["architecture"] = _known(architecture, list(filter(SIZES.fullmatch, architecture)))
     told["framework"] |= {"label": result.framework} | ({"engine": result.engine} if result.engine else {})
@@ -59,8 +59,9 @@ def history(result: Result) -> list[dict[str, float]]:
     rows, seconds = [], datetime.fromisoformat(result.started_at).timestamp()
     for row in result.history if result.status == "ok" else ():
         seconds += row["step_time_s"]
-        tflop = row["hardware_tflops_per_second_per_device"] * row["step_time_s"]
-        rows.append({**row, PROFILED: round(tflop, 12), "_timestamp": seconds})  # rounded to whole FLOPs
+        rows.append({**row, "_timestamp": seconds})
+        if (rate := row.get("hardware_tflops_per_second_per_device")) is not None:
+            rows[-1][PROFILED] = round(rate * row["step_time_s"], 12)  # to whole FLOPs
     return rows
 
 
@@ -84,8 +85,8 @@ def summary(result: Result) -> dict[str, Any]:
         for name, (low, high) in measured.pop("ci95").items():
             figures |= {f"ci95/{name}_low": low, f"ci95/{name}_high": high}
         figures |= {_column(name): figure for name, figure in measured.items()}
-        figures["profiled_tflop_per_step"] = result.flops.hardware_flops / 1e12
-        figures["model_tflop_per_step"] = result.flops.model_flops / 1e12
+        for name, flops in (("profiled", result.flops.hardware_flops), ("model", result.flops.model_flops)):
+            figures[f"{name}_tflop_per_step"] = None if flops is None else flops / 1e12
         figures["counts/trainable_parameters"] = result.flops.trainable_parameters
         if result.in_situ and result.in_situ.flops:
             figures["profiled_in_situ_tflop_per_step"] = result.in_situ.flops / 1e12

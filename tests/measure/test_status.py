@@ -105,7 +105,7 @@ def test_a_failure_gives_its_last_words() -> None:
 def test_a_failure_names_the_rank_and_its_signal() -> None:
     killed = replace(ended("itself", 1), failed_rank=1, signal="SIGKILL")
     reason = judge(killed, True, 3, PLANNED, ()).reason
-    assert reason == "exit status 1 (rank 1 ended by SIGKILL), 3 of 35 step periods recorded; it printed nothing"
+    assert reason == "exit status 1 (rank 1 ended by SIGKILL), 3 of 35 step periods recorded; framework.log is empty"
     reason = judge(ended("itself", 1, "[rank1]: KeyError: 'x'"), True, 3, PLANNED, ()).reason
     assert reason is not None and reason.startswith("exit status 1 (rank 1 failed), 3 of 35")
     reason = judge(ended("itself", -11), True, 3, PLANNED, ()).reason
