@@ -20,6 +20,7 @@ from .counting import counting
 from .coverage import coverage
 from .figures import comparisons, table
 from .probe import probe
+from .profiling import profiling
 from .weights import random_weights
 
 
@@ -37,9 +38,11 @@ def main() -> None:
                 lines += measured(folder)
         with console.status("measuring the probe"):
             own, made = probe(folder)
+        with console.status("measuring profiles"):
+            profiles, same = profiling(folder)
         with console.status("comparing"):
-            made += comparing(folder)
-    console.print(table([*lines, *own]))
+            made += [*same, *comparing(folder)]
+    console.print(table([*lines, *own, *profiles]))
     console.print(comparisons(made))
     console.print(coverage())
 

@@ -21,7 +21,7 @@ from mfubench.files.paths import CONF, ROOT
 from mfubench.plan.engines import INSTALLED
 
 WATCH = Path(__file__).parent / "watch"
-QUICK = ("measurement=quick", "tracking=none")
+QUICK = ("measurement=quick", "measurement.profile_steps=1", "tracking=none")
 ALL = sorted(path.stem for path in (CONF / "framework").glob("*.yaml"))
 
 Results = dict[frozenset[str], dict[str, Any]]  # by the overrides that asked for each

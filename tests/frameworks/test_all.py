@@ -74,3 +74,13 @@ def test_every_framework_recomputes_nothing_and_steps_fp32_weights_with_adamw(si
 def test_every_framework_is_held_against_the_same_flops(side_by_side: Results) -> None:
     for mode in ("full", "lora"):
         assert the_one(seen(side_by_side, mode, "flops", "model_flops")) > 0
+
+
+def test_the_step_of_every_framework_is_explained(side_by_side: Results) -> None:
+    for mode in ("full", "lora"):
+        for name, found in seen(side_by_side, mode, "explanation").items():
+            categories = dict(found["categories_s"])
+            busy = sum(categories.values()) - categories.pop("idle", 0.0)
+            known = {category: seconds for category, seconds in categories.items() if category != "other"}
+            assert sum(known.values()) >= 0.9 * busy, (name, mode, found["kernels"])
+            assert {"matmul", "attention", "optimizer", "elementwise"} <= known.keys(), (name, mode)

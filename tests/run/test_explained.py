@@ -30,12 +30,12 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def explained(compose: Callable[..., Experiment], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
-    """The result of a run with these overrides, as it was written, whose trainer is disturbed."""
+    """The result of a run with these overrides, as it was written; its trainer is disturbed, or None: the framework's own."""
 
-    def of(*overrides: str, disturbance: str = "none") -> Result:
+    def of(*overrides: str, disturbance: str | None = "none") -> Result:
         folder = tmp_path_factory.mktemp("run")
-        command = f"['${{run.python}}','{TRAINER}','${{run.config_path}}','{disturbance}']"
-        experiment = compose(*SETTINGS, f"framework.command={command}", *overrides)
+        command = f"framework.command=['${{run.python}}','{TRAINER}','${{run.config_path}}','{disturbance}']"
+        experiment = compose(*SETTINGS, *overrides, *([command] if disturbance else ()))
         run(experiment, folder, None, {}, Console(quiet=True))
         return read_result(folder / "result.json")
 
@@ -80,9 +80,7 @@ def test_the_trace_lies_in_the_run_folder_and_raw_events_nowhere(plain: Result) 
     assert [path.name for path in (folder / "records").iterdir()] == ["rank0.jsonl"]
 
 
-def test_recomputation_is_that_of_the_flops_and_eager_attention_computes_no_product(
-    explained: Callable[..., Result], plain: Result
-) -> None:
+def test_recomputation_is_what_checkpointing_adds_to_the_flops(explained: Callable[..., Result], plain: Result) -> None:
     found = explained("gradient_checkpointing=non_reentrant")
     assert found.explanation is not None and found.measurement is not None and found.hardware is not None
     assert found.explanation.waterfall is not None and found.flops is not None and plain.flops is not None
@@ -113,3 +111,31 @@ def test_whatever_becomes_of_the_profile_the_result_is_whole(
 def test_nothing_is_said_of_a_profile_that_was_not_asked_for(explained: Callable[..., Result]) -> None:
     found = explained("measurement.profile_steps=0")
     assert (found.status, found.explanation, found.no_explanation) == ("ok", None, None)
+
+
+@pytest.mark.slow
+def test_eager_attention_is_softmax_and_its_products_are_matmuls(explained: Callable[..., Result]) -> None:
+    settings = ("mode=lora", "attention=eager", "gradient_checkpointing=reentrant", "optimizer=adamw_torch")
+    found = explained(*settings, disturbance=None).explanation
+    assert found is not None and found.waterfall is not None
+    step = sum(found.categories_s.values())
+    assert found.waterfall.executed["attention"] == pytest.approx(found.categories_s["attention"] / step)
+    assert 0 < found.waterfall.needed["recomputation"] < found.waterfall.hfu_causal / 2
+    assert found.waterfall.needed["other executed work"] > 0  # the masked half, which eager attention computes
+
+
+@pytest.mark.slow
+def test_code_that_torch_compile_generated_is_explained(explained: Callable[..., Result]) -> None:
+    found = explained("torch_compile=true", "measurement.warmup_steps=3", disturbance=None).explanation
+    assert found is not None and any("torch.compile" in note for note in found.notes)
+    kernels = {kernel.name: kernel.category for kernel in found.kernels}
+    assert kernels["## Call CompiledFxGraph"] == "elementwise" and kernels["aten::mm"] == "matmul"
+    assert found.categories_s["other"] < 0.1 * sum(found.categories_s.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallelism", ["ddp", "zero2"])
+def test_two_ranks_are_explained_by_the_slower_one(explained: Callable[..., Result], parallelism: str) -> None:
+    found = explained(f"parallelism={parallelism}", "parallelism.num_devices=2", disturbance=None)
+    assert found.explanation is not None, found.no_explanation
+    assert found.explanation.categories_s["communication"] > 0
