@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from mfubench.plan.watched import nothing_asked
 
 WATCH_COMMAND = "python -m mfubench.watch"
 GROUPS_TO_SET = ("measurement", "hardware", "tracking")
+SEEN = {"experiment", *(field.name for field in fields(Experiment) if field.name not in GROUPS_TO_SET)}
 FOLDER = "hydra.run.dir"
 EVERY_STEP = "measurement=whole"  # unless another one is named
 
@@ -43,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = {key_of(each): each.partition("=")[2] for each in given.settings}
     folder = Path(own.get(FOLDER) or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S}").absolute()
     try:
-        steps = [] if given.steps is None else [f"measurement.steps={given.steps}"]
-        chosen = _checked([*([] if "measurement" in own else [EVERY_STEP]), *given.settings, *steps], command)
+        chosen = compose_settings(given.settings, given.steps)
+        if shutil.which(command[0]) is None:
+            raise ConfigError("there is no such program", given=command[0], expected="a command as you start it")
         return _watch(nothing_asked(chosen, own.get("name") or _name_of(command), command), folder, settings)
     except ConfigError as error:
         screen = error.screen([secrets.clean(each) for each in settings], WATCH_COMMAND)
@@ -53,15 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _checked(settings: Sequence[str], command: Sequence[str]) -> Experiment:
-    """Compose the settings. Raises ConfigError for one that is the command's own, and for a program that isn't there."""
-    if shutil.which(command[0]) is None:
-        raise ConfigError("there is no such program", given=command[0], expected="a command as you start it behind --")
+def compose_settings(settings: Sequence[str], steps: int | None = None) -> Experiment:
+    """Compose the settings; all steps are measured unless they say otherwise. Raises ConfigError for the command's own."""
     for each in settings:
-        if key_of(each).partition(".")[0] not in (*GROUPS_TO_SET, "name") and key_of(each) != FOLDER:
+        if key_of(each).partition(".")[0] in SEEN:
             expected = f"settings of {', '.join(GROUPS_TO_SET)}; name=NAME; {FOLDER}=FOLDER"
             raise ConfigError(f"{key_of(each)} is the command's own to set", given=each, expected=expected)
-    return compose_one([each for each in settings if key_of(each) != "name"])
+    every = [] if "measurement" in map(key_of, settings) else [EVERY_STEP]
+    known = [each for each in settings if key_of(each) != "name"]
+    return compose_one([*every, *known, *([] if steps is None else [f"measurement.steps={steps}"])])
 
 
 def _no_command(settings: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from mfubench.config.compose import check_command_line, compose_one, flags_first
 from mfubench.measure.status import STATUSES
 from mfubench.plan.native import Place, make_plan
 from mfubench.plan.support import values_of
+from mfubench.watch import compose_settings
 from mfubench.workload import Workload
 
 ROOT = Path(__file__).parent.parent.parent
@@ -86,6 +87,8 @@ def check(command: str) -> None:
         given = parsed(import_module(name).main, words[3:])
         if "overrides" in given:
             compose_one(given.overrides)
+        if "settings" in given:
+            compose_settings(given.settings, given.steps)
 
 
 def check_run(arguments: list[str]) -> None:
@@ -150,6 +153,7 @@ def test_the_pages_have_commands_of_every_kind() -> None:
         "python -m mfubench.report outputs/ --fromat html",
         "python -m mfubench.tracking --workspace",
         "python -m mfubench.reprot outputs/",
+        "python -m mfubench.watch hardwear=h100-sxm -- python train.py",
         "python launchers/llmforge/finetun.py FILE.yaml",
         "launchers/install axolotol",
         "make tests",

@@ -200,6 +200,7 @@ def test_ctrl_c_reaches_the_command_and_gives_what_was_measured(tmp_path: Path) 
     [
         ("tracking=non -- python train.py", "python -m mfubench.watch tracking=none -- python train.py"),
         ("tracking=none python train.py", "python -m mfubench.watch tracking=none -- python train.py"),
+        ("measurment=quick -- python t.py", "python -m mfubench.watch measurement=quick -- python t.py"),
         ("tracking=none", "python -m mfubench.watch tracking=none -- python train.py"),
         ("--steps 5 python t.py --lr 3", "python -m mfubench.watch --steps 5 -- python t.py --lr 3"),
     ],
@@ -215,7 +216,7 @@ def test_a_slip_gets_one_screen_with_the_right_command(
 
 
 @pytest.mark.parametrize(
-    "typed", ["batch_size=4 -- python train.py", "-- pyhton train.py", "batch_sise=4 -- python t.py"]
+    "typed", ["batch_size=4 -- python train.py", "-- pyhton train.py", "experiment=batch-size -- python t.py"]
 )
 def test_what_the_command_decides_itself_can_t_be_set(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(typed.split()) == 2
