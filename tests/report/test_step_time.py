@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mfubench.explain.categories import CATEGORIES
+from mfubench.files.paths import ROOT
 from mfubench.report.html import page
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pool
@@ -211,6 +212,25 @@ def test_the_waterfall_is_drawn_from_beyond_the_peak_down_to_the_mfu(two_on_h200
     )
     said = re.search(r"From the peak down to the MFU</h3>\s*<p>(.*?)</p>", text)
     assert said is not None and said[1].count(". ") == 2 and "Matmuls are 58% of the step" in said[1]
+
+
+def test_the_page_on_it_has_the_numbers_of_the_example() -> None:
+    found = h200_lora().waterfall
+    assert found is not None
+    terms = {**found.executed, **found.needed}
+    rows = re.findall(
+        r"^\| ([\w ,*]+) \| ?([+−]?[\d.]*) \| \**([\d.]+)\** \|", (ROOT / "docs" / "why.md").read_text(), re.M
+    )
+    left = 1.0
+    for label, points, said in rows:
+        names = label.replace(" below peak", "").split(", ")
+        of_row = sum(terms.pop(name) for name in names) if points else 0.0
+        left -= of_row
+        assert (points.replace("−", "-") or "0", said) == (
+            f"{-100 * of_row:+.2f}" if points else "0",
+            f"{100 * left:.2f}",
+        )
+    assert len(rows) == 12 and not terms
 
 
 def test_bars_by_category_stand_end_to_end_on_one_scale(two_on_h200: list[Result]) -> None:
