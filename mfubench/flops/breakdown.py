@@ -14,7 +14,7 @@ from typing import Any
 
 from mfubench.flops.attention import kernel_flops
 from mfubench.flops.profile import LM_HEAD_GROUPS, Profile, product_flops
-from mfubench.flops.recurrence import keeps_state
+from mfubench.flops.recurrence import RECURRENCE, keeps_state
 
 OperatorPlace = tuple[str, str, str]  # phase, operator, module group
 FORWARD_PHASE, BACKWARD_PHASE, RECOMPUTATION_PHASE = PHASES = ("forward", "backward", "recomputation")
@@ -24,7 +24,6 @@ LM_HEAD, LORA_OF_HEAD = LM_HEAD_GROUPS
 LORA = "LoRA"
 OTHER_MODULES = "other"
 EXPERTS = "experts"
-RECURRENCE = "recurrence"
 SURPLUS = "experts not chosen"  # of a model whose code passes every token through all experts
 MODULE_GROUP_PATTERNS = (  # tried on the parts of a module's dotted name, last part first; the first match decides
     ("router", r"gate|router|shared_expert_gate"),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+RECURRENCE = "recurrence"  # the module group
 STATE = "state"  # stands for every kernel of a recurrence
 # The parts of a layer that the state's gradient doesn't depend on.
 AFTER_STATE = ("out_proj", "o_proj", "norm", "o_norm", "g_proj", "g_a_proj", "g_b_proj", "in_proj_z", "output_gate")
@@ -62,15 +63,14 @@ def counted_states(
         flops = positions * state_flops(module)
         matrices = _own_matrices(module)
         weights = 2 * positions * sum(matrix.numel() for matrix in matrices)
-        phase, _, group = place(STATE)
-        products[phase, STATE, group] += flops + weights
+        products[place(STATE)[0], STATE, RECURRENCE] += flops + weights
         result = out[0] if isinstance(out, tuple) else out
         given = any(getattr(value, "requires_grad", False) for value in (*args, *kwargs.values()))
         if not result.requires_grad or not (given or _trains_before_state(module)):
             return
         trained = 2 * positions * sum(matrix.numel() for matrix in matrices if matrix.requires_grad)
         backward = 2 * flops + weights + trained
-        result.register_hook(lambda _: products.update({("backward", STATE, group): backward}))
+        result.register_hook(lambda _: products.update({("backward", STATE, RECURRENCE): backward}))
 
     hooks = [
         module.register_forward_hook(passed, with_kwargs=True) for module in model.modules() if keeps_state(module)

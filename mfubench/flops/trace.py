@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.flops.attention import AttentionCall, recording_attention
-from mfubench.flops.breakdown import BACKWARD_PHASE, EXPERTS, RECURRENCE, SURPLUS, OperatorPlace, operator_places
-from mfubench.flops.recurrence import counted_states
+from mfubench.flops.breakdown import BACKWARD_PHASE, EXPERTS, SURPLUS, OperatorPlace, operator_places
+from mfubench.flops.recurrence import RECURRENCE, counted_states
 from mfubench.workload.architecture import setting_of
 
 ATTENTION_NAME = "mfubench"  # a name with "flash" in it would make transformers look for a kernel on the hub

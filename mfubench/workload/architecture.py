@@ -90,10 +90,11 @@ def _is_read(key: str, kind: type) -> bool:
 
 
 def _has_another_word(key: str, name: str) -> bool:
-    """True if a word of `key` stands for a different one of `name`, as in time_step_min for time_step_limit."""
+    """True if `key` has a word that `name` hasn't: time_step_min beside time_step_limit, mtp_num_layers beside num_layers."""
     ours, theirs = key.split("_"), name.split("_")
     pairs = zip(ours, theirs, strict=True) if len(ours) == len(theirs) else ()
-    return any(a[:1] != b[:1] and difflib.SequenceMatcher(None, a, b).ratio() < 0.6 for a, b in pairs)
+    in_front = len(ours) > len(theirs) and ours[-len(theirs) :] == theirs and all(ours)
+    return in_front or any(a[:1] != b[:1] and difflib.SequenceMatcher(None, a, b).ratio() < 0.6 for a, b in pairs)
 
 
 def _same(model_type: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mfubench.config import Mode
-from mfubench.flops import count
+from mfubench.flops import count, profile
 from mfubench.flops.attention import AttentionCall, visible_pairs
 
 LLAMA_4_SCOUT = {"model_type": "llama4_text", "num_hidden_layers": 48, "num_local_experts": 16}
@@ -149,6 +149,16 @@ def test_chunks_are_sequences_of_their_own_and_one_beyond_the_sequence_is_none()
     call = AttentionCall(heads=1, head_dim=1, value_dim=1, causal=True, window=None, chunk=4)
     assert visible_pairs(call, 10) == 10 + 10 + 3
     assert visible_pairs(replace(call, chunk=10), 10) == visible_pairs(replace(call, chunk=None), 10) == 55
+
+
+def test_states_convolutions_and_weights_without_a_layer_are_a_group_of_their_own() -> None:
+    model = {**FALCON_MAMBA, "num_hidden_layers": 3}
+    counted = profile(model, FULL, recomputation="none", attention="eager")
+    of_recurrences = {key: flops for key, flops in counted.needed_products.items() if key.endswith("/recurrence")}
+    state, convolution, time_steps = 4 * 8192 * 16, 2 * 4 * 8192, 2 * 256 * 8192
+    assert of_recurrences["forward/state/recurrence"] == 3 * (state + time_steps)
+    assert of_recurrences["backward/state/recurrence"] == 2 * 3 * (state + time_steps)
+    assert sum(of_recurrences.values()) == 3 * 3 * (state + convolution + time_steps)
 
 
 def test_a_recurrence_is_linear_in_the_sequence_and_recomputed_with_its_block() -> None:

@@ -179,6 +179,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_model_costs_what_its_config_adds_up_to(name: str) -> None:
     architecture, expected = PUBLISHED[name]

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from mfubench import config
 from mfubench.workload import NoRoom, Workload, prepare_workload
+from mfubench.workload.architecture import config_of
 from mfubench.workload.tokenizer import SPECIAL_TOKENS, SYNTHETIC_WORDS, vocabulary, write_tokenizer
 
 SMALL: dict[str, Any] = {
@@ -221,6 +222,29 @@ def test_a_model_that_cannot_be_made_is_a_value_error_and_leaves_nothing(
     with pytest.raises(ValueError, match=message):
         prepared(tmp_path, model(), weights_on_disk=True)
     assert not [path for path in tmp_path.glob("*/*")]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [
+        ("gemma3_text", "sliding_window_pattern", 6),
+        ("gemma3n_text", "eos_token_id", [1, 106]),
+        ("gemma4_text", "global_head_dim", 512),
+        ("falcon_h1", "time_step_min", 0.001),
+        ("qwen3_5_text", "mtp_num_hidden_layers", 1),
+        ("glm4_moe", "num_nextn_predict_layers", 1),
+    ],
+)
+def test_keys_of_published_files_that_a_config_class_only_reads_or_ignores_are_no_slips(
+    model_type: str, key: str, value: Any
+) -> None:
+    assert config_of({"model_type": model_type, key: value}).model_type == model_type
+
+
+@pytest.mark.parametrize("key", ["n_hidden_layers", "hidden_layers", "hiden_size", "rope_parameter"])
+def test_slips_of_a_letter_or_a_word_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}: no setting of llama; did you mean"):
+        config_of({"model_type": "llama", key: 4})
 
 
 def test_weights_that_do_not_fit_on_the_disk_leave_nothing(tmp_path: Path) -> None:
