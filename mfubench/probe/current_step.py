@@ -31,6 +31,7 @@ class CurrentStep:
         self._again = 0  # times that one of them stepped again
         self._gradients = 0  # tensors with a gradient when the optimizers had stepped
         self._optimizer_at: int | None = None
+        self._optimizing = False  # an optimizer has started to step, and hasn't ended
         self._loading_ns: dict[int, int] = {}  # by thread: only the training thread's waits delay training
 
     def waited(self, ns: int) -> None:
@@ -42,6 +43,10 @@ class CurrentStep:
         """Note a training forward: as long as they come, they alone open steps."""
         self._stepped.clear()
         self._again = 0
+        if self._optimizing:  # in a closure, called by the optimizer: its start doesn't split the step
+            self._optimizer_at = None
+            if self.clock is not None:
+                self.clock.optimizer_starts(known=False)
 
     def steps_again(self, optimizer: Optimizer) -> int:
         """How often parameters of a step were stepped again with no training forward between; 0: not this time.
@@ -58,6 +63,7 @@ class CurrentStep:
 
     def optimizer_starts(self) -> None:
         """Note that an optimizer is about to step, perhaps not the first in this step."""
+        self._optimizing = True
         if self._optimizer_at is None:
             self._optimizer_at = time.perf_counter_ns()
             if self.clock is not None:
@@ -65,6 +71,7 @@ class CurrentStep:
 
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """Count its gradients. By now it has made Python's objects for them, which took several times as long as counting."""
+        self._optimizing = False
         self._gradients += sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
     def ends(self) -> dict[str, Any]:

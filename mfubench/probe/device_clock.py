@@ -36,10 +36,10 @@ class DeviceClock:
         """Mark the start of `step` on the current stream."""
         self._boundaries.append(_Boundary(step, _recorded_event()))
 
-    def optimizer_starts(self) -> None:
-        """Mark the start of the current step's first optimizer."""
-        if self._boundaries and self._boundaries[-1].optimizer is None:
-            self._boundaries[-1].optimizer = _recorded_event()
+    def optimizer_starts(self, known: bool = True) -> None:
+        """Mark the start of the current step's first optimizer; if it isn't `known`, forget it."""
+        if self._boundaries and (not known or self._boundaries[-1].optimizer is None):
+            self._boundaries[-1].optimizer = _recorded_event() if known else None
 
     def resolved(self) -> list[Period]:
         """The periods whose end the device has passed since the last call."""

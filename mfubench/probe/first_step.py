@@ -78,13 +78,13 @@ class FirstStep:
 
     def optimizer_starts(self, optimizer: Optimizer) -> None:
         """Note the gradients now: afterwards they may have been zeroed."""
-        if len(self.with_gradient) < len(self._trainable):
-            self.with_gradient.update(id(p) for p in self._trainable if p.grad is not None)
+        self._note_gradients()
         self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer))
 
     def optimizer_ended(self, optimizer: Optimizer) -> None:
         """Note the states, which exist now. An optimizer stepped one group at a time shows another group in each event."""
         self.optimizers.setdefault(id(optimizer), OptimizerFacts(optimizer)).update(optimizer)
+        self._note_gradients()  # those of a closure, computed inside the step
         self.stop()
 
     def stop(self) -> None:
@@ -93,6 +93,10 @@ class FirstStep:
             self._hooks.pop().remove()
         if F.scaled_dot_product_attention is self._counter:
             F.scaled_dot_product_attention = self._attention
+
+    def _note_gradients(self) -> None:
+        if len(self.with_gradient) < len(self._trainable):
+            self.with_gradient.update(id(p) for p in self._trainable if p.grad is not None)
 
     def _hear_gradients(self) -> None:
         """Note, until `stop`, each trainable parameter at which a gradient arrives."""

@@ -185,6 +185,8 @@ class Observer:
             second = True
         elif self.step.ended and self._count is not None:
             self._end_count(module, self._count)
+        if self._count is not None:  # it may be paused: an optimizer that was given a closure trains inside its step
+            self._count.paused = False
         self.step.sees_forward()
         line: dict[str, Any] = {**_moment()}
         opens = self.step.ended

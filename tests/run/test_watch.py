@@ -143,7 +143,7 @@ def test_a_program_that_trains_nothing_has_no_records(tmp_path: Path) -> None:
     [
         ("trainer", (), "single"),
         ("accelerate", (), "single"),
-        ("lightning", (), "single"),
+        ("lightning", (), "single"),  # it gives its optimizer a closure: the last forward is inside the step
         ("deepspeed", TORCHRUN, "zero2"),
         ("accelerate", TORCHRUN, "ddp"),
     ],
@@ -157,6 +157,7 @@ def test_libraries_that_train_are_seen_through(
     assert (settings["parallelism"]["name"], settings["mode"]["name"]) == (parallelism, "full")
     assert (settings["batch_size"], settings["sequence_length"], settings["gradient_accumulation_steps"]) == (2, 32, 2)
     assert result["flops"]["model_flops"] == 2 * OF_LLAMA and result["in_situ"]["apart"] == 0
+    assert (m["forward_to_optimizer_s"] is None) == (library == "lightning")
     first = m["warmup_steps"]
     if not launcher:  # else the lines are of both ranks
         own = own_seconds(done.stdout)[-12:][first : first + m["steps"]]
