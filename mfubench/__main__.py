@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from mfubench import __version__
@@ -25,6 +27,7 @@ from mfubench.config.compose import (
     flags_first,
     in_files,
     job_overrides,
+    resolved_yaml,
     store_schema,
     to_experiment,
 )
@@ -32,6 +35,7 @@ from mfubench.config.errors import key_of
 from mfubench.config.validate import validate
 from mfubench.files import secrets
 from mfubench.files.paths import CONF
+from mfubench.files.terminal import begin_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     from mfubench.config.compose import Sweep
     from mfubench.result import Result
 
-CANT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+CANT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 CANT_WRITE_HERE = """mfubench: {why}: {where}
   runs are written below the working folder, or where hydra.run.dir=FOLDER says (a sweep: hydra.sweep.dir=FOLDER);
   what they share, below $MFUBENCH_CACHE"""
@@ -122,6 +126,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 def main() -> int:
     """Run the command line, print its table, and return the exit status."""
+    begin_command()
     if "--version" in sys.argv[1:]:
         print(f"mfubench {__version__}")
         return 0
@@ -132,13 +137,15 @@ def main() -> int:
     go_on, folder = "", Path.cwd()
     try:
         sweep = check_command_line(typed, check_experiment)
-        if sweep is None:
+        if (resolved := resolved_yaml(typed)) is not None:
+            print(resolved, end="")
+        elif sweep is None:
             job()
         else:
             from mfubench.result import resume
 
             sweeps.append(sweep)
-            folder = resume.sweep_folder(sweep)
+            folder = resume.claim_sweep_folder(sweep)
             sys.argv[1:] = [*typed, resume.sweep_dir_override(folder)]  # the last one wins
             with resume.locked_sweep(folder):
                 go_on = GO_ON.format(command=resume.resume_command(typed, folder))
@@ -146,6 +153,10 @@ def main() -> int:
                 go_on = ""
     except ConfigError as error:
         refusals.append(error)
+    except HydraException as error:  # of a flag that only Hydra reads, as --config-path
+        given = shlex.join(secrets.clean(argument) for argument in typed)
+        expected = "flags and settings that --hydra-help and --help list"
+        refusals.append(ConfigError(str(error).strip().splitlines()[0], given=given, expected=expected))
     except KeyboardInterrupt:
         return 130
     except (OSError, CantWrite) as error:

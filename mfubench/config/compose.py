@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,14 @@ from yaml import YAMLError
 from mfubench.config import schema
 from mfubench.config.errors import ConfigError, WrongCombination, no_secret_in, quoted
 from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, rejected
-from mfubench.config.hydra_internal import expand_sweep, read_flags
-from mfubench.config.overrides import parse
+from mfubench.config.hydra_internal import expand_sweep
+from mfubench.config.overrides import checked_flags, parse
 from mfubench.config.validate import validate
 from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
 
 FILLED_IN = re.compile(r"\$\{[^}]*\}")
-# Flags that let Hydra print something, or compose other files than conf/.
-LEFT_TO_HYDRA = ("help", "hydra_help", "cfg", "info", "shell_completion", "config_dir", "config_path")
+LEFT_TO_HYDRA = ("hydra_help", "shell_completion", "config_path")  # flags that have no settings of conf/
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def to_experiment(composed: DictConfig) -> schema.Experiment:
         return schema.Experiment(**content)
     except OmegaConfBaseException as error:
         raise ConfigError(
-            "a setting has no value", given=str(error).splitlines()[0], expected=f"every group to be chosen in {CONF}"
+            "a setting has no value",
+            given=str(error).splitlines()[0],
+            expected=f"every group to be chosen in {CONF}; a text's own ${{ as \\${{",
         ) from error
 
 
@@ -100,16 +102,16 @@ def flags_first(argv: Sequence[str]) -> list[str]:
 def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment], None] = validate) -> Sweep | None:
     """Compose and `check` every job of `argv`, so that a setting wrong on any machine stops all of them.
 
-    A wrong combination inside a sweep is left to its own job. Returns the sweep, if there is one. Raises ConfigError, the
-    user's error screen.
+    A wrong combination inside a sweep is left to its own job, and settings that are only printed needn't make a run.
+    Returns the sweep, if there is one. Raises ConfigError, the user's error screen.
     """
-    flags = read_flags(argv)
+    flags = checked_flags(argv)
     if any(getattr(flags, name) for name in LEFT_TO_HYDRA):
         return None
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = parse(flags.overrides)
+    prints = flags.help or flags.cfg or flags.info
+    with _overrides(flags) as overrides:
         base = _base(overrides)
-        if flags.multirun or base.hydra.mode == RunMode.MULTIRUN:
+        if not prints and (flags.multirun or base.hydra.mode == RunMode.MULTIRUN):
             num_jobs = 0
             for composed in _jobs(base, overrides):
                 num_jobs += 1
@@ -119,14 +121,39 @@ def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment],
         if (swept := _swept(overrides)) is not None:
             key, _, values = str(swept.input_line).partition("=")
             one_path = key == "data.path" and not all(map(os.path.exists, values.split(",")))
+            sweep = None if prints else f"-m {shlex.quote(f'{key}={values}')}"
             raise ConfigError(
                 f"{key} has several values, and a run takes one",
                 given=str(swept.input_line),
                 expected="one value, in quotes if it has commas, or -m for a sweep over all of them",
-                instead=shlex.quote(f"{key}={quoted(values)}") if one_path else f"-m {shlex.quote(f'{key}={values}')}",
+                instead=shlex.quote(f"{key}={quoted(values)}") if one_path else sweep,
             )
-        check(to_experiment(base))
+        experiment = to_experiment(base)
+        if not prints:
+            check(experiment)
         return None
+
+
+def resolved_yaml(argv: Sequence[str]) -> str | None:
+    """The text of `--cfg job --resolve`, the framework's ${...} left to the plan, which alone knows them; None without."""
+    flags = checked_flags(argv)
+    if flags.cfg != "job" or not flags.resolve:
+        return None
+    with _overrides(flags) as overrides:
+        composed = _base(overrides)
+        for name in GROUPS.keys() - {"framework"}:
+            OmegaConf.resolve(composed[name])
+        shown = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        part = OmegaConf.select(shown, flags.package) if flags.package else shown
+        return OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else f"{part}\n"
+
+
+@contextmanager
+def _overrides(flags: Namespace) -> Iterator[list[Override]]:
+    """Initialise Hydra, and yield the parsed overrides, with --config-dir among them. Raises ConfigError."""
+    own = flags.config_dir and quoted(f"file://{os.path.abspath(flags.config_dir)}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield parse([*flags.overrides, *([f"hydra.searchpath=[{own}]"] if own else [])])
 
 
 def compose_one(overrides: Sequence[str]) -> schema.Experiment:

@@ -72,7 +72,7 @@ def quoted(text: str) -> str:
     if PLAIN_VALUE.fullmatch(text):
         return text
     escaped = re.sub(r'(\\*)("|$)', r"\1\1\2", text)  # a backslash stands for itself, but in front of a quote
-    return '"' + escaped.replace('"', '\\"') + '"'
+    return '"' + escaped.replace('"', '\\"').replace("${", "\\${") + '"'
 
 
 def _for_all_values(instead: str, given: str, typed: str) -> str:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mfubench.config import schema
-from mfubench.config.errors import ConfigError, key_of, nearest
+from mfubench.config.errors import ConfigError, key_of, nearest, quoted
 from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
 
@@ -87,12 +87,13 @@ def rejected(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if given.startswith("+") and key_of(given) in known_settings():
         problem, instead = f"{key_of(given)} is there already", shlex.quote(given.lstrip("+"))
         return ConfigError(problem, given=given, expected="no +, which adds a new key", instead=instead)
-    return ConfigError(
-        f"{key_of(given) or full_key or 'a setting'} can't take this value",
-        given=given,
-        expected=(str(cause) or type(cause).__name__).splitlines()[0],
-        instead=_default_of(key_of(given)),
-    )
+    key, value = key_of(given), given.partition("=")[2]
+    problem = f"{key or full_key or 'a setting'} can't take this value"
+    if key in TEXTS and value[:1] in ("[", "{"):
+        instead = shlex.quote(f"{key}={quoted(value)}")
+        return ConfigError(problem, given=given, expected="one text, in quotes", instead=instead)
+    expected = (str(cause) or type(cause).__name__).splitlines()[0]
+    return ConfigError(problem, given=given, expected=expected, instead=_default_of(key))
 
 
 def no_such_setting(given: str, new: str = "") -> ConfigError:

@@ -10,9 +10,9 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 
 
-def read_flags(argv: Sequence[str]) -> Namespace:
-    """Flags of `argv`, and the rest as `overrides`. Raises SystemExit for an unknown flag."""
-    return get_args_parser().parse_args(list(argv))
+def read_flags(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Flags of `argv`, with `overrides`, and the words that are neither. Raises SystemExit for a flag's wrong value."""
+    return get_args_parser().parse_known_args(list(argv))
 
 
 def expand_sweep(overrides: list[Override]) -> list[list[str]]:

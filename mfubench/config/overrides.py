@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -14,8 +16,26 @@ from hydra.errors import HydraException
 
 from mfubench.config.errors import ConfigError, key_of, no_secret_in, quoted
 from mfubench.config.hydra_errors import FREE_FORM, LISTS, TEXTS, known_settings, meant_by, no_such_setting, options_of
+from mfubench.config.hydra_internal import read_flags
 from mfubench.config.vocabulary import GROUPS, WITHOUT_OPTIONS
 from mfubench.files import secrets
+
+
+def checked_flags(argv: Sequence[str]) -> Namespace:
+    """Hydra's flags of `argv`, with `overrides`. Raises ConfigError for a flag that it doesn't have, or that excludes another."""
+    flags, unknown = read_flags(argv)
+    if unknown:
+        name, is_set, value = unknown[0].partition("=")
+        key = name.lstrip("-").replace("-", "_")
+        raise ConfigError(
+            f"there is no flag {name}",
+            given=unknown[0],
+            expected="a setting as key=value, or a flag such as --help, --cfg job or -m",
+            instead=shlex.quote(f"{key}={value}") if is_set and key in known_settings() else None,
+        )
+    if flags.multirun and (flags.cfg or flags.info):
+        raise ConfigError("-m runs jobs, --cfg and --info only print", given="-m", expected="one of them")
+    return flags
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -73,8 +93,12 @@ def _no_override(given: str) -> ConfigError:
     """The ConfigError for what Hydra's grammar doesn't allow: a text for want of quotes, maybe."""
     setting, is_set, value = given.partition("=")
     expected, instead = f"{setting if key_of(given) in known_settings() else 'setting'}=value", None
-    if is_set and (key_of(given) in TEXTS or key_of(given).startswith(("hydra.", *FREE_FORM))):
-        expected, instead = f"{setting}=text, in quotes", shlex.quote(f"{setting}={quoted(value)}")
+    if is_set and key_of(given) in LISTS:
+        expected = f"{setting}=[one,two]"
+    elif is_set and (key_of(given) in TEXTS or key_of(given).startswith(("hydra.", *FREE_FORM))):
+        files = value.split(",")  # of a sweep, if all are there
+        texts = files if all(map(os.path.exists, files)) else [value]
+        expected, instead = f"{setting}=text, in quotes", shlex.quote(f"{setting}={','.join(map(quoted, texts))}")
     return ConfigError("this is not an override", given=given, expected=expected, instead=instead)
 
 

@@ -203,7 +203,7 @@ def _validate_data(data: Data) -> None:
         given, expected = f"data.revision={data.revision}", "a revision only of a dataset on the hub"
         raise WrongCombination("these data have no revision", given=given, expected=expected)
     if data.name != "synthetic" and data.path is None and data.hub_id is None:
-        given, expected = f"data={data.name}", "a file of one JSON object a line: data.path=FILE"
+        given, expected = f"data={data.name}", "a file, a folder or a pattern: data.path=FILE"
         right = f"data={data.name} data.path=FILE"
         raise WrongCombination("there is no file to train on", given=given, expected=expected, instead=right)
 

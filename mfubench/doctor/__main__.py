@@ -16,12 +16,14 @@ from rich.console import Console
 from mfubench.config import ConfigError
 from mfubench.doctor.findings import examine, findings_as_json
 from mfubench.doctor.findings_table import show_findings
+from mfubench.files.terminal import begin_command
 
 DOCTOR_COMMAND = "python -m mfubench.doctor"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings. Returns the exit status."""
+    begin_command()
     parser = argparse.ArgumentParser(
         prog=DOCTOR_COMMAND,
         description="What each framework can do on this machine, what is installed, and what to run next.",

@@ -2,8 +2,8 @@
 
 Takes the command line of a run and flags of its own; prints a table or JSON: the counts, where the FLOPs are spent, and
 the same step under published formulas. Needs neither weights nor a GPU.
-Exit status: 0 counted; 2 the command line is wrong or asks for what can't be counted; 1 the count can't be cached, an
-operator has no formula, so that a run would be inconsistent, or the two counts disagree, which is a bug in mfubench.
+Exit status: 0 counted; 2 the command line is wrong or asks for what can't be counted; 1 an operator has no formula, so
+that a run would be inconsistent, or the two counts disagree, which is a bug in mfubench.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.console import Console
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import compose_one
+from mfubench.files.terminal import begin_command
 from mfubench.flops.analytic import COUNTS_TOLERANCE, relative_difference
 from mfubench.flops.breakdown import by_module, by_operator, by_phase, hardware_flops
 from mfubench.flops.conventions import figures
@@ -56,6 +57,7 @@ def count_step(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Count the step that the command line describes and print it. Returns the exit status."""
+    begin_command()
     arguments = list(sys.argv[1:] if argv is None else argv)
     given = _flops_parser().parse_intermixed_args(arguments)
     try:
@@ -68,10 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"mfubench.flops: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        way_out = "counts are cached in $MFUBENCH_CACHE: set it to a writable folder"
-        print(f"mfubench.flops: {error}\n  {way_out}", file=sys.stderr)
-        return 1
     rate = None if peak is None else given.step_time_s * peak
     if given.json:
         print(json.dumps(step_as_json(counted, rate), indent=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -65,7 +66,7 @@ def second_count(
 def cached_profile(
     architecture: Mapping[str, Any], mode: Mode, *, recomputation: str, attention: str, folder: Path
 ) -> Profile:
-    """`profile` of the same arguments, read from `folder` if it is there, else counted and written there.
+    """`profile` of the same arguments, read from `folder` if it is there, else counted and, if that can be, written there.
 
     Raises ValueError as `profile` does; nothing is written then.
     """
@@ -82,8 +83,9 @@ def cached_profile(
     if file.is_file():
         return _profile_of(json.loads(file.read_text(encoding="utf-8"))["profile"])
     counted = profile(architecture, mode, recomputation=recomputation, attention=attention)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps({"key": key, "profile": asdict(counted)}, indent=1))
+    with suppress(OSError):  # a user without a home of their own, or a full disk
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({"key": key, "profile": asdict(counted)}, indent=1))
     return counted
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mfubench.config import Hardware
 from mfubench.hardware.catalogue import known_peaks, means
+from mfubench.hardware.cores import usable_cores
 
 BF16_SINCE = (8, 0)  # the first compute capability whose tensor cores take bf16 (Ampere)
 
@@ -68,7 +69,7 @@ def planned(hardware: Hardware, num_devices: int) -> Machine:
         device=hardware.device,
         device_name=hardware.device_name,
         num_devices=num_devices,
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         supports_bf16="bf16" in hardware.peaks,
         driver=None,
         memory_bytes=None if hardware.memory_bytes is None else int(hardware.memory_bytes),
@@ -99,7 +100,7 @@ def of_gpus(
         device="cuda",
         device_name=names[0],
         num_devices=len(gpus),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         supports_bf16=all(gpu.compute_capability >= BF16_SINCE for gpu in gpus),
         driver=driver,
         memory_bytes=min(gpu.memory_bytes for gpu in gpus),
@@ -191,7 +192,7 @@ def _read(handle: object) -> Gpu:
 
 
 def _cpu() -> Machine:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return Machine(
         device="cpu",
         device_name=_cpu_name(),

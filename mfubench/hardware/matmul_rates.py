@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mfubench.files.whole import write_whole
+from mfubench.hardware.cores import usable_cores
 from mfubench.hardware.machine import Machine
 
 PROGRAM = Path(__file__).with_name("matmul.py")
@@ -43,7 +43,7 @@ def cpu_rate(dtype: str, num_ranks: int, threads_per_rank: int, run_together: Ru
     Raises:
         RuntimeError: it can't be measured.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     assert num_ranks * threads_per_rank <= cores, (num_ranks, threads_per_rank, cores)
     with tempfile.TemporaryDirectory(prefix="mfubench-") as meeting_place:
         program = [sys.executable, str(PROGRAM), "cpu", dtype, str(CPU_SECONDS), "--meeting-place", meeting_place]

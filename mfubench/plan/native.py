@@ -12,7 +12,7 @@ import yaml
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.plan import deepspeed, support
-from mfubench.workload import Workload
+from mfubench.workload import FORMS, Workload
 
 RECORDS = "records"
 DEEPSPEED_CONFIG = "deepspeed.json"
@@ -98,11 +98,12 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     config_path = place.folder / framework.config_file
     known = _known(experiment, workload, place, config_path)
     values = support.values_of(experiment, place.device, place.precision, place.engine)
-    if workload.alpaca_path is None and "workload.alpaca_path" in support.mapped_settings(framework, values):
-        raise support.Unsupported(
-            f"{framework.name} reads rows of instruction, input and output, and data={experiment.data.name} has "
-            "conversations that are more than a question and an answer"
-        )
+    for form, row in workload.first_other.items():
+        if f"workload.{form}_path" in support.mapped_settings(framework, values):
+            raise support.Unsupported(
+                f"{framework.name} trains on rows of {FORMS[form]} only, and row {row} of data={experiment.data.name} is "
+                "another conversation; leave such rows out, or try a framework that reads any"
+            )
     where = f"conf/framework/{framework.name}.yaml"
     native = _drop_nulls(_resolve(where, support.layers(framework, values), known))
     command = _resolve(where, [{"command": framework.command}], known)["command"]
@@ -170,7 +171,7 @@ def _known(experiment: Experiment, workload: Workload, place: Place, config_path
         known[group] = asdict(getattr(experiment, group))
     return known | {
         "framework": {"random_weights": experiment.framework.random_weights},
-        "workload": asdict(workload),
+        "workload": {**asdict(workload), "turns_path": workload.messages_path},
         "precision": place.precision,
         "variables": experiment.framework.variables,
         "deepspeed_config": str(place.folder / DEEPSPEED_CONFIG),

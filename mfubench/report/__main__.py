@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mfubench.files.terminal import begin_command
 from mfubench.files.whole import write_whole
 from mfubench.report import to_csv, to_json, to_markdown
 from mfubench.report.against import Change, changes, regressions
@@ -32,6 +33,7 @@ FILE_WIDTH = 120  # columns of a table's prose where no terminal shows it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Report what the arguments ask for; the exit status."""
+    begin_command()
     given = _parser().parse_args(argv)
     found = _gathered(given.folders)
     if not found.results:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from glob import glob
@@ -82,17 +82,23 @@ def folder_taken(folder: Path) -> ConfigError:
     )
 
 
-def sweep_folder(sweep: Sweep) -> Path:
+def claim_sweep_folder(sweep: Sweep) -> Path:
     """Return the folder of a sweep's results.
 
-    That is the folder given on the command line; for a resumed sweep, the last one of the same command line; else a new one.
-    Raises ConfigError if runs lie there and the sweep isn't resumed.
+    That is the folder given on the command line; for a resumed sweep, the last one of the same command line; else a new
+    one, which is made: of two sweeps that start in the same second, the other gets FOLDER-2. Raises ConfigError if runs lie
+    there and the sweep isn't resumed.
     """
     if sweep.resume and not sweep.named:
         alike = (
             path.parent for path in _newest_first(f"{sweep.pattern}/multirun.yaml") if _asked_the_same(path, sweep)
         )
         return next(alike, sweep.folder)
+    if not sweep.named:
+        for folder in _one_after_another(sweep.folder):
+            with suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                return folder
     if not sweep.resume and next(sweep.folder.glob(f"*/{RECORDS}"), None) is not None:
         raise ConfigError(
             "there is a sweep in this folder already",

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mfubench.config import Tracking
+from mfubench.files.terminal import begin_command
 from mfubench.result import Result, UnreadableResult, find_results, read_result
 from mfubench.result.result_file import FILE_NAME
 from mfubench.tracking.client import NotBegun
@@ -23,6 +24,7 @@ from mfubench.tracking.workspace import save
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Upload every result in or below the folders, a line for each."""
+    begin_command()
     parser = argparse.ArgumentParser(
         prog="python -m mfubench.tracking",
         description="Upload results to W&B. A result that is there already stays one run.",

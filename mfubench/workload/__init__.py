@@ -6,7 +6,8 @@ They lie in a cache, under a digest of everything that they depend on: made once
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +18,11 @@ from mfubench import config
 from mfubench.files.whole import make_whole
 from mfubench.workload.hub import NoData
 from mfubench.workload.model import check_model, write_model
+from mfubench.workload.rows import FORMS
 from mfubench.workload.source import check_data, digest, find_samples
 from mfubench.workload.weights import DRAWING, NoRoom
 
-__all__ = ["NoData", "NoRoom", "Workload", "check_data", "prepare_workload"]
+__all__ = ["FORMS", "NoData", "NoRoom", "Workload", "check_data", "prepare_workload"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Workload:
     revision: str | None  # of the model on the hub
     data_source: str | None = None  # "jsonl sha256:..." or "<dataset on the hub>@<commit>"; None: synthetic
     num_rows: int | None = None  # in the source: a run reads num_samples, in order, and starts over if they are fewer
+    first_other: Mapping[str, int] = field(default_factory=dict)  # FORMS that not all rows have: the first row without
 
 
 def prepare_workload(
@@ -96,7 +99,8 @@ def prepare_workload(
         model_path=model_path,
         tokenizer_path=model_path,
         messages_path=str(samples.folder / "messages" / "train.jsonl"),
-        alpaca_path=str(samples.folder / "alpaca" / "train.jsonl") if samples.as_alpaca else None,
+        alpaca_path=None if "alpaca" in samples.first_other else str(samples.folder / "alpaca" / "train.jsonl"),
+        first_other=samples.first_other,
         num_samples=num_samples,
         revision=model.revision if model.weights == "hub" else None,
         data_source=samples.source,

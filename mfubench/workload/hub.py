@@ -14,7 +14,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from mfubench.config.errors import ConfigError
-from mfubench.workload.samples import ROW_SHAPES, Rows, Sample, gather_rows, sample_of
+from mfubench.workload.rows import ROW_SHAPES, Rows, Sample, gather_rows, sample_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,13 +85,9 @@ def read_snapshot(folder: Path, hub_id: str, wanted: int) -> Rows:
 
 
 def rows_of(dataset: Dataset, hub_id: str, wanted: int) -> Rows:
-    """Check the dataset's rows; the first `wanted` are kept. Raises ConfigError for other columns, no rows, or a bad row."""
-    columns = dataset.column_names
-    if "messages" not in columns and not {"instruction", "output"} <= set(columns):
-        expected = "a column messages, or instruction, output and maybe input"
-        raise _dataset_error(hub_id, f"has the columns {', '.join(columns)}", expected)
+    """Check the dataset's rows; the first `wanted` are kept. Raises ConfigError for no rows, or a bad row."""
     if not len(dataset):
-        raise _dataset_error(hub_id, "has no rows", f"rows like {ROW_SHAPES}")
+        raise _dataset_error(hub_id, "has no rows", f"rows with {ROW_SHAPES}")
     return gather_rows((_sample_of_row(hub_id, number, row) for number, row in enumerate(dataset, 1)), wanted)
 
 
@@ -100,7 +96,7 @@ def _sample_of_row(hub_id: str, number: int, row: object) -> Sample:
         return sample_of(row)
     except ValueError as error:
         problem = f"has a bad row, number {number}: {error}; it begins {str(row)[:60]!r}"
-        raise _dataset_error(hub_id, problem, f"rows like {ROW_SHAPES}") from error
+        raise _dataset_error(hub_id, problem, f"rows with {ROW_SHAPES}") from error
 
 
 def _dataset_error(hub_id: str, problem: str, expected: str) -> ConfigError:

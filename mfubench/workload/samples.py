@@ -6,7 +6,7 @@ Both files hold the same samples in the same order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,90 +55,6 @@ def write_samples(folder: Path, *, samples: Iterable[Sample], as_alpaca: bool) -
             messages.write(json.dumps({"messages": sample.messages}) + "\n")
             if alpaca is not None:
                 alpaca.write(json.dumps(sample.alpaca) + "\n")
-
-
-ROLES = ("system", "user", "assistant")
-ROW_SHAPES = '{"messages": [{"role": ..., "content": ...}, ...]} or {"instruction": ..., "input": ..., "output": ...}'
-_JSON_WORDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a string"}
-_JSON_WORDS |= {list: "an array", dict: "an object"}
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A source of samples, every row of it checked."""
-
-    first: list[Sample]  # no more than a run reads
-    count: int  # rows in the source
-    as_alpaca: bool  # every row is one question and its answer
-
-
-def gather_rows(samples: Iterable[Sample], wanted: int) -> Rows:
-    """Read all samples, and keep the first `wanted`."""
-    first: list[Sample] = []
-    count, as_alpaca = 0, True
-    for sample in samples:
-        if count < wanted:
-            first.append(sample)
-        count += 1
-        as_alpaca = as_alpaca and sample.alpaca is not None
-    return Rows(first, count, as_alpaca)
-
-
-def sample_of(row: object) -> Sample:
-    """The sample of a row in one of the ROW_SHAPES; `input` may be missing, null or empty. Other keys are ignored.
-
-    Raises ValueError for anything else, with the mistake.
-    """
-    if not isinstance(row, Mapping):
-        raise ValueError(f"{_word(row)}, not an object")
-    if "messages" in row:
-        return _of_messages(row["messages"])
-    if "instruction" in row and "output" in row:
-        context = row.get("input")
-        return exchange(
-            _checked_text(row["instruction"], "instruction"),
-            "" if context is None else _checked_text(context, "input"),
-            _checked_text(row["output"], "output"),
-        )
-    raise ValueError(f"neither messages nor instruction and output; its keys are {', '.join(map(str, row)) or 'none'}")
-
-
-def _of_messages(messages: object) -> Sample:
-    if not isinstance(messages, list):
-        raise ValueError(f"messages is {_word(messages)}, not an array")
-    if not messages:
-        raise ValueError("messages is empty")
-    turns = [_turn(message, f"messages[{place}]") for place, message in enumerate(messages)]
-    if [turn["role"] for turn in turns] == ["user", "assistant"]:
-        return exchange(turns[0]["content"], "", turns[1]["content"])
-    return Sample(messages=turns, alpaca=None)
-
-
-def _turn(message: object, place: str) -> dict[str, str]:
-    if not isinstance(message, Mapping):
-        raise ValueError(f"{place} is {_word(message)}, not an object")
-    for key in ("role", "content"):
-        if key not in message:
-            raise ValueError(f"{place} has no {key}; its keys are {', '.join(map(str, message)) or 'none'}")
-    role = _checked_text(message["role"], f"{place}.role")
-    if role not in ROLES:
-        raise ValueError(f"{place}.role is {role!r:.40}, not one of {', '.join(ROLES)}")
-    return {"role": role, "content": _checked_text(message["content"], f"{place}.content")}
-
-
-def _checked_text(value: object, place: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{place} is {_word(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = value[error.start]
-        raise ValueError(f"{place} has half of a character, {half!r}, which no tokenizer reads") from error
-    return value
-
-
-def _word(value: object) -> str:
-    return _JSON_WORDS.get(type(value), f"a {type(value).__name__}")
 
 
 QUESTION_WORDS = 12

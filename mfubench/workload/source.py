@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 from mfubench import config
 from mfubench.workload.hub import check_hub_id, fetch, read_snapshot
 from mfubench.workload.jsonl import read_jsonl
-from mfubench.workload.samples import Rows, synthetic_samples, write_samples
+from mfubench.workload.rows import Rows
+from mfubench.workload.samples import synthetic_samples, write_samples
 
 # Part of every digest: raise it with any change to the bytes that this package writes.
 FORMAT = 1
@@ -34,7 +35,7 @@ class Samples:
     write: Callable[[Path], None] | None  # None: written already, or not fetched yet
     source: str | None = None  # None: synthetic
     num_rows: int | None = None  # rows in the source; None: synthetic, or not known before it is fetched
-    as_alpaca: bool = True
+    first_other: Mapping[str, int] = field(default_factory=dict)  # as in Rows
 
 
 def digest(made_of: Mapping[str, Any]) -> str:
@@ -92,20 +93,21 @@ def _unfetched(name: str, hub_id: str, revision: str | None, num_samples: int, f
 
 def _of_rows(name: str, source: str, rows: Rows, num_samples: int, folder: Path) -> Samples:
     write = partial(_write_rows, rows=rows, num_samples=num_samples, source=source)
-    return Samples(_samples_folder(name, source, num_samples, folder), write, source, rows.count, rows.as_alpaca)
+    return Samples(_samples_folder(name, source, num_samples, folder), write, source, rows.count, rows.first_other)
 
 
 def _samples_folder(name: str, source: str, num_samples: int, folder: Path) -> Path:
-    return folder / f"{name}-{digest({'source': source, 'num_samples': num_samples})}"
+    return folder / f"{name}-{digest({'source': source, 'num_samples': num_samples, 'layouts': 1})}"
 
 
 def _made_samples(at: Path, source: str) -> Samples | None:
     if not at.is_dir():
         return None
-    num_rows = json.loads((at / SOURCE_FILE).read_text(encoding="utf-8"))["num_rows"]
-    return Samples(at, None, source, num_rows, (at / "alpaca").is_dir())
+    said = json.loads((at / SOURCE_FILE).read_text(encoding="utf-8"))
+    return Samples(at, None, source, said["num_rows"], said["first_other"])
 
 
 def _write_rows(folder: Path, *, rows: Rows, num_samples: int, source: str) -> None:
-    write_samples(folder, samples=islice(cycle(rows.first), num_samples), as_alpaca=rows.as_alpaca)
-    (folder / SOURCE_FILE).write_text(json.dumps({"source": source, "num_rows": rows.count}) + "\n", encoding="utf-8")
+    write_samples(folder, samples=islice(cycle(rows.first), num_samples), as_alpaca="alpaca" not in rows.first_other)
+    said = {"source": source, "num_rows": rows.count, "first_other": rows.first_other}
+    (folder / SOURCE_FILE).write_text(json.dumps(said) + "\n", encoding="utf-8")

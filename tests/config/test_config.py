@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
@@ -16,8 +18,17 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from mfubench.config import ConfigError, Experiment, Liger, WrongCombination
-from mfubench.config.compose import CONFIG_NAME, GROUPS, check_command_line, flags_first, store_schema
+from mfubench.config.compose import (
+    CONFIG_NAME,
+    GROUPS,
+    check_command_line,
+    compose_one,
+    flags_first,
+    resolved_yaml,
+    store_schema,
+)
 from mfubench.config.defaults import defaults
+from mfubench.config.errors import COMMAND
 from mfubench.config.hydra_errors import known_settings, meant_by
 from mfubench.config.overrides import WITHOUT_OPTIONS
 from mfubench.config.validate import validate
@@ -25,6 +36,40 @@ from mfubench.config.vocabulary import ATTENTIONS, COMPARISONS, OPTIMIZERS, PREC
 from mfubench.files.paths import CONF
 
 ROOT = Path(__file__).parents[2]
+ODD_NAMES = [
+    "a=b",
+    "a#b",
+    "[a]",
+    "a]",
+    "(a)",
+    'a"b',
+    "it's",
+    "a,b",
+    "~a",
+    "é",
+    "日本",
+    "{a}",
+    "a b",
+    "a&b;c",
+    "a!",
+    "a@b",
+]
+ODD_NAMES += [
+    "$HOME",
+    "a\\b",
+    'a\\"b',
+    "a%20",
+    "a:b",
+    "*?",
+    "a|b<c>",
+    "`a`",
+    ",a",
+    "a,,b",
+    "a\tb",
+    "–",
+    "a'b\"c,d",
+    "null",
+]
 STUDY = "experiment=axolotl-vs-llmforge"
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 
@@ -151,10 +196,80 @@ def test_a_suggestion_keeps_all_that_was_typed() -> None:
 
 
 def test_a_sweep_over_files_is_told_from_a_path_with_a_comma(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "c=1.jsonl")]
     for file in files:
         file.touch()
     assert refusal(f"data.path={files[0]},{files[1]}").instead == f"-m data.path={files[0]},{files[1]}"
+    each_in_quotes = f"'data.path={files[0]},\"{files[2]}\"'"
+    assert refusal("-m", f"data.path={files[0]},{files[2]}").instead == each_in_quotes
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_path_that_hydra_reads_in_its_own_way_is_answered_with_the_quotes_that_it_needs(name: str) -> None:
+    store_schema()
+    path, given = f"/a/{name}/x.jsonl", f"data.path=/a/{name}/x.jsonl"
+    with suppress(ConfigError):
+        assert compose_one(["data=jsonl", given]).data.path == path
+        return
+    flags, *overrides = shlex.split(refusal("data=jsonl", given).screen(["data=jsonl", given]).partition(COMMAND)[2])
+    assert flags == "data=jsonl" and compose_one([flags, *overrides]).data.path == path
+
+
+def test_brackets_at_the_ends_are_of_the_path_too() -> None:
+    for path in ("[a.jsonl,b.jsonl]", "{a}"):
+        assert refusal("data=jsonl", f"data.path={path}").instead == f"'data.path=\"{path}\"'"
+    assert "as \\${" in refusal("data=jsonl", "data.path=/a/${b}.jsonl").expected
+
+
+@pytest.mark.parametrize("flags", ["--cfg job", "--cfg all --resolve", "--help", "--info defaults", "-cd .", "-m"])
+def test_a_typo_beside_any_flag_is_the_same_screen(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, right in (
+        ("batch_sise=1", "batch_size=1"),
+        ("mode=ful", "mode=full"),
+        ("+exp=liger", "experiment=liger"),
+    ):
+        argv = [*flags.split(), given]
+        assert refusal(*argv).screen(argv).endswith(f"{COMMAND} {flags} {right}")
+
+
+def test_settings_that_are_only_printed_need_not_make_a_run() -> None:
+    store_schema()
+    for argv in (["data=jsonl"], ["experiment=batch-size"], ["batch_size=0"]):
+        assert check_command_line(["--cfg", "job", *argv]) is None
+    assert refusal("--cfg", "job", "seed=1,2").instead is None
+    assert refusal("-m", "--cfg", "job", "seed=1,2").problem == "-m runs jobs, --cfg and --info only print"
+
+
+def test_resolved_settings_have_values_but_for_the_names_that_only_the_plan_knows() -> None:
+    store_schema()
+    printed = resolved_yaml(["--cfg", "job", "--resolve", "parallelism=zero2", "batch_size=3"])
+    assert printed is not None
+    settings = yaml.safe_load(printed)
+    assert settings["parallelism"]["deepspeed"]["train_micro_batch_size_per_gpu"] == 3
+    assert "${run.python}" in printed and "hydra" not in settings
+    assert resolved_yaml(["--cfg", "job", "--resolve", "-p", "mode.rank", "mode=lora"]) == "8\n"
+    assert resolved_yaml(["--cfg", "job"]) is None
+
+
+def test_options_of_a_folder_of_ones_own_are_checked_as_those_of_conf(tmp_path: Path) -> None:
+    (tmp_path / "a, b" / "experiment").mkdir(parents=True)
+    (tmp_path / "a, b" / "experiment" / "mine.yaml").write_text("# @package _global_\nbatch_size: 3\n")
+    sizes: list[tuple[int, int]] = []
+    argv = ["-m", "-cd", str(tmp_path / "a, b"), "experiment=mine", "seed=1,2"]
+    store_schema()
+    sweep = check_command_line(argv, lambda experiment: sizes.append((experiment.batch_size, experiment.seed)))
+    assert sizes == [(3, 1), (3, 2)] and sweep is not None
+    assert sweep.overrides == ("experiment=mine", "seed=1,2")
+
+
+@pytest.mark.parametrize(
+    ("flag", "right"),
+    [("--batch_size=4", "batch_size=4"), ("--batch-size=4", "batch_size=4"), ("--lr=1", None), ("--mode", None)],
+)
+def test_a_flag_that_there_is_not_is_a_setting_if_it_has_the_name_of_one(flag: str, right: str | None) -> None:
+    error = refusal(flag, "seed=1")
+    assert error.instead == right and error.problem == f"there is no flag {flag.partition('=')[0]}"
 
 
 def test_synonyms_stand_for_settings_that_there_are_and_are_none_themselves() -> None:

@@ -86,3 +86,11 @@ def test_reading_a_known_profile_imports_neither_torch_nor_transformers(
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.split(maxsplit=1) == [str(expected.of(3, 20).hardware_flops), "[]\n"]
+
+
+def test_what_cannot_be_cached_is_counted_all_the_same(
+    small: dict[str, Any], modes: dict[str, Mode], tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("no folder")
+    counted = cached_profile(**asked(small, modes["full"]), folder=tmp_path / "home" / ".cache")
+    assert counted == profile(**asked(small, modes["full"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from mfubench import hardware
 from mfubench.config import Hardware
 from mfubench.files.paths import CONF
 from mfubench.hardware.catalogue import options
+from mfubench.hardware.cores import usable_cores
 from mfubench.hardware.machine import Gpu, Machine, of_gpus, visible
 from mfubench.hardware.matmul import search
 from mfubench.launch.programs import run_together
@@ -232,7 +232,7 @@ def test_an_index_that_could_mean_either_of_two_kinds_of_gpu_is_refused() -> Non
 
 def test_gpus_of_one_kind_are_a_machine() -> None:
     found = of_gpus(AUTO, "580.1", [gpu(0), gpu(1), gpu(2)], {"CUDA_VISIBLE_DEVICES": "0,2"})
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     uuids = ("GPU-00-abc", "GPU-22-abc")
     assert found == Machine("cuda", "NVIDIA A100-SXM4-80GB", 2, cores, True, "580.1", 80 * GIB, uuids)
     old = of_gpus(AUTO, "580.1", [gpu(0, "Tesla T4", (7, 5))], {})
@@ -261,7 +261,7 @@ def test_without_a_visible_gpu_auto_is_the_cpu_and_a_named_gpu_is_unavailable(mo
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     machine = hardware.detect(AUTO)
     assert (machine.device, machine.driver) == ("cpu", None)
-    assert machine.num_devices == machine.cores == len(os.sched_getaffinity(0))
+    assert machine.num_devices == machine.cores == usable_cores()
     assert machine.memory_bytes is not None and machine.memory_bytes > GIB // 2
     with pytest.raises(hardware.Unavailable, match=r"hardware=a100 needs a CUDA device.*hardware=cpu"):
         hardware.detect(option("a100"))

@@ -39,6 +39,14 @@ def test_the_command_prints_all_results(folder: Path) -> None:
     assert done.stdout.count("200 ms") == 2
 
 
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_what_an_output_cannot_encode_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = report(folder, "--format", form)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout and "200 ms" in done.stdout
+
+
 @pytest.mark.parametrize("where", ["nothing-here", "."])
 def test_a_folder_without_results_is_said(tmp_path: Path, where: str) -> None:
     done = report(tmp_path / where)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,10 +278,17 @@ def test_the_last_sweep_of_the_same_settings_is_gone_on_with(tmp_path: Path) -> 
     asked = Sweep(
         tmp_path / "next", False, f"{tmp_path}/*", ("repeat=0,1", "mode=lora", "resume=true"), True, 2, ("repeat",)
     )
-    assert resume.sweep_folder(asked) == tmp_path / "new"
-    assert resume.sweep_folder(replace(asked, resume=False)) == tmp_path / "next"
-    assert resume.sweep_folder(replace(asked, named=True)) == tmp_path / "next"
-    assert resume.sweep_folder(replace(asked, overrides=("repeat=0",))) == tmp_path / "next"
+    assert resume.claim_sweep_folder(asked) == tmp_path / "new"
+    assert resume.claim_sweep_folder(replace(asked, resume=False)) == tmp_path / "next"
+    assert resume.claim_sweep_folder(replace(asked, named=True)) == tmp_path / "next"
+    assert resume.claim_sweep_folder(replace(asked, overrides=("repeat=0",))) == tmp_path / "next"
+
+
+def test_sweeps_that_start_in_one_second_have_a_folder_each(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "12-00-00", False, f"{tmp_path}/*", ("repeat=0,1",), False, 2, ("repeat",))
+    with ThreadPoolExecutor() as pool:
+        claimed = list(pool.map(lambda _: resume.claim_sweep_folder(sweep), range(3)))
+    assert sorted(folder.name for folder in claimed) == ["12-00-00", "12-00-00-2", "12-00-00-3"]
 
 
 def wait_until(so: Callable[[], bool]) -> None:

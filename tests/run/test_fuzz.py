@@ -52,7 +52,7 @@ ODD = (
 )
 CPU = Machine("cpu", "Some CPU", 4, 4, True, None, 2**34)
 GPU = Machine("cuda", "NVIDIA A100-SXM4-80GB", 4, 8, True, "550.1", 80 * 2**30, ("GPU-a", "GPU-b", "GPU-c", "GPU-d"))
-WORKLOAD = Workload(**{name: f"/{name}" for name in Workload.__dataclass_fields__})
+WORKLOAD = Workload(**{name: f"/{name}" for name in Workload.__dataclass_fields__} | {"first_other": {}})
 
 groups = st.sampled_from([group for group, options in sorted(OPTIONS.items()) if options])
 right = groups.flatmap(lambda group: st.sampled_from(OPTIONS[group]).map(lambda option: f"{group}={option}"))

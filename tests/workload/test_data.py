@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -15,7 +16,13 @@ from rich.console import Console
 from mfubench import config
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.validate import validate
+from mfubench.files.paths import ROOT
+from mfubench.plan.native import Plan
+from mfubench.plan.support import Unsupported
 from mfubench.workload import Workload, prepare_workload
+from mfubench.workload.jsonl import read_jsonl
+from mfubench.workload.rows import in_turns, sample_of
+from mfubench.workload.samples import Sample
 
 ON_THE_HUB = config.Model(name="m", hub_id="some/model", revision=None, weights="hub", architecture={})
 ALPACA: list[dict[str, Any]] = [
@@ -161,9 +168,11 @@ BAD_LINES = {
     b'["instruction", "output"]': "an array, not an object",
     b'"instruction"': "a string, not an object",
     b"null": "null, not an object",
-    b"{}": "neither messages nor instruction and output; its keys are none",
-    b'{"prompt": "a", "completion": "b"}': "its keys are prompt, completion",
-    b'{"instruction": "a"}': "neither messages nor instruction and output",
+    b"{}": "no layout that is known; its keys are none",
+    b'{"prompt": "a", "chosen": "b", "rejected": "c"}': "its keys are prompt, chosen, rejected",
+    b'{"instruction": "a"}': "no layout that is known; its keys are instruction",
+    b'{"prompt": "a", "completion": ["b"]}': "completion is an array, not a string",
+    b'{"text": null}': "text is null, not a string",
     b'{"instruction": ["a"], "output": "b"}': "instruction is an array, not a string",
     b'{"instruction": "a", "input": 1, "output": "b"}': "input is a number, not a string",
     b'{"instruction": "a", "output": null}': "output is null, not a string",
@@ -172,12 +181,14 @@ BAD_LINES = {
     b'{"messages": []}': "messages is empty",
     b'{"messages": ["a"]}': "messages[0] is a string, not an object",
     b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}': "messages[1] has no content",
-    b'{"messages": [{"from": "human", "value": "a"}]}': "messages[0] has no role; its keys are from, value",
+    b'{"messages": [{"value": "a"}]}': "messages[0] has no role; its keys are value",
+    b'{"conversations": [{"from": "human"}]}': "conversations[0] has no content; its keys are from",
+    b'{"conversations": [{"from": "human", "value": 1}]}': "conversations[0].value is a number, not a string",
+    b'{"messages": [{"role": "assistant", "content": null}]}': "messages[0].content is null, not a string",
     b'{"messages": [{"role": true, "content": "a"}]}': "messages[0].role is true or false, not a string",
-    b'{"messages": [{"role": "human", "content": "a"}]}': "messages[0].role is 'human', not one of system, user",
-    b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}': "messages[0].content is an array, not a string",
+    b'{"messages": [{"role": "critic", "content": "a"}]}': "messages[0].role is 'critic', not one of system, user",
+    b'{"messages": [{"role": "user", "content": [{"type": "image"}]}]}': "content[0] is image without text, and a run",
     b"\xef\xbb\xbf" + GOOD: "not JSON",
-    b"  ": "blank, with rows after it",
 }
 
 
@@ -199,23 +210,140 @@ def test_a_bad_line_is_named_by_its_number_and_nothing_is_made(
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("text", ["[\n  {\n", json.dumps(ALPACA)])
-def test_a_file_that_is_one_array_is_told_how_to_become_lines(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "alpaca data.json"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match="line 1 of") as error:
-        prepared(from_file(file), tmp_path / "cache")
-    assert f"`jq -c '.[]' '{file}'` makes such lines" in error.value.expected
+def test_an_array_that_is_torn_or_has_a_bad_row_names_the_place(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    for text, problem in (("[\n  {\n", "can't be read: .*line 3"), ('[{"text": "a"}, 1]', "row 2 of .*a number")):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            prepared(from_file(file), tmp_path / "cache")
 
 
-def test_a_byte_order_mark_is_called_that(tmp_path: Path) -> None:
+def test_another_encoding_is_called_that(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf" + GOOD)
-    with pytest.raises(ConfigError, match=r"line 1 of .*: the file begins with a byte order mark"):
-        prepared(from_file(file), tmp_path / "cache")
     file.write_text(GOOD.decode(), encoding="utf-16")
     with pytest.raises(ConfigError, match=r"line 1 of .*: not UTF-8: byte 0xff at 1"):
         prepared(from_file(file), tmp_path / "cache")
+
+
+LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "ShareGPT": (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "id": "x"},
+        [("user", "a"), ("assistant", "b")],
+    ),
+    "ShareGPT with a system text, tools and their results": (
+        {
+            "system": "s",
+            "tools": "[t]",
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "function_call", "value": "f()"},
+                {"from": "observation", "value": "1"},
+                {"from": "gpt", "value": "b"},
+            ],
+        },
+        [("system", "[t]\n\ns"), ("user", "a"), ("assistant", "f()"), ("user", "1"), ("assistant", "b")],
+    ),
+    "prompt and completion": ({"prompt": "a", "completion": "b"}, [("user", "a"), ("assistant", "b")]),
+    "prompt and completion of messages": (
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+        [("user", "a"), ("assistant", "b")],
+    ),
+    "Dolly": ({"instruction": "a", "context": "c", "response": "b"}, [("user", "a\n\nc"), ("assistant", "b")]),
+    "question and answer": ({"question": "a", "answer": "b"}, [("user", "a"), ("assistant", "b")]),
+    "input and output": ({"input": "a", "output": "b"}, [("user", "a"), ("assistant", "b")]),
+    "text": ({"text": "<|im_start|>user\na"}, [("user", ""), ("assistant", "<|im_start|>user\na")]),
+    "OpenAI's fine-tuning": (
+        {
+            "messages": [
+                {"role": "developer", "content": "d"},
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "c"}]},
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+                {"role": "tool", "tool_call_id": "1", "content": "r"},
+                {"role": "tool", "tool_call_id": "2", "content": "s"},
+                {"role": "assistant", "content": "b", "weight": 0},
+            ],
+            "tools": [{"type": "function"}],
+        },
+        [
+            ("system", '[{"type": "function"}]\n\nd'),
+            ("user", "ac"),
+            ("assistant", '[{"id": "1"}]'),
+            ("user", "r\n\ns"),
+            ("assistant", "b"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_of_every_layout_become_messages(layout: str) -> None:
+    row, messages = LAYOUTS[layout]
+    sample = sample_of(row)
+    assert [(turn["role"], turn["content"]) for turn in sample.messages] == messages
+    assert in_turns(sample)
+
+
+def test_the_layouts_of_the_page_are_read() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    rows = [json.loads(row) for row in page.partition("```json\n")[2].partition("```")[0].splitlines()]
+    assert len(rows) == 7 and all(in_turns(sample_of(row)) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("roles", "turns"),
+    [("ua", True), ("suaua", True), ("u", False), ("s", False), ("au", False), ("uua", False), ("usa", False)],
+)
+def test_turns_are_those_of_user_and_assistant(roles: str, turns: bool) -> None:
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    assert in_turns(Sample([{"role": names[role], "content": ""} for role in roles], None)) == turns
+
+
+def test_rows_are_read_from_files_as_they_are_found(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    folder = tmp_path / "a [1]"
+    folder.mkdir()
+    rows = [row for row, _ in LAYOUTS.values()]
+    of_one_type = {"messages": [turn for turn in rows[-1]["messages"] if not isinstance(turn["content"], list)]}
+    line = json.dumps(rows[0]).encode()
+    (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n \n" + line + b"\r\n")
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(line + b"\n" + line))
+    (folder / "c.json").write_text(json.dumps(rows, indent=1))
+    Dataset.from_list([of_one_type]).to_parquet(str(folder / "d.parquet"))
+    (folder / "README.md").write_text("of no interest")
+    (folder / "test.jsonl").write_text("not of the training split")
+    counts = {"a.jsonl": 2, "b.jsonl.gz": 2, "c.json": len(rows), "d.parquet": 1}
+    assert {name: read_jsonl(str(folder / name), 1)[0].count for name in counts} == counts
+    assert read_jsonl(str(folder / "d.parquet"), 1)[0].first == [sample_of(of_one_type)]
+    (folder / "train").mkdir()
+    for name in counts:
+        (folder / name).rename(folder / "train" / name)
+    everything, checksum = read_jsonl(str(folder), 100)
+    assert everything.count == len(everything.first) == sum(counts.values())
+    assert everything.first[-1] == sample_of(of_one_type)
+    (folder / "train").rename(tmp_path / "b")
+    assert read_jsonl(str(tmp_path / "b" / "*.[jp]*"), 100) == (everything, checksum)
+    assert read_jsonl(f"{tmp_path}/b/**/*.jsonl*", 1)[0].count == 4
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "b.jsonl.gz", "c.parquet"])
+def test_a_torn_file_is_an_error(tmp_path: Path, name: str) -> None:
+    content = {"a": b"no gzip", "b": gzip.compress(GOOD)[:-12], "c": b"no parquet"}
+    (tmp_path / name).write_bytes(content[name[0]])
+    with pytest.raises(ConfigError, match=f"{name} can't be read: "):
+        read_jsonl(str(tmp_path / name), 1)
+
+
+def test_a_framework_that_needs_turns_refuses_the_first_row_without_them(
+    tmp_path: Path, planned: Callable[..., Plan], compose: Callable[..., Experiment]
+) -> None:
+    started_by_gpt = {"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}
+    file = written(tmp_path / "train.jsonl", [*ALPACA, started_by_gpt])
+    for framework, form in (("llama_factory", "turns"), ("torchtune", "turns"), ("litgpt", "one question")):
+        given = (f"framework={framework}", "data=jsonl", f"data.path={file}")
+        with pytest.raises(Unsupported, match=rf"{framework} trains on rows of {form}.*row 5 of data=jsonl"):
+            planned(compose(*given), tmp_path)
+    planned(compose("framework=trl", "data=jsonl", f"data.path={file}"), tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "\n", " \n\n\t\n"])
@@ -229,12 +357,15 @@ def test_a_file_without_rows_is_an_error(tmp_path: Path, content: str) -> None:
 def test_what_is_no_file_is_an_error_that_names_the_file_that_may_be_meant(tmp_path: Path) -> None:
     written(tmp_path / "train.jsonl", ALPACA)
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.csv").touch()
     for given, problem, meant in (
-        ("trian.jsonl", "there is no file", "train.jsonl"),
-        ("elsewhere/a.jsonl", "there is no file", None),
-        ("", "is a folder", "train.jsonl"),
-        ("pipe", "is no regular file", None),
-        ("train.jsonl/a", "there is no file", None),
+        ("trian.jsonl", "there is no data file", "train.jsonl"),
+        ("elsewhere/a.jsonl", "there is no data file", None),
+        ("elsewhere/*.jsonl", "there is no data file", None),
+        ("folder", "there is no data file", None),
+        ("pipe", "there is no data file", None),
+        ("train.jsonl/a", "there is no data file", None),
     ):
         with pytest.raises(ConfigError, match=problem) as error:
             prepared(from_file(tmp_path / given), tmp_path / "cache")

@@ -134,14 +134,14 @@ def dataset(rows: list[Any]) -> Any:
 
 def test_rows_of_a_dataset_are_read_by_either_kind_of_columns() -> None:
     alpaca = rows_of(dataset(ALPACA), "a/b", wanted=2)
-    assert (alpaca.count, alpaca.as_alpaca, len(alpaca.first)) == (4, True, 2)
+    assert (alpaca.count, alpaca.first_other, len(alpaca.first)) == (4, {}, 2)
     assert alpaca.first[1].messages == turns("Add.\n\n2 and 3", "5 — fünf 🤖\u2028")["messages"]
     assert alpaca.first[1].alpaca == {"instruction": "Add.", "input": "2 and 3", "output": "5 — fünf 🤖\u2028"}
 
     chats = rows_of(
         dataset([*CHATS, WITH_SYSTEM]), "a/b", wanted=5
     )  # an `id` and a `name` that a row hasn't are null there
-    assert (chats.count, chats.as_alpaca) == (3, False)
+    assert (chats.count, chats.first_other) == (3, {"alpaca": 3})
     assert [sample.messages for sample in chats.first] == [
         turns("Hello?", "Yes.")["messages"],
         turns("a\nb", "")["messages"],
@@ -152,9 +152,9 @@ def test_rows_of_a_dataset_are_read_by_either_kind_of_columns() -> None:
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([{"prompt": "a", "chosen": "b"}], "a/b has the columns prompt, chosen"),
+        ([{"prompt": "a", "chosen": "b"}], "number 1: no layout that is known; its keys are prompt, chosen"),
         ([*ALPACA, {"instruction": "a", "output": None}], "row, number 5: output is null, not a string"),
-        ([{"messages": [{"role": "human", "content": "a"}]}], r"number 1: messages\[0\].role is 'human'"),
+        ([{"messages": [{"role": "critic", "content": "a"}]}], r"number 1: messages\[0\].role is 'critic'"),
     ],
 )
 def test_a_dataset_that_has_no_such_rows_is_an_error(rows: list[Any], problem: str) -> None:
