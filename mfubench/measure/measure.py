@@ -50,7 +50,7 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     counted = metrics.as_executed(prepared.counted or profile_of(done).of, recorded)
     found = metrics.measurement_of(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
     flops = metrics.mean_flops(recorded, counted, found)
-    boundaries = metrics.boundaries_here(recorded, found, next(iter(prepared.target.nodes.names), None))
+    boundaries = metrics.boundaries_here(recorded, found, prepared.target.nodes.here)
     started_s = outcome.started_s
     assert started_s is not None, "what was recorded was started"
     conditions = monitor.conditions(metrics.steady_window_s(boundaries, found))

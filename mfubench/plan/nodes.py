@@ -1,7 +1,4 @@
-"""Find the nodes of a run, and refuse a node that lacks what it needs, before anything is started.
-
-conf/cluster/ says who starts a command on every node. With one host there is nothing to find.
-"""
+"""Find the nodes of a run, and refuse a node that lacks what it needs, before anything is started."""
 
 from __future__ import annotations
 
@@ -34,6 +31,11 @@ class Nodes:
     rank: int | None = None  # of this node, if others start mfubench on every node
     names: tuple[str, ...] = ()  # of all nodes, in their order
     shared: Path | None = None  # the run folder, unless that is this process's own
+
+    @property
+    def here(self) -> str | None:
+        """The name of the node that measures."""
+        return next(iter(self.names), None)
 
     @property
     def words(self) -> dict[str, Any]:
@@ -125,5 +127,4 @@ def _numbered(number: int) -> tuple[str, ...]:
 
 
 def _first(variables: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """Return the value of the first of the variables that is set."""
     return next((environment[name] for name in variables if environment.get(name)), None)
