@@ -52,7 +52,7 @@ GO_ON = "\nto go on with this sweep, less what is ok:\n  {command}"
 results: list[Result] = []  # of the jobs that ran in this process
 sweeps: list[Sweep] = []  # the one that the jobs belong to, if any
 took_s: list[float] = []  # seconds of each job that was run
-shown: list[bool] = []  # of dry runs: whether each could be run
+shown: list[bool] = []  # of dry runs and other nodes: whether each could be run
 refusals: list[ConfigError] = []  # Hydra would print a raised one in its own way
 
 
@@ -69,9 +69,10 @@ def job(composed: Any) -> float:
     from rich.console import Console
 
     from mfubench.launch.interrupts import interrupted_once
+    from mfubench.plan.nodes import node_rank
     from mfubench.report.job_lines import after_job
     from mfubench.result.job import done_before
-    from mfubench.run import dry_run, run
+    from mfubench.run import dry_run, follow, run
     from mfubench.tracking import log_or_warn
 
     chosen, console = HydraConfig.get(), Console(stderr=True)
@@ -82,6 +83,9 @@ def job(composed: Any) -> float:
     try:
         if experiment.dry_run:
             shown.append(dry_run(experiment, folder, sweep, in_files(composed), console))
+            return float("nan")
+        if rank := node_rank(experiment.cluster, os.environ):
+            shown.append(follow(experiment, rank, folder.absolute(), console))
             return float("nan")
         earlier = done_before(experiment, folder, sweep, console) if experiment.resume else None
         with interrupted_once():  # a Ctrl-C that comes too late for the run is raised here: its result is in the table
@@ -100,7 +104,8 @@ def job(composed: Any) -> float:
         took_s.append(time.monotonic() - began)
     if sweep is not None:
         console.print(after_job(result, results[:-1]), no_wrap=True, overflow="ellipsis", markup=False, highlight=False)
-    if sweep is not None and earlier is None and result.stopped_by == "user":
+    in_our_process = not (sweeps and sweeps[0].elsewhere)
+    if sweep is not None and in_our_process and earlier is None and result.stopped_by == "user":
         raise KeyboardInterrupt
     return result.measurement.tokens_per_second_per_device if result.measurement else float("nan")
 
@@ -149,7 +154,7 @@ def main() -> int:
             sys.argv[1:] = [*typed, resume.sweep_dir_override(folder)]  # the last one wins
             with resume.locked_sweep(folder):
                 go_on = GO_ON.format(command=resume.resume_command(typed, folder))
-                job()
+                _run_jobs(sweep, folder)
                 go_on = ""
     except ConfigError as error:
         refusals.append(error)
@@ -175,6 +180,21 @@ def main() -> int:
     if refusals:
         return 2
     return 0 if all(result.status == "ok" for result in results) and all(shown) else 3
+
+
+def _run_jobs(sweep: Sweep, folder: Path) -> None:
+    """Run the sweep's jobs. Those that run elsewhere leave their results in its folder; one that is killed has none."""
+    if not sweep.elsewhere:
+        job()
+        return
+    from mfubench.result import find_results, read_result
+
+    try:
+        job()
+    except Exception as error:  # of the launcher, about a job that left nothing
+        print(f"mfubench: a job of this sweep has ended without a result: {str(error).strip()}", file=sys.stderr)
+        shown.append(False)
+    results[:] = map(read_result, find_results([folder]))
 
 
 def _show(folder: Path) -> None:

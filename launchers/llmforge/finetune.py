@@ -3,9 +3,11 @@
 LLMForge is closed; it is documented to be built on the same libraries: Accelerate, DeepSpeed, Transformers, PEFT, Liger.
 
     python finetune.py FILE.yaml
+    python finetune.py --nodes 2 FILE.yaml -- --nnodes=2 --rdzv_backend=c10d --rdzv_endpoint=HOST:PORT    # on each of two
 
-It starts num_devices ranks on this machine by itself; a run with a DeepSpeed file is always started so. Every mistake in
-the file is reported before any rank is started, with exit status 2.
+It starts num_devices ranks on this machine by itself, on each of several nodes its share of them, with torchrun's arguments
+after --; a run with a DeepSpeed file is always started so. Every mistake in the file is reported before any rank is started,
+with exit status 2.
 
 Defaults for what the schema leaves open:
   task                 causal_lm, every token trained on; instruction_tuning trains on the assistant's alone
@@ -28,6 +30,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from textwrap import fill
 
@@ -44,14 +47,14 @@ def main(argv: Sequence[str]) -> int:
         settings = schema.read(arguments.file)
         conversations = read_conversations(settings.train_path)
         _check_ranks(settings)
-        _check_machine(settings)
+        _check_machine(settings, arguments.nodes)
         if arguments.weights == "disk":
             _check_weights(settings.model_id)
         # The frameworks are imported only once the file has passed the checks above.
         if _needs_launcher(settings):
             _check_model(settings, conversations)
             sys.stdout.flush()
-            os.execv(sys.executable, _launcher(settings, argv))
+            os.execv(sys.executable, _launcher(settings, arguments, argv))
         from training import train
 
         train(settings, conversations, random_weights=arguments.weights == "device", seed=arguments.seed)
@@ -81,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         default="disk",
         help="load model_id's, from its folder or the hub (disk), or draw random ones on the device (device)",
     )
+    parser.add_argument(
+        "--nodes", type=int, default=1, help="nodes on which this is started, each with its share of ranks"
+    )
+    parser.add_argument(
+        "torchrun", nargs="*", default=["--standalone"], help="after --: how torchrun finds other nodes"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights, LoRA matrices and dropout")
     return parser
 
@@ -93,7 +102,7 @@ def _check_ranks(settings: Settings) -> None:
         )
 
 
-def _check_machine(settings: Settings) -> None:
+def _check_machine(settings: Settings, nodes: int) -> None:
     """Check that kernels which need a GPU have one. Not yet run on CUDA."""
     import torch
 
@@ -102,8 +111,10 @@ def _check_machine(settings: Settings) -> None:
         raise FileError("liger_kernel.enabled", True, "false: Liger's kernels need a GPU, and there is none")
     if gpus == 0 and settings.flash_attention_2:
         raise FileError("flash_attention_2", True, "false: FlashAttention's kernels need a GPU, and there is none")
-    if 0 < gpus < settings.num_devices:
-        raise FileError("num_devices", settings.num_devices, f"at most {gpus}, the GPUs of this machine")
+    if 0 < gpus * nodes < settings.num_devices:
+        raise FileError(
+            "num_devices", settings.num_devices, f"at most {gpus * nodes}, the GPUs of {nodes} such machine(s)"
+        )
 
 
 def _check_weights(model_id: str) -> None:
@@ -127,10 +138,11 @@ def _needs_launcher(settings: Settings) -> bool:
     return "RANK" not in os.environ and (settings.num_devices > 1 or settings.deepspeed is not None)
 
 
-def _launcher(settings: Settings, argv: Sequence[str]) -> list[str]:
-    """The command that starts this same program once for every device; it looks for a dead rank every second."""
-    options = ["--standalone", "--monitor_interval=1", f"--nproc_per_node={settings.num_devices}"]
-    return [sys.executable, "-m", "torch.distributed.run", *options, os.path.abspath(__file__), *argv]
+def _launcher(settings: Settings, arguments: argparse.Namespace, argv: Sequence[str]) -> list[str]:
+    """The command that starts this same program once for every device here; it looks for a dead rank every second."""
+    ranks, own = settings.num_devices // arguments.nodes, list(takewhile(lambda word: word != "--", argv))
+    options = [*arguments.torchrun, "--monitor_interval=1", f"--nproc_per_node={ranks}"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, os.path.abspath(__file__), *own]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mfubench.config.errors import ConfigError, WrongCombination
 from mfubench.config.schema import (
+    Cluster,
     Data,
     Engine,
     Experiment,
@@ -19,6 +20,7 @@ from mfubench.config.schema import (
 )
 
 __all__ = [
+    "Cluster",
     "ConfigError",
     "Data",
     "Engine",

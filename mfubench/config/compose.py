@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from yaml import YAMLError
 
 from mfubench.config import schema
 from mfubench.config.errors import ConfigError, WrongCombination, no_secret_in, quoted
-from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, rejected
+from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, options_of, rejected
 from mfubench.config.hydra_internal import expand_sweep
 from mfubench.config.overrides import checked_flags, parse
 from mfubench.config.validate import validate
 from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
 
+PLANNED = ("framework", "cluster")
 FILLED_IN = re.compile(r"\$\{[^}]*\}")
 LEFT_TO_HYDRA = ("hydra_help", "shell_completion", "config_path")  # flags that have no settings of conf/
 
@@ -49,6 +51,7 @@ class Sweep:
     resume: bool
     num_jobs: int  # 0: the sweeper chooses them as it goes
     varied: tuple[str, ...]  # keys with several values
+    elsewhere: bool = False  # its jobs run in other processes, which leave their results in its folder
 
 
 def store_schema() -> None:
@@ -63,13 +66,13 @@ def store_schema() -> None:
 def to_experiment(composed: DictConfig) -> schema.Experiment:
     """The composed configuration as an Experiment. Raises ConfigError for unknown keys and missing values.
 
-    The framework's part stays unresolved: the names in its ${...} are known to the plan only.
+    PLANNED groups stay unresolved: the names in their ${...} are known to the plan only.
     """
     try:
         content: dict[Any, Any] = {name: composed[name] for name in composed if name != "hydra"}
         no_additions("", content, schema.Experiment)
         for name, group in GROUPS.items():
-            values: Any = OmegaConf.to_container(composed[name], resolve=name != "framework", throw_on_missing=True)
+            values: Any = OmegaConf.to_container(composed[name], resolve=name not in PLANNED, throw_on_missing=True)
             no_additions(f"{name}.", values, group)
             content[name] = group(**values)
         return schema.Experiment(**content)
@@ -131,6 +134,7 @@ def check_command_line(argv: Sequence[str], check: Callable[[schema.Experiment],
         experiment = to_experiment(base)
         if not prints:
             check(experiment)
+            _check_started_by_others(base, overrides, sweeps=False)
         return None
 
 
@@ -141,7 +145,7 @@ def resolved_yaml(argv: Sequence[str]) -> str | None:
         return None
     with _overrides(flags) as overrides:
         composed = _base(overrides)
-        for name in GROUPS.keys() - {"framework"}:
+        for name in GROUPS.keys() - set(PLANNED):
             OmegaConf.resolve(composed[name])
         shown = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         part = OmegaConf.select(shown, flags.package) if flags.package else shown
@@ -154,6 +158,18 @@ def _overrides(flags: Namespace) -> Iterator[list[Override]]:
     own = flags.config_dir and quoted(f"file://{os.path.abspath(flags.config_dir)}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield parse([*flags.overrides, *([f"hydra.searchpath=[{own}]"] if own else [])])
+
+
+def _check_started_by_others(base: DictConfig, overrides: Sequence[Override], sweeps: bool) -> None:
+    """Raise ConfigError unless nodes that others start run one job, in a new folder of one name; the default is the time."""
+    cluster, named = base.cluster, any(override.key_or_group == "hydra.run.dir" for override in overrides)
+    if cluster.node_rank and not base.dry_run and (sweeps or base.resume or not named):
+        raise ConfigError(
+            f"with cluster={cluster.name} every node runs one job, in a new folder that all of them see",
+            given=f"cluster={cluster.name}",
+            expected="hydra.run.dir=FOLDER, no sweep and no resume=true",
+            instead=None if sweeps else f"cluster={cluster.name} resume=false hydra.run.dir=outputs/my-run",
+        )
 
 
 def compose_one(overrides: Sequence[str]) -> schema.Experiment:
@@ -210,18 +226,8 @@ def _of_the_study(base: DictConfig) -> list[Override]:
 
 
 def _sweep(base: DictConfig, overrides: Sequence[Override], num_jobs: int) -> Sweep:
-    """The sweep. Raises ConfigError unless Hydra's launcher is `basic`.
-
-    Parallel jobs would disturb each other's timings, and remote ones don't return their results.
-    """
-    launcher = str(base.hydra.launcher._target_).rpartition(".")[2]
-    if launcher != "BasicLauncher":
-        raise ConfigError(
-            f"{launcher} starts jobs side by side or elsewhere, and a sweep runs one after the other in its own process",
-            given=f"hydra/launcher={base.hydra.runtime.choices['hydra/launcher']}",
-            expected="basic; on a cluster, mfubench started inside the job",
-            instead="hydra/launcher=basic",
-        )
+    """The sweep. Raises ConfigError unless Hydra's launcher is `basic` or one of conf/hydra/launcher/."""
+    _check_started_by_others(base, overrides, sweeps=True)
     folder: Any = OmegaConf.to_container(base.hydra.sweep, resolve=False)
     several = {each.key_or_group: each.is_sweep_override() for each in (*_of_the_study(base), *overrides)}
     return Sweep(
@@ -232,7 +238,35 @@ def _sweep(base: DictConfig, overrides: Sequence[Override], num_jobs: int) -> Sw
         resume=base.resume and not base.dry_run,
         num_jobs=num_jobs,
         varied=tuple(key for key, has_several in several.items() if has_several),
+        elsewhere=_checked_launcher(base),
     )
+
+
+def _checked_launcher(base: DictConfig) -> bool:
+    """True if Hydra's launcher starts jobs in other processes. Raises ConfigError unless it is known to do that rightly.
+
+    Parallel jobs would disturb each other's timings.
+    """
+    chosen, kind = base.hydra.runtime.choices["hydra/launcher"], str(base.hydra.launcher._target_)
+    if kind.rpartition(".")[2] == "BasicLauncher":
+        return False
+    ours = options_of("hydra/launcher")
+    if chosen not in ours:
+        raise ConfigError(
+            f"{kind.rpartition('.')[2]} starts jobs side by side or elsewhere, and a sweep runs one after the other",
+            given=f"hydra/launcher={chosen}",
+            expected=f"basic, or {' or '.join(ours)}: an allocation for each job",
+            instead="hydra/launcher=basic",
+        )
+    try:
+        import_module(kind.rpartition(".")[0])
+    except ImportError as error:
+        raise ConfigError(
+            f"hydra/launcher={chosen} needs a package that isn't installed ({error})",
+            given=f"hydra/launcher={chosen}",
+            expected=f"pip install 'mfubench[{chosen}]'",
+        ) from error
+    return True
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -85,11 +85,37 @@ class Parallelism:
     """The number of devices, their launcher (argv after the interpreter), and the classes that show it at work."""
 
     name: str = MISSING
-    num_devices: int = MISSING
+    num_devices: int = MISSING  # on all nodes together
+    num_nodes: int = MISSING
     launcher: list[str] = MISSING
     wrapper: str | None = MISSING  # class name of the wrapper that the probe must see; null: none
     deepspeed: dict[str, Any] | None = None  # its configuration, with `when` as in a framework; null: not DeepSpeed
     fsdp: dict[str, Any] | None = None  # accelerate's settings of FSDP; null: not FSDP
+
+    @property
+    def devices_per_node(self) -> int:
+        """Devices of the run on each node."""
+        return self.num_devices // self.num_nodes
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes of a run: who starts a command on each of them, and how its processes meet.
+
+    Variables are those of the environment; of several, the first that is set counts.
+    """
+
+    name: str = MISSING
+    several: bool = MISSING  # true: a run may have several nodes
+    requires: list[str] = MISSING  # variables that must be set
+    otherwise: str | None = MISSING  # what to do if one isn't
+    node_rank: list[str] = MISSING  # variables with this node's number, if others start mfubench on every node; else []
+    head: list[str] = MISSING  # variables with the first node's address; []: the first node is this host
+    port: list[str] = MISSING  # variables with a free port there; []: any that is free here
+    per_node: list[str] = MISSING  # argv in front of a command that is to be started on every node; []: only here
+    rendezvous: list[str] = MISSING  # torchrun's arguments for all this
+    end: str | None = MISSING  # a shell's command that ends what the run has left on other nodes
+    join_timeout_s: int = MISSING  # until all nodes have met
 
 
 @dataclass(frozen=True)
@@ -188,6 +214,7 @@ class Experiment:
     gradient_checkpointing: GradientCheckpointing = MISSING
     data: Data = MISSING
     hardware: Hardware = MISSING
+    cluster: Cluster = MISSING
     measurement: Measurement = MISSING
     tracking: Tracking = MISSING
     model: Model = MISSING

@@ -24,6 +24,7 @@ from mfubench.config.vocabulary import (
     TRACKING_MODES,
     WEIGHTS,
 )
+from mfubench.files.paths import CONF
 
 # Whole numbers: setting → the least.
 AT_LEAST = {
@@ -33,6 +34,8 @@ AT_LEAST = {
     "seed": 0,
     "repeat": 0,
     "parallelism.num_devices": 1,
+    "parallelism.num_nodes": 1,
+    "cluster.join_timeout_s": 1,
     "measurement.warmup_steps": 0,
     "measurement.steps": 2,
     "measurement.minimum_steps": 2,
@@ -132,6 +135,7 @@ def _validate_combinations(experiment: Experiment) -> None:
             expected="1, or a parallelism that starts several ranks",
             instead=f"parallelism=ddp parallelism.num_devices={parallelism.num_devices}",
         )
+    _validate_nodes(experiment)
     if experiment.liger_kernel and liger.cross_entropy and liger.fused_linear_cross_entropy:
         raise WrongCombination(
             "Liger computes the loss in one of two kernels",
@@ -159,6 +163,27 @@ def _validate_combinations(experiment: Experiment) -> None:
             given="measurement.keep_trace=true measurement.profile_steps=0",
             expected="steps to profile, or measurement.keep_trace=false",
             instead="measurement.keep_trace=true measurement.profile_steps=3",
+        )
+
+
+def _validate_nodes(experiment: Experiment) -> None:
+    """Raise WrongCombination for nodes that the devices can't be spread over, or that nobody would start."""
+    cluster, nodes, devices = experiment.cluster, experiment.parallelism.num_nodes, experiment.parallelism.num_devices
+    given = f"parallelism.num_nodes={nodes}"
+    if devices % nodes:
+        raise WrongCombination(
+            f"{devices} device(s) can't be spread evenly over {nodes} nodes",
+            given=given,
+            expected="parallelism.num_devices, which counts those of all nodes, to be a multiple of it",
+            instead=f"{given} parallelism.num_devices={nodes * max(1, round(devices / nodes))}",
+        )
+    others = sorted({path.stem for path in (CONF / "cluster").glob("*.yaml")} - {cluster.name})
+    if nodes > 1 and not cluster.several:
+        raise WrongCombination(
+            f"cluster={cluster.name} is one host",
+            given=given,
+            expected=f"1, or another cluster: {', '.join(others)}",
+            instead="parallelism.num_nodes=1",
         )
 
 

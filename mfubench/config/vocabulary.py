@@ -18,7 +18,7 @@ FRAMEWORK_GROUPS = ("mode", "parallelism", "gradient_checkpointing", "data")
 # Settings that don't change the measured work.
 UNMEASURED = ("tracking", "resume", "dry_run")
 # Settings of the machine, not of the work: the same work may be done on any machine.
-OUTSIDE_THE_WORK = (*UNMEASURED, "hardware")
+OUTSIDE_THE_WORK = (*UNMEASURED, "hardware", "cluster")
 # Keys of a framework for the user to choose; the others are mfubench's way to run it.
 CHOSEN_OF_FRAMEWORK = ("name", "native", "engine", "random_weights")
 

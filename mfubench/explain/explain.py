@@ -94,7 +94,7 @@ def _explanation(
         waterfall=found,
         no_waterfall=reason,
         notes=tuple(_notes(spent, lines, observed)),
-        cost_s=_after_measured_s(observed, measured) + time.monotonic() - began,
+        cost_s=_after_measured_s(prepared, observed, measured) + time.monotonic() - began,
     )
 
 
@@ -164,10 +164,10 @@ def _notes(spent: StepTime, lines: Timeline, observed: Observed) -> Iterator[str
         yield "code that torch.compile generated is one kernel for several operations: elementwise, if it is no other"
 
 
-def _after_measured_s(observed: Observed, measured: Measured) -> float:
+def _after_measured_s(prepared: Prepared, observed: Observed, measured: Measured) -> float:
     """Return the seconds from the last measured step's end until the framework was ended."""
     assert measured.measurement is not None and observed.outcome.started_s is not None
-    boundaries = metrics.of_rank(observed.records, measured.measurement.rank).boundaries_s
+    boundaries = metrics.boundaries_here(observed.records, measured.measurement, prepared.target.nodes.here)
     ended_s = observed.outcome.started_s + observed.outcome.wall_s - observed.outcome.cleanup_s
     return ended_s - boundaries[measured.wanted.periods]
 

@@ -35,9 +35,10 @@ __all__ = [
 Monitor = GpuMonitor | CpuMonitor
 
 
-def monitor(machine: Machine, num_devices: int) -> Monitor:
+def monitor(machine: Machine, num_devices: int, ranks_descend: bool = True) -> Monitor:
     """Start a monitor of a run's devices: the first `num_devices` GPUs of the machine, or the cores of this process.
 
     It starts no thread: call `sample()` about once a second, then `conditions(window)` after the run.
+    `ranks_descend`: the run's processes descend from this one.
     """
-    return GpuMonitor(machine.uuids[:num_devices]) if machine.device == "cuda" else CpuMonitor()
+    return GpuMonitor(machine.uuids[:num_devices]) if machine.device == "cuda" else CpuMonitor(ranks_descend)

@@ -40,7 +40,8 @@ class _CpuSample:
 class CpuMonitor:
     """Monitor of the cores this process may use, from its making until `conditions` is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks_descend: bool = True) -> None:
+        self._ranks_descend = ranks_descend  # else a run's share can't be told from others'
         self._cores = frozenset(os.sched_getaffinity(0))
         self._samples: list[_CpuSample] = []
         self.sample()
@@ -65,7 +66,7 @@ class CpuMonitor:
             return None if grown is None else min(grown / possible, 1.0)  # whole ticks may add up to a little more
 
         busy = share([sample.busy_s for sample in self._samples])
-        own = share([sample.own_s for sample in self._samples])
+        own = share([sample.own_s for sample in self._samples]) if self._ranks_descend else None
         return (
             CpuConditions(
                 looks=len(in_window),

@@ -39,7 +39,9 @@ TRACEBACK = "Traceback (most recent call last):"
 # Messages of a rank that has lost another one: they don't tell the cause either.
 LOST_A_PEER = re.compile(
     r"[Cc]onnection (closed|reset|refused|was likely closed)|Broken pipe|ncclRemoteError|NCCL communicator was aborted"
+    r"|Rendezvous(Connection|Closed)Error|exit barrier"  # of a launcher whose first node ended before it
 )
+LOST_NODE = re.compile(r"[Nn]ode failure on \S+")  # what a cluster says of it, before all that follows from it
 # torchrun's report on a rank, and other launchers' messages about a killed one.
 REPORT = re.compile(
     r"^\s*rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\n\s*exitcode\s*:\s*(?P<code>-?\d+)", re.MULTILINE
@@ -87,14 +89,16 @@ class Outcome:
     started_s: float | None = None  # on the host's monotonic clock; None: schema 4
 
 
-def with_cause(outcome: Outcome, oom_kills: int = 0) -> Outcome:
+def with_cause(outcome: Outcome, oom_kills: int = 0, others: Sequence[Sequence[str]] = ()) -> Outcome:
     """Add the cause, from the log and the exit status, to the outcome.
 
-    `oom_kills`: processes of the whole machine that the kernel killed for want of memory meanwhile.
+    `oom_kills`: processes of the whole machine that the kernel killed for want of memory meanwhile. `others`: last lines of
+    the logs of other nodes, if each has one.
     """
-    lines = outcome.log_tail
+    lines = [line for log in (outcome.log_tail, *others) for line in log]
     full, evidence = _full_memory(lines)
-    words = evidence or _cause_line(lines)
+    lost = next((line for line in lines if LOST_NODE.search(line)), None)
+    words = evidence or lost or _cause_of_all(outcome.log_tail, others)
     rank, by = _first_failure(list(_reported_failures(lines)), words, is_why=evidence is not None)
     if by is None and outcome.ended == "itself":
         by = _signal_of(outcome.returncode)
@@ -136,6 +140,13 @@ def _cause_line(log: Sequence[str]) -> str | None:
     return None
 
 
+def _cause_of_all(own: Sequence[str], others: Sequence[Sequence[str]]) -> str | None:
+    """Return the cause in our log, or in that of another node if ours tells of none but the loss of a rank."""
+    causes = [_cause_line(log) for log in (own, *others)]
+    first_hand = (line for line in causes if line and EXCEPTION_LINE.search(line) and not LOST_A_PEER.search(line))
+    return next(first_hand, causes[0])
+
+
 def _reported_failures(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
     """(rank, exit status) as torchrun reports them, its presumed first failure before the others."""
     others, _, root = "\n".join(lines).partition(ROOT_CAUSE)
@@ -155,6 +166,7 @@ def _first_failure(
     said = EXCEPTION_LINE.search(words or "")
     speaker = int(said["rank"]) if said and said["rank"] else None
     signalled = [(rank, name) for rank, code in failures if (name := _signal_of(code)) not in (None, "SIGTERM")]
+    signalled.sort(key=lambda each: each[1] == "SIGABRT")  # its reason may be another rank's death
     # A rank may abort because it has lost another one, whose own exception then says why.
     only_aborts = all(name == "SIGABRT" for _, name in signalled) and not LOST_A_PEER.search(words or "")
     if speaker is not None and (is_why or only_aborts):

@@ -9,16 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import psutil
 
+from mfubench.files import secrets
 from mfubench.files.paths import PROBE_SITE
 from mfubench.launch import extensions, interrupts, processes, supervision
 from mfubench.launch.outcome import Ending, How, Outcome, with_cause
@@ -29,10 +32,15 @@ GRACE_S = 10.0
 ENOUGH_GRACE_S = (
     0.5  # once enough is recorded: all that is wanted is on the disk, and every further second is device time
 )
+SIGNAL_WITHIN_S = 2.0  # a cluster that ends a job may tell the ranks first, and then mfubench
+END_WITHIN_S = 60.0
 NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)  # missing, or not executable
 # A child would attach to our W&B service, whose settings aren't the run's; and frameworks must not track the run too.
 # A daemon that Kineto is told of would start a trace of its own.
-NOT_INHERITED = re.compile(r"^(WANDB_|MFUBENCH_|HYDRA_|KINETO_)")
+# Those that a cluster sets for mfubench would be taken for a rank's own.
+NOT_INHERITED = re.compile(
+    r"^(WANDB_|MFUBENCH_|HYDRA_|KINETO_|PET_|(GROUP_|LOCAL_)?RANK$|(LOCAL_)?WORLD_SIZE$|NODE_RANK$)"
+)
 
 
 def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
@@ -49,7 +57,9 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
     processes.adopt_orphans()
     (tag, guard), unrelated = guarded_tag(), processes.children()
     _tell(guard, plan)
-    process, ending, supervised = None, Ending("interrupted"), supervision.Supervision(plan, unrelated)
+    # What was started through another program needn't descend from it.
+    members = partial(processes.tagged_processes, tag) if plan.per_node else partial(processes.descendants, unrelated)
+    process, ending, supervised = None, Ending("interrupted"), supervision.Supervision(plan, members)
     started, began_s, kills_before = time.monotonic(), time.time(), _killed_for_memory()
     with open(plan.log, "ab") as output, interrupts.interrupted_once():  # appending: see supervision.keep_short
         try:
@@ -58,7 +68,10 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
             except OSError as error:
                 how: How = "not_installed" if error.errno in NO_PROGRAM else "itself"
                 return with_cause(Outcome(how, None, 0.0, (str(error),)))
-            ending = supervised.until_the_end(process.wait, poll, started + plan.timeout_s)
+            ended = supervised.until_the_end(process.wait, poll, started + plan.timeout_s)
+            if plan.per_node and ended.how == "itself" and process.returncode:
+                time.sleep(SIGNAL_WITHIN_S)
+            ending = ended
         except KeyboardInterrupt:
             pass
         finally:
@@ -66,7 +79,8 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
             grace_s = ENOUGH_GRACE_S if ending.how == "stopped" else GRACE_S
             if process is not None and plan.working_folder is not None and ending.how == "interrupted":
                 _interrupt(process)
-            left = _end_all(process, unrelated, grace_s)
+            left = _end_all(process, members, unrelated, grace_s)
+            _end_on_other_nodes(plan)
             cleanup_s = time.monotonic() - ends
             extensions.release(began_s)
     left_out = supervised.left_out + supervision.keep_short(plan.log)
@@ -82,19 +96,27 @@ def launch(plan: Plan, poll: supervision.Poll) -> Outcome:
         cleanup_s=cleanup_s,
         pids_left=left,
     )
-    return with_cause(outcome, oom_kills=_killed_for_memory() - kills_before)
+    others = [supervision.tail(log) for log in sorted(plan.folder.glob(f"nodes/*/{plan.log.name}"))]
+    return with_cause(outcome, _killed_for_memory() - kills_before, others)
+
+
+def clear(plan: Plan) -> None:
+    """Delete what the framework wrote for nobody, and remove secrets from what others will read."""
+    shutil.rmtree(plan.scratch, ignore_errors=True)
+    secrets.clean_output(plan.log, plan.records)
 
 
 def _tell(guard: subprocess.Popen[bytes], plan: Plan) -> None:
-    """Tell the guard which files to clean of secrets if mfubench is killed in this run."""
+    """Tell the guard what to do if mfubench is killed in this run: which files to clean of secrets, how to end other nodes."""
     assert guard.stdin is not None
     with suppress(BrokenPipeError):  # the guard has been killed
-        os.write(guard.stdin.fileno(), b"".join(os.fsencode(path) + b"\0" for path in (plan.log, plan.records)))
+        told = (plan.log, plan.records, plan.end or "")
+        os.write(guard.stdin.fileno(), b"".join(os.fsencode(part) + b"\0" for part in told))
 
 
 def _start_framework(plan: Plan, tag: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        plan.command,
+        (*plan.per_node, *plan.command),
         env=_child_environment(plan, tag),
         cwd=plan.working_folder or plan.folder,
         stdin=None if plan.working_folder else subprocess.DEVNULL,
@@ -112,13 +134,16 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end_all(
-    process: subprocess.Popen[bytes] | None, unrelated: Collection[psutil.Process], grace_s: float
+    process: subprocess.Popen[bytes] | None,
+    members: processes.Members,
+    unrelated: Collection[psutil.Process],
+    grace_s: float,
 ) -> tuple[int, ...]:
     """End every process of this run; another Ctrl-C skips the rest of the grace. Returns the pids that nothing can end."""
     so_far = interrupts.only_counted()
     left = processes.end(
         None if process is None else process.pid,
-        lambda: processes.descendants(unrelated),
+        members,
         grace_s,
         hurried=lambda: interrupts.came_since(so_far),
     )
@@ -126,6 +151,12 @@ def _end_all(
         process.wait()
     processes.reap(unrelated)
     return left
+
+
+def _end_on_other_nodes(plan: Plan) -> None:
+    if plan.end is not None:
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(("sh", "-c", plan.end), stdin=subprocess.DEVNULL, capture_output=True, timeout=END_WITHIN_S)
 
 
 def _killed_for_memory() -> int:

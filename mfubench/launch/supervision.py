@@ -9,7 +9,7 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +39,10 @@ def check_room(folder: Path, traced_steps: int = 0) -> None:
 
 @dataclass
 class Supervision:
-    """Poll a run once a second. `unrelated`: this process's children that are no part of it."""
+    """Poll a run once a second. `members`: its processes on this host."""
 
     plan: Plan
-    unrelated: Collection[psutil.Process]
+    members: processes.Members
     memory: Memory | None = None
     left_out: int = 0  # bytes of the log
 
@@ -66,7 +66,7 @@ class Supervision:
 
     def _sample_memory(self) -> None:
         available = psutil.virtual_memory().available
-        resident = processes.resident_bytes(processes.descendants(self.unrelated))
+        resident = processes.resident_bytes(self.members())
         before = self.memory or Memory(available, resident)
         self.memory = Memory(min(before.host_available_bytes_min, available), max(before.resident_bytes_max, resident))
 

@@ -50,15 +50,16 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
     counted = metrics.as_executed(prepared.counted or profile_of(done).of, recorded)
     found = metrics.measurement_of(recorded, counted, peak, rule.warmup, wanted.periods - rule.warmup)
     flops = metrics.mean_flops(recorded, counted, found)
-    boundaries, started_s = metrics.of_rank(recorded, found.rank).boundaries_s, outcome.started_s
+    boundaries = metrics.boundaries_here(recorded, found, prepared.target.nodes.here)
+    started_s = outcome.started_s
     assert started_s is not None, "what was recorded was started"
-    conditions = monitor.conditions(metrics.steady_window_s(recorded, found))
+    conditions = monitor.conditions(metrics.steady_window_s(boundaries, found))
     return Measured(
         measurement=replace(
             found,
             stopped_because=wanted.because,
             **asdict(device_time(boundaries, found.warmup_steps, found.steps, started_s, outcome.wall_s, ranks)),
-            joules_per_token=metrics.joules_per_token(found, conditions, ranks),
+            joules_per_token=metrics.joules_per_token(found, conditions, prepared.target.devices_here),
             of_ceiling=metrics.of_ceiling(found, peak, peaks.ceiling),
             mfu_at_clock=metrics.mfu_at_clock(found, peak, conditions),
             usd_per_million_tokens=metrics.usd_per_million_tokens(found, experiment.hardware.price_per_hour),

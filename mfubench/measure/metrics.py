@@ -158,9 +158,8 @@ def _intervals(
     return found
 
 
-def steady_window_s(records: Records, measurement: Figures) -> tuple[float, float]:
-    """Return the begin and end of the steady steps on the measured rank, in s of the host's monotonic clock."""
-    boundaries = of_rank(records, measurement.rank).boundaries_s
+def steady_window_s(boundaries: Sequence[float], measurement: Figures) -> tuple[float, float]:
+    """Return the begin and end of the steady steps between a rank's boundaries, in s of its host's monotonic clock."""
     return boundaries[measurement.warmup_steps], boundaries[measurement.warmup_steps + measurement.steps]
 
 
@@ -264,6 +263,12 @@ def impossible(measurement: Figures, flops: FlopCount, peak: Peak | None) -> tup
         operators = ", ".join(f"{name} ×{calls}" for name, calls in flops.uncounted.items())
         found.append(Difference(what="operators on matrices", asked="a formula for each", seen=f"none for {operators}"))
     return tuple(found)
+
+
+def boundaries_here(records: Records, measurement: Figures, node: str | None) -> tuple[float, ...]:
+    """Return the boundaries of the measured rank, or of a rank on `node` if that is on another: clocks differ between hosts."""
+    ranks = [of_rank(records, measurement.rank), *records.ranks]
+    return next(rank for rank in ranks if rank.node in (None, node)).boundaries_s
 
 
 def of_rank(records: Records, rank: int) -> RankRecord:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 
 from rich.console import Console
 
 from mfubench import hardware, records
 from mfubench.config import schema
-from mfubench.files import secrets
 from mfubench.flops import FlopCount
 from mfubench.launch import supervision
 from mfubench.launch.outcome import Ending, Outcome
-from mfubench.launch.start import launch
+from mfubench.launch.start import clear, launch
 from mfubench.measure.profile_request import ProfileRequest
 from mfubench.measure.progress import progress_bar
 from mfubench.measure.status import periods_recorded
@@ -38,7 +36,7 @@ def observe(plan: Plan, target: Target, ideal_step_s: float | None, console: Con
     `ideal_step_s`: of a step's model FLOPs at the peak, in s; None: not known.
     """
     measurement = target.experiment.measurement
-    rule, monitor = rule_of(measurement), hardware.monitor(target.machine, plan.num_ranks)
+    rule, monitor = rule_of(measurement), hardware.monitor(target.machine, target.devices_here, not plan.per_node)
     request = (
         ProfileRequest(plan, measurement.profile_steps, measurement.keep_trace) if measurement.profile_steps else None
     )
@@ -53,12 +51,11 @@ def observe(plan: Plan, target: Target, ideal_step_s: float | None, console: Con
                 return progress()
 
             outcome = launch(plan, poll)
-        shutil.rmtree(plan.scratch, ignore_errors=True)
         recorded = records.read_records(plan.records)
         steps = periods_recorded(recorded, plan.num_ranks)
         print_stage(f"training, {steps} steps", outcome.wall_s, console)
     finally:
-        secrets.clean_output(plan.log, plan.records)  # from here on others read what the framework wrote
+        clear(plan)  # from here on others read what the framework wrote
     peak_memory = {rank.rank: rank.peak_memory_bytes for rank in recorded.ranks}
     return Observed(replace(outcome, peak_memory_bytes=peak_memory), recorded, monitor)
 

@@ -37,6 +37,7 @@ Kind = Literal[
     "recomputation_hidden",
     "too_small",  # the model, for the device
     "unknown",  # a figure that is absent, and why
+    "unwatched",  # nodes on which nobody looked at the devices
     "inapplicable",  # a setting that changes nothing here
 ]
 EXPLAIN_A_FAILURE = ("foreign_process", "memory_errors")  # without steady steps the machine's others say nothing
@@ -79,6 +80,13 @@ def run_warnings(
         yield RunWarning(
             "recomputation_hidden",
             "the compiled model hides what it recomputes: hfu takes it to be what was asked; mfu does not depend on it",
+        )
+    first, *others = target.nodes.names if target and target.nodes.names else ("",)
+    if others:
+        yield RunWarning(
+            "unwatched",
+            f"{', '.join(others)} {'was' if len(others) == 1 else 'were'} not watched: clocks, power, heat and the host's memory "
+            f"are those of {first}, and so is the peak if it was measured",
         )
     for kind, text in hardware.troubles(measured.conditions):
         if measured.measurement or kind in EXPLAIN_A_FAILURE:

@@ -59,7 +59,7 @@ def memory_hint(target: Target, memory_bytes: int) -> str | None:
 def memory_of_a_rank(target: Target) -> int | None:
     """Return the bytes that a rank may use: a GPU's memory, or its share of the host's; None if that isn't known."""
     here = target.machine.memory_bytes
-    return here if here is None or target.machine.device == "cuda" else here // target.num_devices
+    return here if here is None or target.machine.device == "cuda" else here // target.devices_here
 
 
 def _fitting(target: Target, changes: Sequence[Change], memory_bytes: int) -> str | None:

@@ -12,6 +12,8 @@ import yaml
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.plan import deepspeed, support
+from mfubench.plan.interpolation import drop_nulls, resolve, spliced
+from mfubench.plan.nodes import NODE, ONE_HOST, Nodes, run_id
 from mfubench.workload import FORMS, Workload
 
 RECORDS = "records"
@@ -34,13 +36,14 @@ class Place:
     threads_per_rank: int  # on a CPU; on a GPU it is left to the framework
     engine: str | None = None  # of the framework
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES of mfubench itself; None: unset
+    nodes: Nodes = ONE_HOST
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that starting the framework takes, and what the run must show for it."""
 
-    command: tuple[str, ...]
+    command: tuple[str, ...]  # as it is started on each node
     environment: Mapping[str, str]  # laid over the parent's
     config_path: Path  # the native config
     config_text: str
@@ -52,11 +55,14 @@ class Plan:
     timeout_s: float
     # Of a user's own command, which also keeps its environment and its terminal. None: the run folder, and a log.
     working_folder: Path | None = None
+    per_node: tuple[str, ...] = ()  # argv in front of the command that starts it on every node; (): only here
+    end: str | None = None  # a shell's command that ends what is left on other nodes
+    shared: Path | None = None  # the folder with the records, if it isn't this one
 
     @property
     def records(self) -> Path:
         """The folder the probe writes to."""
-        return self.folder / RECORDS
+        return (self.shared or self.folder) / RECORDS
 
     @property
     def log(self) -> Path:
@@ -105,13 +111,15 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
                 "another conversation; leave such rows out, or try a framework that reads any"
             )
     where = f"conf/framework/{framework.name}.yaml"
-    native = _drop_nulls(_resolve(where, support.layers(framework, values), known))
-    command = _resolve(where, [{"command": framework.command}], known)["command"]
-    environment = _drop_nulls(_resolve(where, [framework.environment], known))
-    files = _drop_nulls(_resolve(where, [framework.files], known))
+    native = drop_nulls(resolve(where, support.layers(framework, values), known))
+    command = resolve(where, [{"command": framework.command}], known)["command"]
+    cluster = resolve(f"conf/cluster/{experiment.cluster.name}.yaml", [asdict(experiment.cluster)], known)
+    environment = drop_nulls(resolve(where, [framework.environment], known))
+    files = drop_nulls(resolve(where, [framework.files], known))
     return Plan(
-        command=tuple(_spliced(command)),
-        environment=_visible_devices(place, experiment.parallelism.num_devices)
+        command=tuple(spliced(command)),
+        environment=_visible_devices(place, experiment.parallelism.devices_per_node)
+        | ({} if place.nodes.rank is None else {NODE: place.nodes.names[place.nodes.rank]})
         | {key: str(value) for key, value in environment.items()}
         | ({PROFILE_FLOPS: "1"} if experiment.measurement.profile_flops else {}),
         config_path=config_path,
@@ -123,6 +131,9 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
         max_steps=max_steps(experiment),
         periods=experiment.measurement.warmup_steps + experiment.measurement.steps,
         timeout_s=experiment.measurement.timeout_s,
+        per_node=tuple(spliced(cluster["per_node"])),
+        end=None if place.nodes.rank else cluster["end"],
+        shared=place.nodes.shared,
     )
 
 
@@ -150,7 +161,7 @@ class PlanFile:
 def plan_file(plan: Plan) -> PlanFile:
     """Return the plan without its paths."""
     return PlanFile(
-        command=plan.command,
+        command=(*plan.per_node, *plan.command),
         environment=plan.environment,
         config_file=plan.config_path.name,
         config=plan.config_text,
@@ -167,7 +178,7 @@ def _known(experiment: Experiment, workload: Workload, place: Place, config_path
     own = experiment.framework.python
     python = place.python if own is None else str(place.root / own)
     known = {f: getattr(experiment, f) for f in support.SCALARS}
-    for group in ("mode", "parallelism", "model", "data", "liger"):
+    for group in ("mode", "parallelism", "model", "data", "liger", "cluster"):
         known[group] = asdict(getattr(experiment, group))
     return known | {
         "framework": {"random_weights": experiment.framework.random_weights},
@@ -184,6 +195,9 @@ def _known(experiment: Experiment, workload: Workload, place: Place, config_path
             "scratch": str(place.folder / "scratch"),
             "max_steps": max_steps(experiment),
             "device": place.device,
+            "id": run_id(place.folder),
+            "devices_per_node": experiment.parallelism.devices_per_node,
+            **place.nodes.words,
             "offline": str(int(experiment.model.weights == "random")),
         },
     }
@@ -195,7 +209,7 @@ def _deepspeed_file(
     layers = deepspeed.deepspeed_layers(experiment, values)
     if layers is None:
         return {}
-    tree = _drop_nulls(_resolve(f"conf/parallelism/{experiment.parallelism.name}.yaml", layers, known))
+    tree = drop_nulls(resolve(f"conf/parallelism/{experiment.parallelism.name}.yaml", layers, known))
     deepspeed.check_deepspeed(tree, experiment, precision)
     return {DEEPSPEED_CONFIG: _file_text(tree, ".json")}
 
@@ -206,35 +220,6 @@ def _visible_devices(place: Place, num_devices: int) -> dict[str, str]:
         return {"OMP_NUM_THREADS": str(place.threads_per_rank), "CUDA_VISIBLE_DEVICES": ""}
     seen = range(num_devices) if place.visible_devices is None else place.visible_devices.split(",")
     return {"CUDA_VISIBLE_DEVICES": ",".join(str(device).strip() for device in list(seen)[:num_devices])}
-
-
-def _resolve(where: str, layers: list[dict[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the layers (lists are replaced) and fill in every ${...}."""
-    from omegaconf import OmegaConf  # 25 ms, which a report doesn't need
-    from omegaconf.errors import OmegaConfBaseException
-
-    merged = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
-    root = OmegaConf.create({**known, "it": merged})
-    try:
-        resolved: Any = OmegaConf.to_container(root.it, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"{where}: {str(error).splitlines()[0]}",
-            given="an interpolation of what isn't there",
-            expected=f"${{...}} of {', '.join(known)}",
-        ) from error
-    return dict(resolved)
-
-
-def _spliced(command: list[Any]) -> list[str]:
-    """Return argv; an element that is a list stands for its elements."""
-    return [str(part) for item in command for part in (item if isinstance(item, list) else [item])]
-
-
-def _drop_nulls(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _drop_nulls(value) for key, value in tree.items() if value is not None}
-    return tree
 
 
 def _file_text(native: Mapping[str, Any], suffix: str) -> str:

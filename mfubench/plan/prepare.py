@@ -30,6 +30,7 @@ from mfubench.hardware.matmul_rates import RunTogether
 from mfubench.plan import engines, support
 from mfubench.plan.engines import Responds
 from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_file, threads_per_rank
+from mfubench.plan.nodes import ONE_HOST, Nodes, find_nodes
 from mfubench.plan.stage import stage
 from mfubench.workload import NoData, NoRoom, Workload, prepare_workload
 
@@ -58,6 +59,7 @@ class Target:
     precision: str  # bf16 | bf16_pure | fp32
     engine: str | None  # None: the framework has no engines
     threads: int | None = None  # of a rank on a CPU, if the framework chose them; None: the cores divided by the ranks
+    nodes: Nodes = ONE_HOST
 
     @property
     def framework_label(self) -> str:
@@ -70,9 +72,14 @@ class Target:
         return self.experiment.parallelism.num_devices
 
     @property
+    def devices_here(self) -> int:
+        """Devices of the run on this node."""
+        return self.experiment.parallelism.devices_per_node
+
+    @property
     def threads_per_rank(self) -> int:
         """Threads of a rank on a CPU."""
-        return self.threads or threads_per_rank(self.machine.cores, self.num_devices)
+        return self.threads or threads_per_rank(self.machine.cores, self.devices_here)
 
     @property
     def peak_is_measured(self) -> bool:
@@ -96,7 +103,7 @@ class Prepared:
 def resolve(experiment: Experiment, responds: Responds) -> Target:
     """Resolve the device, the precision and the engine for this machine; a dry run may plan for a GPU that isn't here."""
     if experiment.dry_run and experiment.hardware.device_name is not None:
-        machine = hardware.planned(experiment.hardware, experiment.parallelism.num_devices)
+        machine = hardware.planned(experiment.hardware, experiment.parallelism.devices_per_node)
     else:
         machine = hardware.detect(experiment.hardware)
     framework, engine = engines.choose(experiment.framework, responds)
@@ -123,12 +130,20 @@ def check_installed(target: Target, responds: Responds) -> None:
     engines.check_extras(framework, needed, ROOT, responds)
 
 
+def visit(target: Target, folder: Path, run_together: RunTogether) -> Target:
+    """Find the run's nodes, each of which must see the run folder. Raises Unavailable."""
+    own = target.experiment.framework.python
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    needs = [Path(sys.executable) if own is None else ROOT / own, LAUNCHERS, cache_folder()]
+    return replace(target, nodes=find_nodes(target.experiment, folder, needs, os.environ, run_together))
+
+
 def prepare(target: Target, folder: Path, console: Console) -> Prepared:
     """Count the FLOPs, make the workload and write plan.json into the run folder.
 
     For a run that `check_memory` refuses, no workload is made: its weights may be more than the disk holds, too.
     """
-    experiment, machine, precision = target.experiment, target.machine, target.precision
+    experiment, machine, precision, nodes = target.experiment, target.machine, target.precision, target.nodes
     check(target)
     try:
         with stage("preparing the workload, counting its FLOPs", console):
@@ -151,11 +166,12 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
         given = f"framework={experiment.framework.name} model={experiment.model.name} mode={experiment.mode.name}"
         raise WrongCombination(str(error), given=given, expected="a workload that this model can train") from error
     threads, engine, visible = target.threads_per_rank, target.engine, os.environ.get("CUDA_VISIBLE_DEVICES")
-    place = Place(folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, engine, visible)
+    place = Place(folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, engine, visible, nodes)
     plan = make_plan(experiment, made, place)
-    for text in (plan.config_text, *plan.other_files.values(), *plan.environment.values(), *plan.command):
+    written = plan_file(plan)
+    for text in (written.config, *written.other_files.values(), *written.environment.values(), *written.command):
         no_secret_in(text, "what the framework would be given")
-    (folder / "plan.json").write_text(json.dumps(asdict(plan_file(plan)), indent=1))
+    (folder / "plan.json").write_text(json.dumps(asdict(written), indent=1))
     return Prepared(target, made, flops, compare_counts(experiment, flops), plan)
 
 
@@ -171,7 +187,7 @@ def _too_large(target: Target, flops: FlopCount) -> str | None:
 
 def measure_peaks(target: Target, run_together: RunTogether, console: Console) -> hardware.Peaks:
     """Find the device's peak, and its ceiling if that is to be measured; a CPU's peak is measured now."""
-    settings, machine, ranks = target.experiment.hardware, target.machine, target.num_devices
+    settings, machine, ranks = target.experiment.hardware, target.machine, target.devices_here
     dtype = hardware.peak_dtype(target.precision, machine.device)
     threads = target.threads_per_rank
     with stage("measuring the CPU's peak", console) if target.peak_is_measured else nullcontext():

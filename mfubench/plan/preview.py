@@ -26,7 +26,7 @@ def preview(prepared: Prepared, settings: Mapping[str, str], peak: Peak | None) 
     write_files(plan)
     console.print(" · ".join(f"{key} {value}" for key, value in settings.items() if value), highlight=False)
     _heading("command", console)
-    console.print(shlex.join(plan.command), soft_wrap=True, highlight=False, markup=False)
+    console.print(shlex.join((*plan.per_node, *plan.command)), soft_wrap=True, highlight=False, markup=False)
     _heading("environment, laid over yours", console)
     for key, value in plan.environment.items():
         console.print(f"{key}={shlex.quote(value)}", soft_wrap=True, highlight=False, markup=False)

@@ -31,6 +31,11 @@ SCALARS = (
 )
 MODE_SETTINGS = tuple(f"mode.{setting.name}" for setting in fields(Mode) if setting.name != "name")
 LIGER_SETTINGS = tuple(f"liger.{switch.name}" for switch in fields(Liger))
+NODES_WORDS = {
+    "parallelism.launcher",
+    "cluster.rendezvous",
+    "run.num_nodes",
+}  # one of them tells a framework of its nodes
 INTERPOLATION = re.compile(r"\$\{([a-z_.]+)\}")
 
 Values = Mapping[str, Any]
@@ -89,6 +94,10 @@ def check_supported(experiment: Experiment, values: Values, defaults: Values) ->
     mapped = mapped_settings(framework, values)
     general = [*rules()["any"], *rules().get(framework.trainer or "", ())]
     _check_rules(framework.name, "conf/rules.yaml", general, values)
+    if experiment.parallelism.num_nodes > 1 and not NODES_WORDS & {*mapped, *_interpolated(framework.variables)}:
+        raise Unsupported(
+            f"{framework.name} has no way to set parallelism.num_nodes={experiment.parallelism.num_nodes}; it runs on 1"
+        )
     if experiment.model.revision is not None and "workload.revision" not in mapped:
         raise Unsupported(f"{framework.name} has no way to set model.revision={experiment.model.revision}")
     asked = {name: getattr(experiment, name) for name in SCALARS}
@@ -125,12 +134,12 @@ def needed_extras(framework: Framework, values: Values) -> dict[str, str]:
 
 def check_devices(parallelism: Parallelism, machine: Machine) -> None:
     """Raise Unsupported if the machine has fewer devices than are asked for."""
-    if parallelism.num_devices > machine.num_devices:
-        have = (
-            f"{machine.num_devices} core(s) for ranks" if machine.device == "cpu" else f"{machine.num_devices} GPU(s)"
-        )
-        instead = f"; on {machine.num_devices}: parallelism.num_devices={machine.num_devices}"
-        raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on a machine that has {have}{instead}")
+    nodes, here = parallelism.num_nodes, machine.num_devices
+    if parallelism.devices_per_node > here:
+        have = f"{here} core(s) for ranks" if machine.device == "cpu" else f"{here} GPU(s)"
+        instead = f"; on {here * nodes}: parallelism.num_devices={here * nodes}"
+        where = "a machine that has" if nodes == 1 else f"{nodes} nodes that have each"
+        raise Unsupported(f"parallelism.num_devices={parallelism.num_devices} on {where} {have}{instead}")
 
 
 def too_large(parameters: int, mode: Mode, precision: str, machine: Machine) -> str | None:

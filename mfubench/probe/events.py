@@ -2,7 +2,7 @@
 
 | event | when | fields |
 |---|---|---|
-| start | first training forward | pid, rank, local_rank, world_size (as in the environment), python, argv, versions |
+| start | first training forward | pid, rank, local_rank, world_size, node (as in the environment), python, argv, versions |
 | root | a new root module | root, class, wrappers (outermost first, the model last) |
 | forward | every training forward | t, w, root, step, shape [batch, sequence], the counts (or null), device, before |
 | boundary | a step that began with no forward in sight | t, w, root, step, batches, device, before |
@@ -98,6 +98,7 @@ def _start_fields() -> dict[str, Any]:
         "rank": int(os.environ.get("RANK") or 0),
         "local_rank": int(os.environ.get("LOCAL_RANK") or 0),
         "world_size": int(os.environ.get("WORLD_SIZE") or 1),
+        "node": os.environ.get("MFUBENCH_NODE"),
         "python": platform.python_version(),
         "argv": sys.argv,
         "versions": {each["Name"]: each["Version"] for each in installed if each["Name"]},

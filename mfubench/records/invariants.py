@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import isfinite
 
+from mfubench.config.vocabulary import packages
 from mfubench.records.expected import Difference, Expected
 from mfubench.records.reading import RankRecord, Records
 from mfubench.records.work_check import compare_work
@@ -29,6 +30,7 @@ def differences(records: Records, expected: Expected) -> tuple[Difference, ...]:
     found = [_probe_error(error, "before any training") for error in records.errors]
     found += _ranks(records, expected)
     found += _same_samples(records, expected)
+    found += _same_versions(records)
     for rank in records.ranks:
         found += [_probe_error(error, f"on rank {rank.rank}") for error in rank.errors]
         found += compare_work(rank, expected)
@@ -61,6 +63,15 @@ def _same_samples(records: Records, expected: Expected) -> Iterator[Difference]:
     for ranks in readers.values():
         if len(ranks) > 1:
             yield Difference(f"samples of ranks {', '.join(map(str, ranks))}", "each its own", "the same in every step")
+
+
+def _same_versions(records: Records) -> Iterator[Difference]:
+    """Every node must have the same versions of what may change the time of a step."""
+    for package in packages("step"):
+        versions = {rank.node: rank.versions.get(package, "none") for rank in records.ranks}
+        if len(set(versions.values())) > 1:
+            seen = ", ".join(f"{version} on {node}" for node, version in versions.items())
+            yield Difference(f"version of {package}", "the same on every node", seen)
 
 
 def _steps(rank: RankRecord, expected: Expected) -> Iterator[Difference]:

@@ -64,6 +64,7 @@ class RankRecord:
     # Of each step, of each micro-batch: the scalar on which backward() was called; None: not read, or not known.
     losses: tuple[tuple[float | None, ...] | None, ...] = ()
     boundary: str = "forward"  # forward | optimizer
+    node: str | None = None  # its name; None: the run has one host
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
@@ -128,6 +129,7 @@ def _rank(series: RankEvents, start: Mapping[str, Any]) -> RankRecord:
         device_heard_s=() if periods is None else tuple(period.heard_s for period in periods),
         losses=tuple(None if losses is None else tuple(losses) for losses in series.losses),
         boundary="optimizer" if by_optimizer else "forward",
+        node=start.get("node"),
     )
 
 

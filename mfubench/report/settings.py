@@ -24,7 +24,7 @@ DETAILS = {
 }
 NATIVE_PREFIX = "native."
 COMMIT = 9  # of its letters
-ALREADY_NAMED = ("name", "rank", "num_devices", "padding", "architecture")
+ALREADY_NAMED = ("name", "rank", "num_devices", "num_nodes", "padding", "architecture")
 
 
 def describe(results: Sequence[Result]) -> list[dict[str, str]]:
@@ -59,14 +59,16 @@ def describe(results: Sequence[Result]) -> list[dict[str, str]]:
 
 def settings_in_words(asked: Mapping[str, Any], framework: str, precision: str | None) -> dict[str, str]:
     """The settings of a run by the names under which they are set; `framework` with its engine, the resolved precision."""
-    devices = asked["parallelism"]["num_devices"]
+    devices, nodes = asked["parallelism"]["num_devices"], asked["parallelism"].get("num_nodes", 1)
     left_open = LEFT_OPEN.values() if asked.get("comparison") == "defaults" else ()
     return {
         "framework": framework,
         "model": asked["model"]["name"],
         "mode": asked["mode"]["name"],
         "rank": str(asked["mode"]["rank"] or ""),
-        "parallelism": asked["parallelism"]["name"] + (f" ×{devices}" if devices > 1 else ""),
+        "parallelism": asked["parallelism"]["name"]
+        + (f" ×{devices}" if devices > 1 else "")
+        + (f" on {nodes} nodes" if nodes > 1 else ""),
         "checkpointing": asked["gradient_checkpointing"]["name"],
         "batch": str(asked["batch_size"] or ""),  # 0: a watched command's, not known
         "sequence": str(asked["sequence_length"] or ""),

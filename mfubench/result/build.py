@@ -63,6 +63,7 @@ def build(
     ok = status.status == "ok"
     ranks = observed.records.ranks if observed else ()
     measured_rank = measurement.rank if measurement else 0
+    nodes = sorted({rank.node for rank in ranks if rank.node is not None})
     result = Result(
         name=run_name(experiment, engine, job.varied),
         framework=label(experiment.framework.name, engine),
@@ -89,6 +90,8 @@ def build(
         plan=None if prepared is None else plan_file(prepared.plan),
         outcome=None if observed is None else observed.outcome,
         provenance=_provenance(job, prepared, ranks),
+        nodes={node: tuple(rank.rank for rank in ranks if rank.node == node) for node in nodes},
+        unwatched_nodes=target.nodes.names[1:] if target else (),
         step_boundary=next((rank.boundary for rank in ranks if rank.rank == measured_rank), None),
         explanation=explained if isinstance(explained, Explanation) else None,
         no_explanation=explained if isinstance(explained, str) else None,

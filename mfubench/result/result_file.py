@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,8 @@ class Result:
     step_boundary: str | None = None  # where the measured rank's steps begin: forward | optimizer; None: schema 4
     explanation: Explanation | None = None  # of the step time; None: there is none (schema 5: none was made)
     no_explanation: str | None = None  # why, where a profile was asked for
+    nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # name → its ranks; {}: one host
+    unwatched_nodes: tuple[str, ...] = ()  # on which nobody looked at the devices
     schema_version: int = SCHEMA_VERSION
 
 

@@ -25,7 +25,7 @@ from mfubench.result.flat import leaves
 PROFILED = "profiled_tflop"  # hardware FLOPs of a step, in the history
 KERNEL_COLUMNS: list[str | int] = ["kernel", "category", "calls_per_step", "ms_per_step"]
 # Keys that describe a run: of any group, of the modes, of a model's architecture, of the hardware found.
-OF_ANY_GROUP = ("name", "weights", "path", "padding", "num_devices")
+OF_ANY_GROUP = ("name", "weights", "path", "padding", "num_devices", "num_nodes")
 OF_LORA = ("rank", "alpha", "dropout", "target_modules")
 OF_MODE = {"full": (), "lora": OF_LORA, "qlora": (*OF_LORA, "quantization", "double_quantization")}
 SIZES = re.compile("(hidden|intermediate|vocab)_size|head_dim|num_.*(layers|heads|experts|per_tok)")

@@ -193,7 +193,7 @@ def test_launchers_that_run_jobs_side_by_side_or_elsewhere_are_refused(
     with pytest.raises(ConfigError, match="side by side") as caught:
         compose_sweep(launcher)
     assert caught.value.instead == "hydra/launcher=basic"
-    assert "started inside the job" in caught.value.expected
+    assert caught.value.expected == "basic, or slurm: an allocation for each job"
     argv = ["-m", "hydra/launcher=other", "batch_size=1,2"]
     assert caught.value.screen(argv).endswith("python -m mfubench -m batch_size=1,2 hydra/launcher=basic")
 

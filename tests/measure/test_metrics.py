@@ -12,6 +12,7 @@ from mfubench.hardware import Ceiling, GpuConditions, Peak
 from mfubench.measure.intervals import widened
 from mfubench.measure.metrics import (
     as_executed,
+    boundaries_here,
     impossible,
     joules_per_token,
     mean_flops,
@@ -98,7 +99,20 @@ def test_steps_that_are_slow_after_the_warm_up_are_left_out_too() -> None:
     assert m.relative_half_width == pytest.approx((m.ci95["step_time_s"][1] or 0) - 1.0)
     rows = step_history(Records((rank_of(0, times),)), flops, PEAK, m)
     assert [row["warmup"] for row in rows] == [1] * 5 + [0] * 27
-    assert steady_window_s(Records((rank_of(0, times),)), m) == pytest.approx((100 + 24.5, 100 + 24.5 + 27))
+    assert steady_window_s(rank_of(0, times).boundaries_s, m) == pytest.approx((100 + 24.5, 100 + 24.5 + 27))
+
+
+def test_steps_are_timed_beside_the_machine_by_a_rank_of_this_host() -> None:
+    """The measured rank is on another node, whose clock began at another time."""
+    far = replace(rank_of(0, [9.0, 2.0, 3.0]), node="b")
+    near = replace(rank_of(1, [8.0, 2.0, 2.0]), node="a")
+    records = Records((far, near))
+    m = measurement_of(records, flops, PEAK, warmup_steps=1, steps=2)
+    assert m.rank == 0
+    assert boundaries_here(records, m, "a") == pytest.approx((100, 108, 110, 112))
+    assert boundaries_here(records, m, "b") == pytest.approx((100, 109, 111, 114))
+    one_host = Records((rank_of(0, [9.0, 2.0, 3.0]),))
+    assert boundaries_here(one_host, m, None) == pytest.approx((100, 109, 111, 114))
 
 
 def test_too_few_steps_tell_nothing_of_steadiness() -> None:

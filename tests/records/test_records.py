@@ -97,6 +97,17 @@ def whats(folder: Path, asked: Expected = ASKED) -> list[tuple[str, str, str]]:
     return [(d.what, d.asked, d.seen) for d in differences(read_records(folder), asked)]
 
 
+def test_nodes_must_have_the_same_versions_of_what_may_change_the_time_of_a_step(written: Callable[..., Path]) -> None:
+    one, other = run(0), run(1)
+    one[0] |= {"node": "a"}
+    other[0] |= {"node": "b", "versions": {"torch": "2.12.0", "rich": "1"}}  # rich changes no step
+    found = whats(written(rank0=one, rank1=other), replace(ASKED, num_ranks=2))
+    assert ("version of torch", "the same on every node", "2.13.0 on a, 2.12.0 on b") in found
+    assert len([what for what, _, _ in found if what.startswith("version of")]) == 1
+    other[0] |= {"versions": {"torch": "2.13.0"}}
+    assert not [what for what, _, _ in whats(written(rank0=one, rank1=other)) if what.startswith("version of")]
+
+
 def test_a_run_is_read_as_its_periods_and_what_was_in_them(written: Callable[..., Path]) -> None:
     (rank,) = read_records(written(rank0=run())).ranks
     assert rank.step_times_s == pytest.approx((0.1, 0.3, 0.2))
