@@ -10,10 +10,9 @@ from rich.console import Console
 from mfubench import hardware, records
 from mfubench.config import schema
 from mfubench.files import secrets
-from mfubench.launch import supervision
 from mfubench.launch.outcome import Ending, Outcome
 from mfubench.launch.start import launch
-from mfubench.measure.profile_request import ProfileRequest
+from mfubench.measure.profile_request import profile_request
 from mfubench.measure.progress import progress_bar
 from mfubench.measure.status import periods_recorded
 from mfubench.measure.stopping_rule import Rule
@@ -34,13 +33,8 @@ def observe(prepared: Prepared, peaks: hardware.Peaks, console: Console) -> Obse
     """Run the plan to its end, or until the steps recorded are enough. Raises OSError if the disk is too full to start."""
     plan, measurement = prepared.plan, prepared.target.experiment.measurement
     rule, ideal_step_s = rule_of(measurement), prepared.flops.model_flops / peaks.peak.flops_per_second
-    request = (
-        ProfileRequest(plan, measurement.profile_steps, measurement.keep_trace) if measurement.profile_steps else None
-    )
     monitor = hardware.monitor(prepared.target.machine, plan.num_ranks)
-    supervision.check_room(plan.folder, measurement.profile_steps * plan.num_ranks if measurement.keep_trace else 0)
-    if request is not None:
-        request.after_all_steps()
+    request = profile_request(plan, measurement)
     try:
         with progress_bar(plan, rule, measurement.stall_s, ideal_step_s, console, request) as progress:
 
