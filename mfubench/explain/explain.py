@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mfubench.config import Experiment
 from mfubench.explain.exclusive import IDLE, exclusive
 from mfubench.explain.explanation import Explanation, KernelTime
 from mfubench.explain.timeline import NoProfile, Timeline, timeline
 from mfubench.explain.waterfall import Device, NoWaterfall, StepTime, Waterfall, Work, step_time, waterfall
 from mfubench.flops import profile_of
-from mfubench.flops.breakdown import ATTENTION, RECOMPUTATION_PHASE, by_operator, by_phase, hardware_flops
+from mfubench.flops.breakdown import ATTENTION, RECOMPUTATION_PHASE, hardware_flops
 from mfubench.hardware import Peaks
 from mfubench.measure import metrics
 from mfubench.measure.measure import Measured, as_done
 from mfubench.measure.observe import Observed
 from mfubench.plan.prepare import Prepared
-from mfubench.records import MicroBatch
+from mfubench.records import Records
 
 LISTED = 30  # kernels
 MUCH_SLOWER = 1.1  # times the measured step, above which a profiled one is less like it
@@ -58,29 +60,26 @@ def _profile(records: Path, rank: int, observed: Observed) -> dict[str, Any]:
     if path.is_file():
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
-    if outcome.ended == "interrupted":
-        raise NoProfile("the run was ended by the user before the profile was whole")
-    if outcome.ended == "itself":
-        how = outcome.signal or f"exit status {outcome.returncode}"
-        raise NoProfile(f"the framework ended before the profile was whole: {how}")
-    if outcome.ended == "stopped":
-        raise NoProfile(f"rank {rank} wrote no profile in time")
-    raise NoProfile(f"the run was ended before the profile was whole: {outcome.why or outcome.ended}")
+    how = {
+        "itself": f"the framework ended: {outcome.signal or f'exit status {outcome.returncode}'}",
+        "interrupted": "the user ended the run",
+        "stopped": "the time for it was over",
+    }.get(outcome.ended, outcome.why or outcome.ended)
+    raise NoProfile(f"rank {rank} wrote no profile: {how}")
 
 
 def _explanation(
     content: Mapping[str, Any], prepared: Prepared, peaks: Peaks, observed: Observed, measured: Measured
 ) -> Explanation:
     assert measured.measurement is not None
-    began, device = time.monotonic(), _device(prepared)
-    lines = timeline(content, device)
-    spent = step_time(
-        exclusive(lines.spans, lines.start, lines.end), lines.steps, measured.measurement.step_time_s, device
-    )
+    began, step_s = time.monotonic(), measured.measurement.step_time_s
+    device: Device = "cpu" if prepared.target.machine.device == "cpu" else "cuda"
+    experiment, lines = prepared.target.experiment, timeline(content, device)
+    spent = step_time(exclusive(lines.spans, lines.start, lines.end), lines.steps, step_s, device)
     found: Waterfall | None = None
     reason = None
     try:
-        found = waterfall(spent, work_of(content, spent, prepared, peaks, observed, measured), device)
+        found = waterfall(spent, _work(content, spent, experiment, peaks, observed.records, measured), device)
     except NoWaterfall as error:
         reason = str(error)
     return Explanation(
@@ -98,51 +97,49 @@ def _explanation(
     )
 
 
-def work_of(
+def _work(
     content: Mapping[str, Any],
     spent: StepTime,
-    prepared: Prepared,
+    experiment: Experiment,
     peaks: Peaks,
-    observed: Observed,
+    recorded: Records,
     measured: Measured,
 ) -> Work:
     """Return the FLOPs of the mean measured step and of the profiled ones; `content` is the measured rank's file."""
     found, flops = measured.measurement, measured.flops.flops
     assert found is not None and peaks.peak is not None and found.mfu is not None, "only a watched command lacks them"
-    done = as_done(prepared.target.experiment, observed.records)
-    profile, skip_masked = profile_of(done), not metrics.masks_seen(observed.records)
-
-    def parts(shapes: list[tuple[int, int]]) -> tuple[int, int, int]:
-        """Return executed FLOPs: all, recomputation, attention."""
-        places = [hardware_flops(profile, *shape, skip_masked=skip_masked) for shape in shapes]
-        return (
-            sum(sum(place.values()) for place in places),
-            sum(by_phase(place)[RECOMPUTATION_PHASE] for place in places),
-            sum(by_operator(place).get(ATTENTION, 0) for place in places),
-        )
-
-    steps = [
-        step
-        for rank in observed.records.ranks
-        for step in rank.micro_batches[found.warmup_steps : found.warmup_steps + found.steps]
-    ]
-    recomputation, attention = (
-        amount / len(steps) for amount in parts([_shape(b) for step in steps for b in step])[1:]
+    peak = peaks.peak.flops_per_second
+    window = slice(found.warmup_steps, found.warmup_steps + found.steps)
+    batches = [batch for rank in recorded.ranks for step in rank.micro_batches[window] for batch in step]
+    of_phase, of_operator = _executed(
+        experiment, recorded, Counter((batch.batch_size, batch.sequence_length) for batch in batches)
     )
-    profiled = parts([(batch, sequence) for batch, sequence in content["shapes"]])[0]
+    profiled, _ = _executed(experiment, recorded, Counter(map(tuple, content["shapes"])))
     names = [kind.name.lower() for kind in spent.kinds if kind.category == "attention"]
     in_kernels = any(word in name for name in names for word in COMPUTES_PRODUCTS)
-    peak = peaks.peak.flops_per_second
+    device_steps = found.steps * len(recorded.ranks)
     return Work(
         model=flops["model_flops_causal"],
         hardware=flops["hardware_flops_causal"],
-        recomputation=recomputation,
-        attention=attention if in_kernels else 0.0,
+        recomputation=of_phase[RECOMPUTATION_PHASE] / device_steps,
+        attention=of_operator[ATTENTION] / device_steps if in_kernels else 0.0,
         peak=peak,
         fastest_peak=peak,
-        profiled=profiled / (len(content["boundaries"]) - 1) if profiled else flops["hardware_flops_causal"],
+        profiled=profiled.total() / (len(content["boundaries"]) - 1) or flops["hardware_flops_causal"],
         clock_ratio=found.mfu / found.mfu_at_clock if found.mfu_at_clock else None,
     )
+
+
+def _executed(experiment: Experiment, recorded: Records, shapes: Counter[Any]) -> tuple[Counter[str], Counter[str]]:
+    """Return the causal hardware FLOPs of micro-batches by phase and by operator; `shapes`: [batch, sequence] -> how many."""
+    profile, skip_masked = profile_of(as_done(experiment, recorded)), not metrics.masks_seen(recorded)
+    of_phase: Counter[str] = Counter()
+    of_operator: Counter[str] = Counter()
+    for shape, times in shapes.items():
+        for (phase, operator, _), count in hardware_flops(profile, *shape, skip_masked=skip_masked).items():
+            of_phase[phase] += times * count
+            of_operator[operator] += times * count
+    return of_phase, of_operator
 
 
 def _kernels(spent: StepTime, lines: Timeline) -> tuple[KernelTime, ...]:
@@ -170,11 +167,3 @@ def _after_measured_s(prepared: Prepared, observed: Observed, measured: Measured
     boundaries = metrics.boundaries_here(observed.records, measured.measurement, prepared.target.nodes.here)
     ended_s = observed.outcome.started_s + observed.outcome.wall_s - observed.outcome.cleanup_s
     return ended_s - boundaries[measured.wanted.periods]
-
-
-def _shape(batch: MicroBatch) -> tuple[int, int]:
-    return batch.batch_size, batch.sequence_length
-
-
-def _device(prepared: Prepared) -> Device:
-    return "cuda" if prepared.target.machine.device == "cuda" else "cpu"

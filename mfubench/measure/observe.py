@@ -9,10 +9,9 @@ from rich.console import Console
 from mfubench import hardware, records
 from mfubench.config import schema
 from mfubench.flops import FlopCount
-from mfubench.launch import supervision
 from mfubench.launch.outcome import Ending, Outcome
 from mfubench.launch.start import clear, launch
-from mfubench.measure.profile_request import ProfileRequest
+from mfubench.measure.profile_request import profile_request
 from mfubench.measure.progress import progress_bar
 from mfubench.measure.status import periods_recorded
 from mfubench.measure.stopping_rule import Rule
@@ -37,12 +36,7 @@ def observe(plan: Plan, target: Target, ideal_step_s: float | None, console: Con
     """
     measurement = target.experiment.measurement
     rule, monitor = rule_of(measurement), hardware.monitor(target.machine, target.devices_here, not plan.per_node)
-    request = (
-        ProfileRequest(plan, measurement.profile_steps, measurement.keep_trace) if measurement.profile_steps else None
-    )
-    supervision.check_room(plan.folder, measurement.profile_steps * plan.num_ranks if measurement.keep_trace else 0)
-    if request is not None:
-        request.after_all_steps()
+    request = profile_request(plan, measurement)
     try:
         with progress_bar(plan, rule, measurement.stall_s, ideal_step_s, console, request) as progress:
 

@@ -9,7 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 
+from mfubench.config import Measurement
 from mfubench.files.whole import write_whole
+from mfubench.launch.supervision import check_room
 from mfubench.plan.native import Plan
 from mfubench.records.rank_events import RankEvents
 
@@ -25,13 +27,8 @@ class ProfileRequest:
     plan: Plan
     steps: int
     keep_trace: bool
-    first: int = 0
+    first: int
     deadline_s: float | None = None  # on the monotonic clock; None: not enough is measured yet
-
-    def after_all_steps(self) -> None:
-        """Name the first step that can't be measured, so that a run that goes to its last step is profiled without delay."""
-        self.plan.records.mkdir(parents=True, exist_ok=True)
-        self._name(self.plan.periods + 1)
 
     def enough(self, ranks: Mapping[str, RankEvents]) -> None:
         """Name an earlier step, as enough is measured: one that no rank has begun when it hears of it."""
@@ -40,7 +37,8 @@ class ProfileRequest:
         furthest = max(len(rank.boundaries) - 1 for rank in ranks.values())
         first = furthest + 2 + ceil(LEAD_S / fastest)
         if first < self.first:
-            self._name(first)
+            self.first = first
+            self.write()
         steps = self.first + self.steps - furthest
         self.deadline_s = time.monotonic() + DEADLINE_S + SLOWER * slowest * steps
 
@@ -53,8 +51,22 @@ class ProfileRequest:
         everyone = written >= {f"profile.rank{rank}.json" for rank in range(self.plan.num_ranks)}
         return everyone or time.monotonic() > self.deadline_s
 
-    def _name(self, first: int) -> None:
-        self.first = first
-        request = {"first": first, "steps": self.steps, "keep_trace": self.keep_trace}
+    def write(self) -> None:
+        """Write it for the ranks, which look for it once a step."""
+        request = {"first": self.first, "steps": self.steps, "keep_trace": self.keep_trace}
         with suppress(OSError):  # the disk is full: no profile, then
             write_whole(self.plan.records / "profile.json", json.dumps(request))
+
+
+def profile_request(plan: Plan, measurement: Measurement) -> ProfileRequest | None:
+    """Write the request before the start, if a profile is wanted. Raises OSError if the disk is too full for the traces.
+
+    It names the first step that can't be measured, so that a run that goes to its last step is profiled without delay.
+    """
+    if not measurement.profile_steps:
+        return None
+    check_room(plan.folder, measurement.profile_steps * plan.num_ranks if measurement.keep_trace else 0)
+    request = ProfileRequest(plan, measurement.profile_steps, measurement.keep_trace, first=plan.periods + 1)
+    plan.records.mkdir(parents=True, exist_ok=True)
+    request.write()
+    return request

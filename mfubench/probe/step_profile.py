@@ -54,6 +54,7 @@ class StepProfile:
         self._path = os.path.join(writer.folder, "profile.json")
         self._changed = 0  # ns: the request's time of change
         self._request: dict[str, Any] = {}
+        self._profiler: Any = None
         self._shapes: list[Shape] = []
         self._step = -1
         self._kind = ""
@@ -123,7 +124,7 @@ class StepProfile:
         except RuntimeError as error:
             self._skip(f"{TAKEN_OVER}: {error}")
             return
-        results: Any = self._profiler.kineto_results
+        results = self._profiler.kineto_results
         collects = gc.isenabled()
         gc.disable()  # it would look at each event again and again
         try:
@@ -155,13 +156,12 @@ class StepProfile:
     def _end(self, content: dict[str, Any]) -> None:
         """Write the file; a disk that is full leaves none."""
         self.over, self.runs = True, False
+        self._profiler = None  # hundreds of megabytes
         path = self._file("profile")
-        try:
+        with contextlib.suppress(OSError):
             with open(f"{path}.part", "w", encoding="utf-8") as file:
                 file.write(json.dumps(content, separators=(",", ":")))
             os.replace(f"{path}.part", path)
-        except OSError:
-            pass
 
     def _file(self, kind: str) -> str:
         rank = int(os.environ.get("RANK") or 0)

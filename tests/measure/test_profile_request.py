@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mfubench.config import Experiment
-from mfubench.measure.profile_request import DEADLINE_S, ProfileRequest
+from mfubench.measure.profile_request import DEADLINE_S, ProfileRequest, profile_request
 from mfubench.plan.native import Plan
 from mfubench.records.rank_events import RankEvents
 
@@ -26,8 +26,9 @@ def after(*times_s: float) -> RankEvents:
 @pytest.fixture
 def request_of(compose: Callable[..., Experiment], planned: Callable[..., Plan], tmp_path: Path) -> ProfileRequest:
     """A request for a profile of three steps, after 5 of warm-up and 200 that are measured; as it stands at the start."""
-    made = ProfileRequest(planned(compose("measurement=default"), tmp_path), steps=3, keep_trace=False)
-    made.after_all_steps()
+    experiment = compose("measurement=default")
+    made = profile_request(planned(experiment, tmp_path), experiment.measurement)
+    assert made is not None
     return made
 
 
