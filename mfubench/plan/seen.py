@@ -192,7 +192,7 @@ def _parallelism(work: Work, num_ranks: int) -> Parallelism:
     wrappers, stage = work["parallel_wrappers"], work["zero_stage"]
     wrapper = next((each for each in wrappers if each in _wrappers()), wrappers[0] if wrappers else None)
     name = f"zero{stage}" if stage is not None else _wrappers().get(wrapper) or str(wrapper)
-    return Parallelism(name, num_devices=max(work["world_size"], num_ranks), launcher=[], wrapper=wrapper)
+    return Parallelism(name, num_devices=max(work["world_size"], num_ranks), num_nodes=1, launcher=[], wrapper=wrapper)
 
 
 @cache
