@@ -51,6 +51,7 @@ class Model:
     revision: str | None = MISSING
     weights: str = MISSING  # random | hub
     architecture: dict[str, Any] = MISSING
+    config_file: str | None = None  # a config.json that `architecture` is laid over: model=custom alone reads it
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mfubench.flops.flop_table import TOTALS, CountedStep, flops_share, show_ste
 from mfubench.flops.step import profile_of, second_count, step_flops
 from mfubench.hardware import Unavailable, peak_dtype, planned, resolve_precision
 from mfubench.hardware import peak as find_peak
+from mfubench.workload.config_json import text_part_note, with_architecture
 
 FLOPS_COMMAND = "python -m mfubench.flops"
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     given = _flops_parser().parse_intermixed_args(arguments)
     try:
-        experiment = compose_one(given.overrides)
+        experiment = with_architecture(compose_one(given.overrides))
         peak = _peak(experiment, given)
         counted = count_step(experiment, documents=given.documents, trained_tokens=given.trained_tokens)
     except ConfigError as error:
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"mfubench.flops: {error}", file=sys.stderr)
         return 2
+    if (note := text_part_note(experiment.model)) is not None:
+        print(note, file=sys.stderr)
     rate = None if peak is None else given.step_time_s * peak
     if given.json:
         print(json.dumps(step_as_json(counted, rate), indent=1))
