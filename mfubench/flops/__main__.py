@@ -31,6 +31,7 @@ from mfubench.hardware import peak as find_peak
 from mfubench.workload.config_json import text_part_note, with_architecture
 
 FLOPS_COMMAND = "python -m mfubench.flops"
+IMPLAUSIBLY_LOW = 1e-4  # of the peak
 
 
 def count_step(
@@ -71,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"mfubench.flops: {error}", file=sys.stderr)
         return 2
-    if (note := text_part_note(experiment.model)) is not None:
-        print(note, file=sys.stderr)
     rate = None if peak is None else given.step_time_s * peak
+    doubt = None if rate is None else doubt_about(max(counted.step.flops.values()) / rate)
+    for line in filter(None, (text_part_note(experiment.model), doubt)):
+        print(line, file=sys.stderr)
     if given.json:
         print(json.dumps(step_as_json(counted, rate), indent=1))
     else:
@@ -98,6 +100,14 @@ def _peak(experiment: Experiment, given: argparse.Namespace) -> float | None:
     except Unavailable as error:
         raise ValueError(str(error)) from error
     return find_peak(option, machine, dtype, 1, 1, _nothing_is_measured).flops_per_second
+
+
+def doubt_about(utilisation: float) -> str | None:
+    """The line for an MFU or HFU that can't be right, and its likely causes; None for one that can."""
+    units = "--step-time-s is in seconds of an optimizer step, --peak-tflops in TFLOP/s of one device (312, not 312e12)"
+    if utilisation > 1:
+        return f"{utilisation:.1%} of the peak is more than a device can do: {units}"
+    return f"{utilisation:.2g} of the peak is no training run's: {units}" if utilisation < IMPLAUSIBLY_LOW else None
 
 
 def _nothing_is_measured(*_: Any) -> list[str]:

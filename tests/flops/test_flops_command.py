@@ -223,6 +223,18 @@ def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    ("peak", "said"),
+    [("0.1", "314.1% of the peak is more than a device can do"), ("1", ""), ("312e12", "TFLOP/s (312, not 312e12)")],
+)
+def test_an_mfu_that_cannot_be_right_is_doubted_in_a_line(
+    capsys: pytest.CaptureFixture[str], peak: str, said: str
+) -> None:
+    assert main(["--step-time-s", "0.1", "--peak-tflops", peak]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said) and said in "".join(lines)
+
+
+@pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["batch_sise=4"], "try       python -m mfubench.flops batch_size=4"),
