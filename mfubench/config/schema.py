@@ -157,7 +157,7 @@ class Hardware:
     name: str = MISSING
     device: str = MISSING  # auto | cpu | cuda
     device_name: str | None = None  # words of the driver's name for it; commas between alternatives
-    peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8 -> FLOP/s
+    peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8; without bf16, fp32 -> FLOP/s
     multiprocessors: int | None = None  # these two give the clock at which the bf16 peak holds; null: not known
     flops_per_clock: int | None = None  # of one multiprocessor, in dense bf16
     memory_bytes: float | None = None  # by the data sheet; a driver shows a little more; only planning reads it

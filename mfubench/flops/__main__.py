@@ -96,7 +96,7 @@ def _peak(experiment: Experiment, given: argparse.Namespace) -> float | None:
         raise ValueError("--step-time-s needs a peak: hardware=NAME, such as hardware=h100-sxm, or --peak-tflops 989.4")
     machine = planned(option, experiment.parallelism.num_devices)
     try:
-        dtype = peak_dtype(resolve_precision(experiment.precision, machine), machine.device)
+        dtype = peak_dtype(resolve_precision(experiment.precision, machine), machine)
     except Unavailable as error:
         raise ValueError(str(error)) from error
     return find_peak(option, machine, dtype, 1, 1, _nothing_is_measured).flops_per_second

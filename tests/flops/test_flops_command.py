@@ -249,7 +249,7 @@ def test_an_mfu_that_cannot_be_right_is_doubted_in_a_line(
         (["model=mixtral-8x7b", "model.architecture.num_experts_per_tok=9"], "k not in range"),
         (["--step-time-s", "1.5"], "needs a peak: hardware=NAME, such as hardware=h100-sxm, or --peak-tflops 989.4"),
         (["--peak-tflops", "312"], "give both or neither"),
-        (["--step-time-s", "1", "hardware=t4"], "needs bf16, which Tesla T4 doesn't have"),
+        (["--step-time-s", "1", "hardware=t4", "precision=bf16"], "needs bf16, which Tesla T4 doesn't have"),
         (
             ["model.architecture.model_type=ctrl", "attention=eager", "gradient_checkpointing=reentrant"],
             "expected  none",
