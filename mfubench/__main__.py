@@ -74,6 +74,7 @@ def job(composed: Any) -> float:
     from mfubench.result.job import done_before
     from mfubench.run import dry_run, follow, run
     from mfubench.tracking import log_or_warn
+    from mfubench.workload.config_json import with_architecture
 
     chosen, console = HydraConfig.get(), Console(stderr=True)
     sweep = Path(chosen.sweep.dir).absolute() if chosen.mode == RunMode.MULTIRUN else None
@@ -81,6 +82,7 @@ def job(composed: Any) -> float:
     if sweep is not None:
         _announce(chosen, console)
     try:
+        experiment = with_architecture(experiment)
         if experiment.dry_run:
             shown.append(dry_run(experiment, folder, sweep, in_files(composed), console))
             return float("nan")
@@ -121,8 +123,10 @@ def _announce(chosen: Any, console: Console) -> None:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Raise ConfigError for what is wrong on any machine, in the settings or in the user's own file."""
-    validate(experiment)
+    """Raise ConfigError for what is wrong on any machine, in the settings or in the user's own files."""
+    from mfubench.workload.config_json import with_architecture
+
+    validate(experiment := with_architecture(experiment))
     if experiment.data.path is not None:
         from mfubench.workload import check_data
 

@@ -67,7 +67,13 @@ class LoraArguments:
     lora_r: int | None = field(default=None, metadata={"help": "Rank of the matrices."})
     lora_alpha: float = field(default=16, metadata={"help": "The update is scaled by alpha / rank."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the matrices."})
-    lora_target_modules: list[str] | None = field(default=None, metadata={"help": "Last names of the linear layers."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Last names of the linear layers; or all-linear, or a regular expression."}
+    )
+    use_rslora: bool = field(default=False, metadata={"help": "Scale the update by alpha / sqrt(rank) instead."})
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Last names of modules to train in full."}
+    )
     lora_float32: bool = field(default=True, metadata={"help": "Hold the matrices in float32 beside bfloat16 weights."})
 
 
@@ -198,8 +204,14 @@ def with_lora(model: PreTrainedModel, rank: int, lora: LoraArguments) -> PeftMod
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # any number works: it is divided by the rank
         lora_dropout=lora.lora_dropout,
         target_modules=lora.lora_target_modules,
+        use_rslora=lora.use_rslora,
+        modules_to_save=lora.modules_to_save or None,
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=lora.lora_float32)
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=lora.lora_float32)
+    if lora.lora_float32:  # modules trained in full too
+        for parameter in adapted.parameters():
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    return adapted
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ SYNONYMS = CONF / "synonyms.yaml"
 LIKENESS = 0.75  # of a name that is taken for another's misspelling, as difflib measures it
 
 
-def _of_type(kind: str) -> tuple[str, ...]:
+def _of_type(kind: str | tuple[str, ...]) -> tuple[str, ...]:
     """Settings of the groups whose values are of this type."""
     groups = GROUPS.items()
     return tuple(f"{group}.{f.name}" for group, of in groups for f in fields(of) if str(f.type).startswith(kind))
 
 
-LISTS, TEXTS, MAPPINGS = _of_type("list"), _of_type("str"), _of_type("dict")
+LISTS, TEXTS = _of_type(("list", "Targets")), _of_type(("str", "Targets"))
+MAPPINGS = _of_type("dict")
 FREE_FORM = tuple(f"{name}." for name in MAPPINGS)  # beginnings of keys below a mapping: Hydra's + adds any
 
 

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from mfubench.config.errors import ConfigError, key_of, no_secret_in, quoted
 from mfubench.config.hydra_errors import FREE_FORM, LISTS, TEXTS, known_settings, meant_by, no_such_setting, options_of
 from mfubench.config.hydra_internal import read_flags
+from mfubench.config.schema import ALL_LINEAR
 from mfubench.config.vocabulary import GROUPS, WITHOUT_OPTIONS
 from mfubench.files import secrets
 
@@ -80,13 +81,16 @@ def _names_a_setting(override: Override) -> None:
 
 
 def _is_a_list(override: Override) -> None:
-    """Raise ConfigError if the value, or one in a sweep, is a word."""
+    """Raise ConfigError if the value, or one in a sweep, is a word; LoRA's targets may be a text that is no names."""
     key, value = override.key_or_group, override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    if any(isinstance(each, str) and not each.startswith("$") for each in values):
+    allowed = re.compile(r"\$.*|.*[^\w.,].*" if key in TEXTS else r"\$.*")
+    if any(isinstance(each, str) and not allowed.fullmatch(each) for each in values):
         words, given = ",".join(map(str, values)), str(override.input_line)
-        instead = shlex.quote(f"{key}=[{words}]") if re.fullmatch(r"\w+(,\w+)*", words) else None
-        raise ConfigError(f"{key} is a list", given=given, expected=f"{key}=[one,two]", instead=instead)
+        instead = shlex.quote(f"{key}=[{words}]") if re.fullmatch(r"[\w.]+(,[\w.]+)*", words) else None
+        text = f", {ALL_LINEAR}, or a regular expression for whole names" if key in TEXTS else ""
+        instead = f"{key}={ALL_LINEAR}" if text and words in ("all", "linear", "all_linear") else instead
+        raise ConfigError(f"{key} is a list", given=given, expected=f"{key}=[one,two]{text}", instead=instead)
 
 
 def _no_override(given: str) -> ConfigError:

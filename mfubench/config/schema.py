@@ -5,9 +5,12 @@ A key missing here is an error in a YAML and on the command line. Values, defaul
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+Targets = Any  # a list of linear layers' names; or a text: ALL_LINEAR, or a regular expression for their whole names
+ALL_LINEAR = "all-linear"
 MISSING: Any = "???"  # omegaconf.MISSING, whose import takes longer than a report
 
 
@@ -51,6 +54,7 @@ class Model:
     revision: str | None = MISSING
     weights: str = MISSING  # random | hub
     architecture: dict[str, Any] = MISSING
+    config_file: str | None = None  # a config.json that `architecture` is laid over: model=custom alone reads it
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class Mode:
     rank: int | None = None
     alpha: float | None = None
     dropout: float | None = None
-    target_modules: list[str] | None = None
+    target_modules: Targets = None
+    use_rslora: bool | None = None  # the update is scaled by alpha / sqrt(rank)
+    use_dora: bool | None = None  # the norms of the adapted weights are trained apart (arXiv 2402.09353)
+    modules_to_save: list[str] | None = None  # trained in full beside LoRA
     quantization: str | None = None  # nf4 | fp4
     double_quantization: bool | None = None  # the blocks' scales are quantised too, to 8 bits
 
@@ -73,6 +80,13 @@ class Mode:
     def has_adapters(self) -> bool:
         """True if LoRA matrices are trained, and the weights are frozen."""
         return self.name != "full"
+
+    def adapts(self, layer: str) -> bool:
+        """True if LoRA matrices stand beside the linear layer of this dotted name: PEFT's rules."""
+        targets = self.target_modules if self.has_adapters else None
+        if isinstance(targets, str):
+            return layer != "lm_head" if targets == ALL_LINEAR else re.fullmatch(targets, layer) is not None
+        return any(layer == name or layer.endswith(f".{name}") for name in targets or [])
 
     @property
     def four_bit(self) -> str | None:
@@ -143,7 +157,7 @@ class Hardware:
     name: str = MISSING
     device: str = MISSING  # auto | cpu | cuda
     device_name: str | None = None  # words of the driver's name for it; commas between alternatives
-    peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8 -> FLOP/s
+    peaks: dict[str, float] = MISSING  # bf16, fp16, tf32, fp8; without bf16, fp32 -> FLOP/s
     multiprocessors: int | None = None  # these two give the clock at which the bf16 peak holds; null: not known
     flops_per_clock: int | None = None  # of one multiprocessor, in dense bf16
     memory_bytes: float | None = None  # by the data sheet; a driver shows a little more; only planning reads it

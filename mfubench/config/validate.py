@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator
 from operator import attrgetter
@@ -106,8 +107,15 @@ def _validate_values(experiment: Experiment) -> None:
         _reject("mode.rank", mode.rank, "a whole number, at least 1", 8)
     if mode.dropout is not None and not 0 <= mode.dropout < 1:
         _reject("mode.dropout", mode.dropout, "at least 0 and less than 1", 0.05)
-    if mode.target_modules == []:
-        _reject("mode.target_modules", "[]", "the names of linear layers", "[q_proj,v_proj]")
+    if mode.use_dora:
+        _reject("mode.use_dora", "true", "false: DoRA's products aren't counted, so no FLOPs would be right", "false")
+    targets = mode.target_modules
+    if targets is not None and not (isinstance(targets, str) or (targets and all(isinstance(t, str) for t in targets))):
+        _reject("mode.target_modules", targets, "the names of linear layers", "[q_proj,v_proj]")
+    try:
+        re.compile(targets if isinstance(targets, str) else "")
+    except re.error as error:
+        _reject("mode.target_modules", targets, f"all-linear or a regular expression: {error}", "all-linear")
 
 
 def _validate_left_open(experiment: Experiment) -> None:

@@ -76,7 +76,7 @@ def devices(settings: Hardware) -> Devices:
     if machine.device == "cpu" and settings.peak_flops_per_second is None:
         return Devices(machine, {}, "measured before each run", None)
     peaks, source, problem = {}, "", None
-    for dtype in dict.fromkeys(hardware.peak_dtype(precision, machine.device) for precision in ("bf16", "fp32")):
+    for dtype in dict.fromkeys(hardware.peak_dtype(precision, machine) for precision in ("bf16", "fp32")):
         try:
             found = hardware.peak(settings, machine, dtype, 1, 1, run_together)
         except hardware.UnknownPeak as unknown:

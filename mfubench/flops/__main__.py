@@ -28,8 +28,10 @@ from mfubench.flops.flop_table import TOTALS, CountedStep, flops_share, show_ste
 from mfubench.flops.step import profile_of, second_count, step_flops
 from mfubench.hardware import Unavailable, peak_dtype, planned, resolve_precision
 from mfubench.hardware import peak as find_peak
+from mfubench.workload.config_json import text_part_note, with_architecture
 
 FLOPS_COMMAND = "python -m mfubench.flops"
+IMPLAUSIBLY_LOW = 1e-4  # of the peak
 
 
 def count_step(
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     given = _flops_parser().parse_intermixed_args(arguments)
     try:
-        experiment = compose_one(given.overrides)
+        experiment = with_architecture(compose_one(given.overrides))
         peak = _peak(experiment, given)
         counted = count_step(experiment, documents=given.documents, trained_tokens=given.trained_tokens)
     except ConfigError as error:
@@ -71,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mfubench.flops: {error}", file=sys.stderr)
         return 2
     rate = None if peak is None else given.step_time_s * peak
+    doubt = None if rate is None else doubt_about(max(counted.step.flops.values()) / rate)
+    for line in filter(None, (text_part_note(experiment.model), doubt)):
+        print(line, file=sys.stderr)
     if given.json:
         print(json.dumps(step_as_json(counted, rate), indent=1))
     else:
@@ -91,10 +96,18 @@ def _peak(experiment: Experiment, given: argparse.Namespace) -> float | None:
         raise ValueError("--step-time-s needs a peak: hardware=NAME, such as hardware=h100-sxm, or --peak-tflops 989.4")
     machine = planned(option, experiment.parallelism.num_devices)
     try:
-        dtype = peak_dtype(resolve_precision(experiment.precision, machine), machine.device)
+        dtype = peak_dtype(resolve_precision(experiment.precision, machine), machine)
     except Unavailable as error:
         raise ValueError(str(error)) from error
     return find_peak(option, machine, dtype, 1, 1, _nothing_is_measured).flops_per_second
+
+
+def doubt_about(utilisation: float) -> str | None:
+    """The line for an MFU or HFU that can't be right, and its likely causes; None for one that can."""
+    units = "--step-time-s is in seconds of an optimizer step, --peak-tflops in TFLOP/s of one device (312, not 312e12)"
+    if utilisation > 1:
+        return f"{utilisation:.1%} of the peak is more than a device can do: {units}"
+    return f"{utilisation:.2g} of the peak is no training run's: {units}" if utilisation < IMPLAUSIBLY_LOW else None
 
 
 def _nothing_is_measured(*_: Any) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfubench.config import Mode
+from mfubench.config.schema import ALL_LINEAR
 
 SIZE_KEYS = (
     "vocab_size",
@@ -112,6 +113,8 @@ def not_written_down(architecture: Mapping[str, Any], mode: Mode) -> str | None:
     family = architecture.get("model_type")
     if family not in DEFAULTS:
         return f"model_type={family} is none of {', '.join(DEFAULTS)}"
+    if mode.modules_to_save:
+        return "modules are trained beside LoRA"
     if "num_experts" in _architecture_values(architecture) and _lora_beside_experts(mode):
         return "LoRA stands beside experts"
     return None
@@ -149,18 +152,15 @@ def _architecture_values(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lora_beside_experts(mode: Mode) -> bool:
     """True if peft would turn LoRA's targets into parameters of experts, as it does for gate_proj and its like."""
-    plain = ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
-    return any(target.split(".")[-1] not in plain for target in _targets(mode))
-
-
-def _targets(mode: Mode) -> list[str]:
-    return (mode.target_modules or []) if mode.has_adapters else []
+    plain, targets = ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head"), mode.target_modules or []
+    if isinstance(targets, str):  # all-linear means linear layers, and experts are none
+        return mode.has_adapters and targets != ALL_LINEAR
+    return mode.has_adapters and any(target.split(".")[-1] not in plain for target in targets)
 
 
 def _layer(mode: Mode, name: str, inputs: int, outputs: int) -> Layer:
-    """The linear layer `name`; with LoRA if a target is its name, or the end of its name after a dot."""
-    targeted = any(name == target or name.endswith(f".{target}") for target in _targets(mode))
-    return Layer(inputs, outputs, trained=not mode.has_adapters, rank=(mode.rank or 0) if targeted else 0)
+    """The linear layer `name`, with LoRA if the mode adapts it."""
+    return Layer(inputs, outputs, trained=not mode.has_adapters, rank=(mode.rank or 0) if mode.adapts(name) else 0)
 
 
 def _block(words: Mapping[str, Any], mode: Mode, index: int) -> Block:

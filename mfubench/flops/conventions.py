@@ -25,6 +25,7 @@ ARCHITECTURE_QUANTITIES = {  # of an architecture
     "N": "parameters of the model, without LoRA's; tied ones once",
     "N_embedding": "parameters of the input embedding",
     "N_idle": "parameters of the experts a token doesn't use",
+    "N_shared": "parameters of the experts that every token uses",
     "tied": "1 if lm_head is the input embedding, else 0",
     "L": "blocks",
     "h": "hidden size",
@@ -103,11 +104,14 @@ def architecture_quantities(config: Any, model: Any) -> dict[str, int]:
     experts = experts or setting_of(text, "num_experts") or 0
     per_token = setting_of(text, "num_experts_per_tok") if experts else 1
     of_experts = sum(n.numel() for name, n in model.named_parameters() if "experts" in name.split("."))
+    names = {"shared_expert", "shared_experts"}
+    shared = sum(n.numel() for name, n in model.named_parameters() if names & {*name.split(".")})
     width, wide = setting_of(text, "hidden_size"), setting_of(text, "intermediate_size")
     sizes = {
         "N": sum(parameter.numel() for parameter in model.parameters()),
         "N_embedding": embedding.numel(),
         "N_idle": of_experts * (experts - per_token) // experts if experts and per_token else 0,
+        "N_shared": shared,
         "tied": int(output is not None and output.weight is embedding),
         "L": setting_of(text, "num_hidden_layers"),
         "h": width,

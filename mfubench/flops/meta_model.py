@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from mfubench.config import Mode, WrongCombination
+from mfubench.config.schema import ALL_LINEAR
 from mfubench.flops.breakdown import LM_HEAD, group_of
 from mfubench.workload.architecture import setting_of
 
@@ -50,7 +52,9 @@ def check_attention(model: Any, attention: str) -> None:
 
 
 def names_a_block(mode: Mode) -> bool:
-    """True if a LoRA target names a single block, as layers.3.self_attn.q_proj does."""
+    """True if a LoRA target names a single block, as layers.3.self_attn.q_proj does, or may, as a regular expression."""
+    if isinstance(mode.target_modules, str):
+        return mode.target_modules != ALL_LINEAR
     return any(part.isdigit() for target in mode.target_modules or [] for part in target.split("."))
 
 
@@ -81,21 +85,27 @@ def with_lora(model: Any, mode: Mode, dropout: float = 0.0) -> Any:
     from transformers.pytorch_utils import Conv1D
 
     assert mode.rank is not None
-    targets = list(mode.target_modules or [])
+    targets = mode.target_modules or []
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]  # its own
-    _check_targets(linear, targets)
+    _check_targets(linear, mode)
+    _check_saved(dict(model.named_modules()), mode.modules_to_save or [])
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=mode.rank,
         lora_dropout=dropout,
         target_modules=targets,
+        modules_to_save=mode.modules_to_save or None,
     )
     with torch.device("meta"):
         try:
             adapted = get_peft_model(model, lora, autocast_adapter_dtype=False)
-        except ValueError as error:  # peft takes both or neither of two matrices that experts keep as one
+        except ValueError as error:
+            if isinstance(targets, str):
+                problem = f"PEFT can't adapt all that it matches: {error}"
+                raise _targets_error(problem, targets, ALL_LINEAR, ALL_LINEAR) from error
             if not any("experts" in name.split(".") for name, _ in model.named_modules()):
                 raise ValueError(f"mode.target_modules: {error}") from error
+            # peft takes both or neither of two matrices that experts keep as one
             raise _beside_experts_error(model.config.model_type, linear, targets) from error
     if lora.target_parameters:
         raise _beside_experts_error(model.config.model_type, linear, targets)
@@ -106,27 +116,36 @@ def _beside_experts_error(model_type: str, linear: Sequence[str], targets: Seque
     """The error for LoRA on experts: peft turns gate_proj and its like into their parameters, even if some blocks have an MLP."""
     beside = ("attention projections", LM_HEAD)
     right = list(dict.fromkeys(name.rpartition(".")[2] for name in linear if group_of(name) in beside))
-    return WrongCombination(
-        f"LoRA beside the experts of {model_type} can't be counted",
-        given=f"mode.target_modules=[{','.join(targets)}]",
-        expected=f"some of {', '.join(right)}",
-        instead=f"mode.target_modules=[{','.join([t for t in targets if t in right] or right)}]",
-    )
+    problem, expected = f"LoRA beside the experts of {model_type} can't be counted", f"some of {', '.join(right)}"
+    return _targets_error(problem, targets, expected, f"[{','.join([t for t in targets if t in right] or right)}]")
 
 
-def _check_targets(linear: Sequence[str], targets: Sequence[str]) -> None:
+def _check_targets(linear: Sequence[str], mode: Mode) -> None:
     """Raise if a target matches no linear layer: peft ignores it as long as another one matches."""
-    unmatched = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in linear)]
+    targets = mode.target_modules or []
+    one_by_one = {targets: targets} if isinstance(targets, str) else {target: [target] for target in targets}
+    unmatched = [
+        t for t, as_set in one_by_one.items() if not any(map(replace(mode, target_modules=as_set).adapts, linear))
+    ]
     if unmatched or not targets:
         there = dict.fromkeys(name.rpartition(".")[2] for name in linear)
-        right = [target for target in targets if target not in unmatched]
+        right = [target for target in one_by_one if target not in unmatched] or list(there)[:2]
         problem = f"mode.target_modules: {', '.join(unmatched)} match no linear layer"
-        raise WrongCombination(
-            problem if unmatched else "LoRA needs a target",
-            given=f"mode.target_modules=[{','.join(targets)}]",
-            expected=f"some of this model's linear layers: {', '.join(there)}",
-            instead=f"mode.target_modules=[{','.join(right or list(there)[:2])}]",
-        )
+        expected = f"some of this model's linear layers: {', '.join(there)}"
+        raise _targets_error(problem if unmatched else "LoRA needs a target", targets, expected, f"[{','.join(right)}]")
+
+
+def _targets_error(problem: str, targets: str | Sequence[str], expected: str, right: str) -> WrongCombination:
+    given = "mode.target_modules=" + (targets if isinstance(targets, str) else f"[{','.join(targets)}]")
+    return WrongCombination(problem, given=given, expected=expected, instead=f"mode.target_modules={right}")
+
+
+def _check_saved(modules: Iterable[str], saved: Sequence[str]) -> None:
+    """Raise if a name of modules_to_save is none of the model: peft ignores it."""
+    last = dict.fromkeys(name.rpartition(".")[2] for name in modules)
+    if wrong := [name for name in saved if name not in last]:
+        problem, given = f"the model has no module {wrong[0]}", f"mode.modules_to_save=[{','.join(saved)}]"
+        raise WrongCombination(problem, given=given, expected=f"some of {', '.join(filter(str.islower, last))}")
 
 
 @contextmanager

@@ -36,6 +36,11 @@ class Machine:
     memory_bytes: int | None  # per device; on a CPU the host's
     uuids: tuple[str, ...] = ()  # of the visible GPUs, in the order in which a process numbers them
 
+    @property
+    def has_tf32(self) -> bool:
+        """True for a GPU that can multiply in TF32: it came with bf16."""
+        return self.device == "cuda" and self.supports_bf16
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -109,15 +114,14 @@ def of_gpus(
 
 
 def resolve_precision(precision: str, machine: Machine) -> str:
-    """Resolve `auto` to bf16 on a CUDA device and to fp32 on a CPU. Raises Unavailable if the GPU has no bf16."""
-    if precision == "auto" and machine.device == "cpu":
-        return "fp32"
-    resolved = "bf16" if precision == "auto" else precision
-    if resolved.startswith("bf16") and not machine.supports_bf16:
+    """Resolve `auto`: bf16 on a GPU that has it, else fp32. Raises Unavailable for bf16 on a GPU that hasn't."""
+    if precision == "auto":
+        return "bf16" if machine.device == "cuda" and machine.supports_bf16 else "fp32"
+    if precision.startswith("bf16") and not machine.supports_bf16:
         raise Unavailable(
             f"precision={precision} needs bf16, which {machine.device_name} doesn't have; try precision=fp32"
         )
-    return resolved
+    return precision
 
 
 def visible(listed: Sequence[Gpu], chosen: str | None, order: str | None) -> list[Gpu]:

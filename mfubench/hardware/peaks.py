@@ -49,8 +49,8 @@ class Peaks:
     ceiling: Ceiling | None  # None: hardware.measure_ceiling is false, or it is a dry run
 
 
-def peak_dtype(precision: str, device: str) -> str:
-    """Return the dtype whose peak holds for a run of this resolved precision; fp32 on CUDA runs with TF32 on.
+def peak_dtype(precision: str, machine: Machine) -> str:
+    """Return the dtype whose peak holds for a run of this resolved precision; fp32 on CUDA runs with TF32, if it has that.
 
     A watched command's precision may be another one, which is its own dtype.
     """
@@ -58,7 +58,7 @@ def peak_dtype(precision: str, device: str) -> str:
         return precision
     if precision != "fp32":
         return "bf16"
-    return "tf32" if device == "cuda" else "fp32"
+    return "tf32" if machine.has_tf32 else "fp32"
 
 
 def peak(

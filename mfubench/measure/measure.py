@@ -112,7 +112,7 @@ def expected_work(prepared: Prepared, periods: int) -> Expected:
         threads=target.threads_per_rank if on_cpu else None,
         quantization=experiment.mode.four_bit or "none",
         linear_dtype="float32" if precision == "fp32" else "bfloat16",
-        tf32=True if precision == "fp32" and not on_cpu else None,
+        tf32=True if precision == "fp32" and machine.has_tf32 else None,
         recomputed_blocks=experiment.model.architecture.get("num_hidden_layers") if recomputes else None,
         recomputation=experiment.gradient_checkpointing.name,
         wrapper=experiment.parallelism.wrapper,

@@ -13,6 +13,7 @@ from mfubench.measure.intervals import MIN_STEPS
 from mfubench.measure.metric_table import WORDS, percent
 from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Figures
 from mfubench.plan import support
+from mfubench.workload.config_json import text_part_note
 
 if TYPE_CHECKING:
     from mfubench.config import Experiment, Measurement
@@ -39,6 +40,7 @@ Kind = Literal[
     "unknown",  # a figure that is absent, and why
     "unwatched",  # nodes on which nobody looked at the devices
     "inapplicable",  # a setting that changes nothing here
+    "text_part",  # of a multimodal model
 ]
 EXPLAIN_A_FAILURE = ("foreign_process", "memory_errors")  # without steady steps the machine's others say nothing
 UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared
@@ -65,6 +67,8 @@ def run_warnings(
     """Yield the warnings of a run. The arguments are its stages, None for those that weren't reached."""
     for setting, value, where in support.inapplicable(experiment, defaults(experiment.mode.name)):
         yield RunWarning("inapplicable", f"{setting}={value} changes nothing with {where}")
+    if (note := text_part_note(experiment.model)) is not None:
+        yield RunWarning("text_part", note)
     small = prepared is not None and (measured or prepared).flops.parameters < SMALL_FOR_A_GPU
     if target and target.machine.device == "cuda" and small:
         yield RunWarning(

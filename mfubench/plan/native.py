@@ -37,6 +37,7 @@ class Place:
     engine: str | None = None  # of the framework
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES of mfubench itself; None: unset
     nodes: Nodes = ONE_HOST
+    tf32: bool = True  # the GPU has it
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     config_path = place.folder / framework.config_file
     known = _known(experiment, workload, place, config_path)
     values = support.values_of(experiment, place.device, place.precision, place.engine)
+    values["tf32"] = values["tf32"] and place.tf32
     for form, row in workload.first_other.items():
         if f"workload.{form}_path" in support.mapped_settings(framework, values):
             raise support.Unsupported(

@@ -166,7 +166,10 @@ def prepare(target: Target, folder: Path, console: Console) -> Prepared:
         given = f"framework={experiment.framework.name} model={experiment.model.name} mode={experiment.mode.name}"
         raise WrongCombination(str(error), given=given, expected="a workload that this model can train") from error
     threads, engine, visible = target.threads_per_rank, target.engine, os.environ.get("CUDA_VISIBLE_DEVICES")
-    place = Place(folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, engine, visible, nodes)
+    tf32 = machine.has_tf32
+    place = Place(
+        folder, LAUNCHERS, ROOT, sys.executable, machine.device, precision, threads, engine, visible, nodes, tf32
+    )
     plan = make_plan(experiment, made, place)
     written = plan_file(plan)
     for text in (written.config, *written.other_files.values(), *written.environment.values(), *written.command):
@@ -188,7 +191,7 @@ def _too_large(target: Target, flops: FlopCount) -> str | None:
 def measure_peaks(target: Target, run_together: RunTogether, console: Console) -> hardware.Peaks:
     """Find the device's peak, and its ceiling if that is to be measured; a CPU's peak is measured now."""
     settings, machine, ranks = target.experiment.hardware, target.machine, target.devices_here
-    dtype = hardware.peak_dtype(target.precision, machine.device)
+    dtype = hardware.peak_dtype(target.precision, machine)
     threads = target.threads_per_rank
     with stage("measuring the CPU's peak", console) if target.peak_is_measured else nullcontext():
         peak = hardware.peak(settings, machine, dtype, ranks, threads, run_together)

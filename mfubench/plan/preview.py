@@ -16,6 +16,7 @@ from mfubench.hardware import Peak
 from mfubench.plan.memory_hint import memory_of_a_rank
 from mfubench.plan.native import write_files
 from mfubench.plan.prepare import Prepared, Target, expected_memory, largest_batch
+from mfubench.workload.config_json import text_part_note
 
 EXAMPLE_MFU = 0.4
 
@@ -25,6 +26,8 @@ def preview(prepared: Prepared, settings: Mapping[str, str], peak: Peak | None) 
     plan, console = prepared.plan, Console()
     write_files(plan)
     console.print(" · ".join(f"{key} {value}" for key, value in settings.items() if value), highlight=False)
+    if (note := text_part_note(prepared.target.experiment.model)) is not None:
+        console.print(note, highlight=False, markup=False)
     _heading("command", console)
     console.print(shlex.join((*plan.per_node, *plan.command)), soft_wrap=True, highlight=False, markup=False)
     _heading("environment, laid over yours", console)

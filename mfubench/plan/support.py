@@ -13,6 +13,7 @@ from typing import Any
 
 from mfubench.config import ConfigError, Experiment, Framework, Liger, Mode, Parallelism
 from mfubench.config.defaults import extras, rules
+from mfubench.config.schema import ALL_LINEAR
 from mfubench.config.vocabulary import FRAMEWORK_GROUPS, LEFT_OPEN
 from mfubench.hardware import Machine
 
@@ -58,8 +59,12 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
     values["weights"] = experiment.model.weights
     values |= {name: _setting(experiment, name) for name in ("data.padding", "framework.random_weights")}
     targets = experiment.mode.target_modules or []
-    values |= {"mode.target_modules": ",".join(targets), "lora_on_lm_head": "lm_head" in targets}
-    return values | {"precision": precision, "device": device, "engine": engine}
+    kind = "regex" if isinstance(targets, str) else "one_name" if len(targets) == 1 else "names"
+    values["mode.target_modules"] = targets if isinstance(targets, str) else ",".join(targets)
+    values["mode.target_modules.kind"] = ALL_LINEAR if targets == ALL_LINEAR else kind
+    values["mode.modules_to_save.given"] = bool(experiment.mode.modules_to_save)
+    values["lora_on_lm_head"] = experiment.mode.adapts("lm_head")
+    return values | {"precision": precision, "device": device, "tf32": device == "cuda", "engine": engine}
 
 
 def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:
@@ -173,7 +178,7 @@ def _setting(experiment: Experiment, name: str) -> Any:
 
 def _check_liger(experiment: Experiment) -> None:
     """Raise Unsupported for a combination in which Liger's kernels would silently skip training."""
-    if experiment.liger.fused_linear_cross_entropy and "lm_head" in (experiment.mode.target_modules or []):
+    if experiment.liger.fused_linear_cross_entropy and experiment.mode.adapts("lm_head"):
         raise Unsupported(
             "liger.fused_linear_cross_entropy=true with LoRA on lm_head: the kernel uses lm_head's own weight, so its "
             "adapter would never be trained; liger.fused_linear_cross_entropy=false liger.cross_entropy=true trains it"

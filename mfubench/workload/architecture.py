@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mfubench.config import ConfigError
 from mfubench.files.paths import CONF, PACKAGE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 SAME_ARCHITECTURE = CONF / "same_architecture.yaml"
+FROM_FILE = "transformers_version"  # a key of every config.json that transformers wrote, and of none written by hand
 
 
 def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     """The config object of an `architecture`.
 
     Raises ValueError for a model type without a causal language model, for misspelt keys (each with the nearest valid
-    ones), and for values that transformers rejects.
+    ones) unless FROM_FILE is among them, and for values that transformers rejects.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -37,17 +39,38 @@ def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
             f"model.architecture.model_type={model_type}: transformers has no causal language model of that type"
-            + (_same(str(model_type)) or _near(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+            + (
+                _same(str(model_type))
+                or _near(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+                or ", and none by a name like it"
+            )
         )
     with in_one_line(architecture):
         config = AutoConfig.for_model(model_type, **settings)
-        known = type(config)().to_dict()
-    # transformers keeps unknown keys, and some models read them; but one very like a known key is a slip.
-    for key in settings.keys() & config.to_dict().keys() - known.keys():
-        alike = [name for name in known if not _has_another_word(key, name)]
-        if not _is_read(key, type(config)) and (slip := _near(key, alike, cutoff=0.85)):
-            raise ValueError(f"model.architecture.{key}: no setting of {model_type}{slip}")
+        slip = None if FROM_FILE in settings else _slip(settings.keys() & config.to_dict().keys(), type(config))
+    if slip is not None:
+        raise ValueError(f"model.architecture.{slip[0]}: no setting of {model_type}{slip[1]}")
     return config
+
+
+def check_keys(architecture: Mapping[str, Any], model_type: str) -> None:
+    """Raise ConfigError for a key that is very like one of `model_type`, and none; the values aren't looked at."""
+    if architecture.keys() - {"model_type"}:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        if model_type in CONFIG_MAPPING and (slip := _slip(architecture, CONFIG_MAPPING[model_type])):
+            problem, given = f"{model_type} has no setting {slip[0]!r}", f"model.architecture.{slip[0]}"
+            raise ConfigError(problem, given=given, expected=f"a key of its config{slip[1]}")
+
+
+def _slip(keys: Iterable[str], kind: type[PreTrainedConfig]) -> tuple[str, str] | None:
+    """The first key that is very like one of `kind`, and the hint. Other unknown keys are kept: some models read them."""
+    known = kind().to_dict()
+    for key in sorted(set(keys) - known.keys()):
+        alike = [name for name in known if not _has_another_word(key, name)]
+        if not _is_read(key, kind) and (hint := _near(key, alike, cutoff=0.85)):
+            return key, hint
+    return None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Fetch a dataset from the hub: the folder of one commit, and its rows.
+"""Fetch from the hub: a model's config.json; a dataset's folder at one commit, and its rows.
 
 The commit is asked for first, once and for a few seconds at most: without a network the hub's client would try for half a
 minute. If the hub doesn't answer, a cached copy is used.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_TIMEOUT_S = 10.0
+CONFIG_JSON = "config.json"
 
 
 class NoData(Exception):
@@ -54,20 +56,44 @@ def fetch(hub_id: str, revision: str | None) -> Path:
     From the hub if it answers within HUB_TIMEOUT_S, else from the hub's cache. Raises NoData if neither has it.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    get = partial(snapshot_download, hub_id, repo_type="dataset", revision=revision)
+    found = _from_hub_or_cache(partial(HfApi().dataset_info, hub_id), get, revision)
+    if isinstance(found, Path):
+        return found
+    raise NoData(
+        f"the dataset {hub_id} can't be fetched ({found}), and there is no copy of it in the hub's cache; try again "
+        "with a connection, or train on a file: data=jsonl data.path=FILE"
+    )
+
+
+def fetch_config(hub_id: str, revision: str | None) -> Path:
+    """The config.json of a model, as `fetch` finds it. Raises ConfigError if neither the hub nor its cache has it."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    get = partial(hf_hub_download, hub_id, CONFIG_JSON, revision=revision)
+    found = _from_hub_or_cache(partial(HfApi().model_info, hub_id), get, revision)
+    if isinstance(found, Path):
+        return found
+    raise ConfigError(
+        f"{CONFIG_JSON} of {hub_id} can't be fetched ({found}), and there is no copy of it in the hub's cache",
+        given=f"model.hub_id={hub_id}",
+        expected=f"a connection, or the file itself: model.config_file={CONFIG_JSON}",
+        instead=f"model=custom model.config_file={CONFIG_JSON}",
+    )
+
+
+def _from_hub_or_cache(ask: Callable[..., object], get: Callable[..., str], revision: str | None) -> Path | str:
+    """What `get` downloads, if the hub answers `ask` in time, or finds in the cache; else the cause, in words."""
     try:
-        _within(HUB_TIMEOUT_S, lambda: HfApi().dataset_info(hub_id, revision=revision, timeout=HUB_TIMEOUT_S))
-        return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
+        _within(HUB_TIMEOUT_S, lambda: ask(revision=revision, timeout=HUB_TIMEOUT_S))
+        return Path(get())
     except Exception as error:  # also those of the client's HTTP library, which differs between versions
         cause = _cause(error, revision)
     try:
-        return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        raise NoData(
-            f"the dataset {hub_id} can't be fetched ({cause}), and there is no copy of it in the hub's cache; try again "
-            "with a connection, or train on a file: data=jsonl data.path=FILE"
-        ) from error
+        return Path(get(local_files_only=True))
+    except (LookupError, OSError, ValueError):  # LocalEntryNotFoundError, and an id that can't be one
+        return cause
 
 
 def read_snapshot(folder: Path, hub_id: str, wanted: int) -> Rows:
@@ -127,7 +153,7 @@ def _cause(error: Exception, revision: str | None) -> str:
         errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE is set",
         TimeoutError: f"the hub doesn't answer within {HUB_TIMEOUT_S:g} s",
         errors.GatedRepoError: "it is gated, and this account has no access",  # a RepositoryNotFoundError, too
-        errors.RepositoryNotFoundError: "the hub has no dataset of that name, or none that this account may see",
+        errors.RepositoryNotFoundError: "the hub has none of that name, or none that this account may see",
         errors.RevisionNotFoundError: f"it has no revision {revision}",
     }
     return next((cause for kind, cause in causes.items() if isinstance(error, kind)), _first_line(error))

@@ -103,6 +103,18 @@ def test_experts_that_a_token_passes_by_count_for_those_who_count_parameters(
     assert found["TRL"] == found["PaLM"]
 
 
+def test_megatron_counts_the_experts_that_every_token_uses(modes: dict[str, Mode]) -> None:
+    qwen_moe = {"model_type": "qwen2_moe", "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408}
+    qwen_moe |= {"num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "hidden_size": 2048}
+    qwen_moe |= {"shared_expert_intermediate_size": 5632, "intermediate_size": 5632, "vocab_size": 151936}
+    found = profile(qwen_moe, modes["full"], recomputation="none", attention="sdpa")
+    every = figures(found, found.of(1, 4096), tokens=4096, sequence_length=4096, lora=False)
+    (megatron,) = (figure.flops for figure in every if figure.convention.name == "Megatron-LM")
+    routed = 2048 * 128 * 4 * 16 + 16 * 128 * 4096 + 3 * 2048 * 1408 * 4
+    assert megatron == 6 * 4096 * (24 * (routed + 3 * 2048 * 5632) + 2048 * 151936)
+    assert round(megatron / 1e12, 2) == 63.31
+
+
 @pytest.mark.parametrize("mode", ["full", "lora7"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_hf_trainers_total_flos_is_its_real_output(

@@ -223,6 +223,18 @@ def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    ("peak", "said"),
+    [("0.1", "314.1% of the peak is more than a device can do"), ("1", ""), ("312e12", "TFLOP/s (312, not 312e12)")],
+)
+def test_an_mfu_that_cannot_be_right_is_doubted_in_a_line(
+    capsys: pytest.CaptureFixture[str], peak: str, said: str
+) -> None:
+    assert main(["--step-time-s", "0.1", "--peak-tflops", peak]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said) and said in "".join(lines)
+
+
+@pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["batch_sise=4"], "try       python -m mfubench.flops batch_size=4"),
@@ -237,7 +249,7 @@ def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.Captur
         (["model=mixtral-8x7b", "model.architecture.num_experts_per_tok=9"], "k not in range"),
         (["--step-time-s", "1.5"], "needs a peak: hardware=NAME, such as hardware=h100-sxm, or --peak-tflops 989.4"),
         (["--peak-tflops", "312"], "give both or neither"),
-        (["--step-time-s", "1", "hardware=t4"], "needs bf16, which Tesla T4 doesn't have"),
+        (["--step-time-s", "1", "hardware=t4", "precision=bf16"], "needs bf16, which Tesla T4 doesn't have"),
         (
             ["model.architecture.model_type=ctrl", "attention=eager", "gradient_checkpointing=reentrant"],
             "expected  none",

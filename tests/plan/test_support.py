@@ -36,6 +36,9 @@ OTHER = {
     "mode.alpha": 32,
     "mode.dropout": 0.1,
     "mode.target_modules": "[q_proj]",
+    "mode.use_rslora": "true",
+    "mode.use_dora": "true",
+    "mode.modules_to_save": "[embed_tokens]",
     "mode.quantization": "fp4",
     "mode.double_quantization": "false",
     "liger.rope": "false",
@@ -50,6 +53,7 @@ OTHER = {
 }
 # What must be chosen for a setting to mean anything.
 NEEDED = {"mode": ("mode=lora",), "liger": ("liger_kernel=true",), "data": ("data=alpaca",)}
+NEEDED |= dict.fromkeys(("mode.use_rslora", "mode.use_dora", "mode.modules_to_save"), ("mode=lora",))
 NEEDED |= dict.fromkeys(("mode.quantization", "mode.double_quantization"), ("mode=qlora",))
 ENGINES = {
     name: [
