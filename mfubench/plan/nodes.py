@@ -47,8 +47,9 @@ ONE_HOST = Nodes()
 
 
 def run_id(folder: Path) -> str:
-    """Return a name for the run in this folder."""
-    return f"mfubench-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
+    """Return a name for this process's run in the folder, unlike that of any other run on the cluster."""
+    unique = f"{os.uname().nodename} {os.getpid()} {folder}"
+    return f"mfubench-{hashlib.sha256(unique.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def node_rank(cluster: Cluster, environment: Mapping[str, str]) -> int | None:
