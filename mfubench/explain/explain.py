@@ -24,7 +24,6 @@ from mfubench.plan.prepare import Prepared
 from mfubench.records import Records
 
 LISTED = 30  # kernels
-MUCH_SLOWER = 1.1  # times the measured step, above which a profiled one is less like it
 # Of attention kernels, those that compute products: eager attention's are plain matmuls.
 COMPUTES_PRODUCTS = ("flash", "fmha", "efficient", "cudnn", "sdpa_", "triton_tem", "attn_fwd", "attn_bwd")
 
@@ -92,7 +91,7 @@ def _explanation(
         gaps=tuple(lines.gaps),
         waterfall=found,
         no_waterfall=reason,
-        notes=tuple(_notes(spent, lines, observed)),
+        notes=tuple(_notes(lines, observed)),
         cost_s=_after_measured_s(prepared, observed, measured) + time.monotonic() - began,
     )
 
@@ -151,10 +150,8 @@ def _kernels(spent: StepTime, lines: Timeline) -> tuple[KernelTime, ...]:
     )
 
 
-def _notes(spent: StepTime, lines: Timeline, observed: Observed) -> Iterator[str]:
-    """Yield what the profile couldn't see, and what makes it less like the measured steps."""
-    if spent.stretch > MUCH_SLOWER:
-        yield f"profiled steps took {spent.stretch:.2f} times the measured ones"
+def _notes(lines: Timeline, observed: Observed) -> Iterator[str]:
+    """Yield what the profile couldn't see."""
     if lines.graphs:
         yield "kernels of replayed CUDA graphs have no operator: their categories are by their names alone"
     elif any(rank.work.get("compiled") for rank in observed.records.ranks):

@@ -43,7 +43,7 @@ class Explanation:
     gaps: tuple[Gap, ...]  # the widest
     waterfall: Waterfall | None
     no_waterfall: str | None  # why there is none
-    notes: tuple[str, ...]  # what the profile couldn't see, or makes it less like the measured steps
+    notes: tuple[str, ...]  # what the profile couldn't see
     cost_s: float  # from the first step asked for on its account to the end of its reduction
 
     @property
