@@ -23,6 +23,7 @@ from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import compose_one
 from mfubench.config.errors import key_of
 from mfubench.files import secrets
+from mfubench.files.terminal import begin_command
 from mfubench.measure.status import LEAST_STEPS
 from mfubench.plan.watched import nothing_asked
 
@@ -35,6 +36,7 @@ EVERY_STEP = "measurement=whole"  # unless another one is named
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Watch the command that the command line names, print its table, and return the exit status."""
+    begin_command()
     arguments = list(sys.argv[1:] if argv is None else argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     settings, command = arguments[:end], arguments[end + 1 :]

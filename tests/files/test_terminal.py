@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("mfubench dry_run=true", "mfubench.flops", "mfubench.report x", "mfubench.tracking x", "mfubench.doctor")
+COMMANDS = (
+    "mfubench dry_run=true",
+    "mfubench.flops",
+    "mfubench.report x",
+    "mfubench.tracking x",
+    "mfubench.doctor",
+    "mfubench.watch -- ls",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
