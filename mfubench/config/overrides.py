@@ -97,7 +97,7 @@ def _no_override(given: str) -> ConfigError:
     """The ConfigError for what Hydra's grammar doesn't allow: a text for want of quotes, maybe."""
     setting, is_set, value = given.partition("=")
     expected, instead = f"{setting if key_of(given) in known_settings() else 'setting'}=value", None
-    if is_set and key_of(given) in LISTS:
+    if is_set and key_of(given) in LISTS and (key_of(given) not in TEXTS or value.startswith("[")):
         expected = f"{setting}=[one,two]"
     elif is_set and (key_of(given) in TEXTS or key_of(given).startswith(("hydra.", *FREE_FORM))):
         files = value.split(",")  # of a sweep, if all are there
