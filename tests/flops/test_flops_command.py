@@ -224,7 +224,11 @@ def test_the_command_counts_what_a_run_would(compose: Any, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("peak", "said"),
-    [("0.1", "314.1% of the peak is more than a device can do"), ("1", ""), ("312e12", "TFLOP/s (312, not 312e12)")],
+    [
+        ("0.1", "318.1% of the peak is more than a device can do"),
+        ("1", ""),
+        ("312e12", "TFLOP/s of one device (312, not 312e12)"),
+    ],
 )
 def test_an_mfu_that_cannot_be_right_is_doubted_in_a_line(
     capsys: pytest.CaptureFixture[str], peak: str, said: str
