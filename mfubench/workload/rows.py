@@ -63,7 +63,7 @@ def sample_of(row: object) -> Sample:
         return _of_turns(_turns(row[name], name), row)
     question, answer = _first_of(QUESTIONS, row), _first_of(ANSWERS, row)
     if question is not None and answer is not None:
-        if isinstance(row[question], list) and isinstance(row[answer], list):  # TRL's prompt and completion of messages
+        if isinstance(row[question], list) and isinstance(row[answer], list):  # both are messages
             return _of_turns([*_turns(row[question], question), *_turns(row[answer], answer)], row)
         context = next((name for name in CONTEXTS if name != question and row.get(name) is not None), None)
         between = "" if context is None else _checked_text(row[context], context)
