@@ -109,7 +109,7 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     for form, row in workload.first_other.items():
         if f"workload.{form}_path" in support.mapped_settings(framework, values):
             raise support.Unsupported(
-                f"{framework.name} trains on rows of {FORMS[form]} only, and row {row} of data={experiment.data.name} is "
+                f"{framework.name} trains on rows of {FORMS[form]}, and row {row} of data={experiment.data.name} is "
                 "another conversation; leave such rows out, or try a framework that reads any"
             )
     where = f"conf/framework/{framework.name}.yaml"
