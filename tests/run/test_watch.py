@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mfubench.config.schema import MISSING
+from mfubench.plan.watched import nothing_asked
 from mfubench.report.__main__ import main as report
-from mfubench.watch import main
+from mfubench.result.flat import leaves
+from mfubench.watch import compose_settings, main
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
 LOOP, LIBRARIES = TRAINERS / "own_loop.py", TRAINERS / "own_trainers.py"
@@ -194,6 +198,11 @@ def test_ctrl_c_reaches_the_command_and_gives_what_was_measured(tmp_path: Path) 
     assert "KeyboardInterrupt" in errors and process.returncode == 0
     assert (result["status"], result["stopped_by"]) == ("ok", "user")
     assert result["measurement"]["stopped_because"] == "user"
+
+
+def test_every_setting_of_a_command_that_was_not_seen_yet_has_a_value() -> None:
+    values = dict(leaves(asdict(nothing_asked(compose_settings([]), "mine", ["python", "train.py"]))))
+    assert MISSING not in values.values() and values["framework.name"] == "mine"
 
 
 @pytest.mark.parametrize(
