@@ -31,6 +31,10 @@ def architecture_of(model: str) -> dict[str, Any]:
     return yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text(encoding="utf-8"))["architecture"]
 
 
+# Those with sizes of their own; `custom` takes them from the user's file.
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if architecture_of(path.stem))
+
+
 # A smaller model than the default, as overrides: for tests that are about the path of a run, not about its figures.
 SMALLER = (
     "model.architecture.hidden_size=96",

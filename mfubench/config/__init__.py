@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mfubench.config.errors import ConfigError, WrongCombination
 from mfubench.config.schema import (
+    ALL_LINEAR,
     Cluster,
     Data,
     Engine,
@@ -20,6 +21,7 @@ from mfubench.config.schema import (
 )
 
 __all__ = [
+    "ALL_LINEAR",
     "Cluster",
     "ConfigError",
     "Data",

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mfubench.config import Mode
-from mfubench.config.schema import ALL_LINEAR
+from mfubench.config import ALL_LINEAR, Mode
 
 SIZE_KEYS = (
     "vocab_size",

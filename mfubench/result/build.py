@@ -78,7 +78,7 @@ def build(
         flops=None if prepared is None else (measured or prepared).flops,
         second_count=None if prepared is None else prepared.second_count,
         in_situ=measured.in_situ if measured else None,
-        work=next((_work(rank, ranks) for rank in ranks if rank.rank == measured_rank), None),
+        work=_spelled_out(next((_work(rank, ranks) for rank in ranks if rank.rank == measured_rank), None)),
         differences=measured.differences if measured else (),
         measurement=measurement if ok else None,
         withheld=None if ok else measurement,
@@ -100,7 +100,7 @@ def build(
 
 
 def _spelled_out(settings: Any) -> Any:
-    """Replace infinities, which JSON doesn't have, by their text; the user may have given one to the framework."""
+    """Replace infinities, which JSON doesn't have, by their text: a model's config may hold one."""
     if isinstance(settings, dict):
         return {key: _spelled_out(value) for key, value in settings.items()}
     if isinstance(settings, list):

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from architectures import PARAMETERS, architecture_of
+from architectures import MODELS, PARAMETERS, architecture_of
 
 from mfubench.config import Mode
-from mfubench.files.paths import CONF
 from mfubench.flops import FlopCount, Profile, profile
 from mfubench.flops.analytic import AnalyticCount, analytic_count, relative_difference
 from mfubench.flops.analytic_model import DEFAULTS, AnalyticModel, not_written_down
 
-MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
 KERNELS = ("sdpa", "flash_attention_2", "eager")
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 import yaml
+from architectures import MODELS
 
 from mfubench import workload
 from mfubench.config import Experiment
-from mfubench.files.paths import CONF, LAUNCHERS, ROOT
+from mfubench.files.paths import LAUNCHERS, ROOT
 from mfubench.plan.native import EXTRA_STEPS, Place, Plan, make_plan
 
 TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
@@ -288,11 +289,11 @@ def test_liger_knows_every_switch_of_every_model_that_is_supported(
 
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    for path in sorted((CONF / "model").glob("*.yaml")):
-        experiment = compose(f"model={path.stem}", "liger_kernel=true")
+    for model in MODELS:
+        experiment = compose(f"model={model}", "liger_kernel=true")
         config = native_of(experiment, tmp_path)["liger_kernel_config"]
         patch = MODEL_TYPE_TO_APPLY_LIGER_FN[experiment.model.architecture["model_type"]]
-        assert set(config) == set(inspect.signature(patch).parameters) - {"model"}, path.stem
+        assert set(config) == set(inspect.signature(patch).parameters) - {"model"}, model
 
 
 def native_of(experiment: Experiment, folder: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_at_the_end_stands_where_the_results_lie_and_what_shows_and_uploads_them
 def test_a_run_that_failed_names_its_log(result: Callable[..., Result], tmp_path: Path) -> None:
     failed = at(result(status="failed", reason="it died", measurement=None), tmp_path)
     assert not any("framework.log" in line for line in after_all([failed], tmp_path))
-    (tmp_path / "framework.log").touch()
+    (tmp_path / "framework.log").write_text("it died\n")
     assert f"log      {tmp_path / 'framework.log'}" in after_all([failed], tmp_path)
 
 

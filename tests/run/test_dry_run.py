@@ -31,7 +31,7 @@ def test_a_dry_run_shows_command_files_flops_and_memory_and_starts_nothing(tmp_p
     assert json.loads((folder / "deepspeed.json").read_text())["zero_optimization"]["stage"] == 2
     words = done.stdout
     unquoted = words.replace("'", "")  # of a path with a space
-    assert f"finetune.py --weights=disk --seed=0 {folder / 'llmforge.yaml'}" in unquoted
+    assert f"finetune.py --weights=disk --seed=0 --nodes=1 {folder / 'llmforge.yaml'}" in unquoted
     assert "framework llmforge (open stack)" in words and f"config_path: {folder / 'deepspeed.json'}" in words
     assert "OMP_NUM_THREADS=" in words and "reduce_bucket_size" in words
     for part in ("model, causal", "HFU's numerator", "weights", "gradients", "optimizer", "activations", "fits"):

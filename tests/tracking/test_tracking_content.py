@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from architectures import MODELS
 from logged import CONFIG, TAGS, Made
 
 from mfubench.config import Experiment
@@ -74,10 +75,10 @@ def test_no_run_has_more_than_60_values_in_its_config_or_one_that_is_not_resolve
 ) -> None:
     environment = {package: "1.2.3" for package in (*packages("run"), *packages("step"), "typer")}
     settings = asdict(compose(f"mode={mode}", "parallelism=zero3", "liger_kernel=true", "data=alpaca"))
-    for model in (CONF / "model").glob("*.yaml"):
+    for model in MODELS:
         result, _ = run_folder(
-            tmp_path / model.stem,
-            settings=settings | {"model": yaml.safe_load(model.read_text())},
+            tmp_path / model,
+            settings=settings | {"model": yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())},
             hardware={"driver": "580"},
             provenance={"framework_environment": environment},
         )

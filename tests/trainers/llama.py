@@ -32,12 +32,13 @@ def build(
     lora: bool = False,
     four_bit: bool = False,
     bypassed_head: bool = False,
+    width: int = 32,
 ) -> nn.Module:
     """The model, ready to train."""
     config = LlamaConfig(
         vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=width,
+        intermediate_size=width * 3 // 2,
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -74,6 +75,7 @@ if __name__ == "__main__":
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
     parser.add_argument("--four-bit", action="store_true", help="hold the blocks' linear layers in 4 bits")
     parser.add_argument("--bypassed-head", action="store_true", help="LoRA on the head, which never gets a gradient")
+    parser.add_argument("--width", type=int, default=32, help="of the hidden states")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches in a step")
     parser.add_argument("--autocast", action="store_true", help="multiply in bfloat16")
@@ -95,6 +97,7 @@ if __name__ == "__main__":
         lora=given.lora,
         four_bit=given.four_bit,
         bypassed_head=given.bypassed_head,
+        width=given.width,
     )
     trained = [p for p in model.parameters() if p.requires_grad]
     if given.compiled:
