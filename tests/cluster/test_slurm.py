@@ -77,6 +77,7 @@ def is_alike(two: dict[str, Any], one: dict[str, Any]) -> None:
     assert sorted(two["outcome"]["peak_memory_bytes"]) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_ddp_on_two_nodes_is_the_run_of_two_ranks_on_one(slurm: Slurm, tmp_path: Path) -> None:
     two, process, errors = run(slurm, tmp_path, DDP, to=TO_THE_FIRST_NODE)
     assert process.returncode == 0, errors

@@ -86,6 +86,7 @@ def test_the_first_node_writes_the_result_and_the_other_ends_well(tmp_path: Path
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_node_that_never_comes_is_named(tmp_path: Path) -> None:
     (status,), _ = ended(start(tmp_path, 0, free_port(), "cluster.join_timeout_s=3"))
     result = result_of(tmp_path)

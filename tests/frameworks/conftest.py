@@ -21,7 +21,7 @@ from mfubench.files.paths import CONF, ROOT
 from mfubench.plan.engines import INSTALLED
 
 WATCH = Path(__file__).parent / "watch"
-QUICK = ("measurement=quick", "measurement.profile_steps=1", "tracking=none")
+QUICK = ("measurement=quick", "tracking=none")
 ALL = sorted(path.stem for path in (CONF / "framework").glob("*.yaml"))
 
 Results = dict[frozenset[str], dict[str, Any]]  # by the overrides that asked for each
@@ -52,41 +52,57 @@ def run_so_far() -> Results:
 
 
 @pytest.fixture(scope="session")
-def measured(run_so_far: Results, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the sweep of `side_by_side` runs; the workers of one session share it."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sweep"
+
+
+@pytest.fixture(scope="session")
+def measured(run_so_far: Results, sweep_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """Overrides in, the result out as result.json has it, whatever its status. Overrides that the defaults equal are another
-    run: leave them away, so that runs are shared."""
+    run: leave them away, so that runs are shared, with the sweep too as far as that is."""
 
     def run(*overrides: str) -> dict[str, Any]:
-        if frozenset(overrides) not in run_so_far:
-            (result,) = mfubench(tmp_path_factory.mktemp("run"), overrides)
-            run_so_far[frozenset(overrides)] = result
-        return run_so_far[frozenset(overrides)]
+        asked = frozenset(overrides)
+        if asked not in run_so_far:
+            run_so_far.update((frozenset(_asked(result)), result) for result in results_below(sweep_folder))
+        if asked not in run_so_far:
+            (run_so_far[asked],) = mfubench(tmp_path_factory.mktemp("run"), overrides)
+        return run_so_far[asked]
 
     return run
 
 
 @pytest.fixture(scope="session")
-def side_by_side(run_so_far: Results, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """One sweep, as a user would type it, over every framework that is installed here and both modes, on the default model;
-    `measured` takes its runs from it."""
+def side_by_side(sweep_folder: Path) -> list[dict[str, Any]]:
+    """One sweep, as a user would type it, over every framework that is installed here and both modes, on the default model."""
     installed = [name for name in ALL if why_not(name) is None]
-    sweep = ["-m", f"framework={','.join(installed)}", "mode=full,lora"]
-    results = mfubench(tmp_path_factory.mktemp("sweep"), sweep)
+    sweep_folder.mkdir()
+    sweep = ["-m", "measurement.profile_steps=1", f"framework={','.join(installed)}", "mode=full,lora"]
+    results = mfubench(sweep_folder, sweep)
     assert len(results) == 2 * len(installed)
-    for result in results:
-        asked = {group: result["settings"][group]["name"] for group in ("framework", "mode")}
-        run_so_far[frozenset(f"{group}={name}" for group, name in asked.items())] = result
     return results
 
 
+def _asked(result: dict[str, Any]) -> list[str]:
+    return [f"{group}={result['settings'][group]['name']}" for group in ("framework", "mode")]
+
+
 def mfubench(folder: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """The results of a command, run in `folder`, in the order of its jobs, each with the digest that `watch` wrote."""
+    """The results of a command, run in `folder`, in the order of its jobs."""
     command = [sys.executable, "-m", "mfubench", *QUICK, *overrides]
     environment = {**os.environ, "PYTHONPATH": f"{WATCH}{os.pathsep}{os.environ['PYTHONPATH']}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    results = [json.loads(path.read_text()) | {"weights": digest_beside(path)} for path in folder.rglob("result.json")]
+    results = results_below(folder)
     assert results, f"{' '.join(command)} left no result\n{done.stdout}\n{done.stderr}"
-    return sorted(results, key=lambda result: str(result["started_at"]))
+    return results
+
+
+def results_below(folder: Path) -> list[dict[str, Any]]:
+    """The results below the folder in the order of their starts, each with the digest that `watch` wrote."""
+    found = [json.loads(path.read_text()) | {"weights": digest_beside(path)} for path in folder.rglob("result.json")]
+    return sorted(found, key=lambda result: str(result["started_at"]))
 
 
 def digest_beside(result: Path) -> str | None:
