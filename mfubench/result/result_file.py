@@ -153,7 +153,9 @@ def from_content(content: Mapping[str, Any]) -> Result:
     if not all({"step_time_s", "warmup"} <= row.keys() for row in result.history):
         raise ValueError("a row of its history has no step time")
     measured = result.measurement
-    if measured is not None and not (result.status == "ok" and measured.step_time_s > 0 and _in_order(measured)):
+    if measured is not None and not (
+        result.status == "ok" and measured.step_time_s > 0 and _in_order(measured) and _has_mfu(result, measured)
+    ):
         raise ValueError("figures of a run that is not ok, or that can't be")
     return result
 
@@ -164,6 +166,12 @@ def adapter() -> TypeAdapter[Result]:
     from pydantic import TypeAdapter  # 60 ms, which --help doesn't need
 
     return TypeAdapter(Result)
+
+
+def _has_mfu(result: Result, measured: Figures) -> bool:
+    """Return False if the MFU is missing though the FLOP/s and the peak are known."""
+    peak = result.hardware.peak_flops_per_second if result.hardware else None
+    return measured.mfu is not None or None in (measured.model_tflops_per_second_per_device, peak)
 
 
 def _in_order(measured: Figures) -> bool:

@@ -66,7 +66,8 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "with settings of another shape": lambda good: json.dumps(good | {"settings": []}),
     "with warnings of another shape": lambda good: json.dumps(good | {"warnings": ["old ones"]}),
     "with a history of another shape": lambda good: json.dumps(good | {"history": [1, 2]}),
-    "with figures left out": lambda good: json.dumps(good | {"measurement": {**good["measurement"], "steps": None}}),
+    "with figures left out": lambda good: json.dumps(good | {"measurement": {**good["measurement"], "mfu": None}}),
+    "with a number left out": lambda good: json.dumps(good | {"measurement": {**good["measurement"], "steps": None}}),
     "with rates left out": lambda good: json.dumps(
         good | {"measurement": {k: v for k, v in good["measurement"].items() if k != "tokens_per_second_per_device"}}
     ),
