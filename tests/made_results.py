@@ -156,6 +156,12 @@ CPU_WORK = Work(
 )
 
 
+def exclusive_times(ms: Mapping[str, float], steps: int = 1) -> Exclusive:
+    """Exclusive times of a profile, from the mean ms of a step by category."""
+    kinds = {IDLE if name == "idle" else Kind(name, f"{name}_kernel", "compute"): time for name, time in ms.items()}
+    return Exclusive({kind: time * steps * 1e6 for kind, time in kinds.items()}, 0)
+
+
 def explanation(
     ms: Mapping[str, float],
     step_s: float,
@@ -165,8 +171,7 @@ def explanation(
     **fields: Any,
 ) -> Explanation:
     """The explanation of a step from the ms of a profiled one by category; `kernels`: category, calls and ms by name."""
-    kinds = {IDLE if name == "idle" else Kind(name, f"{name}_kernel", "compute"): each for name, each in ms.items()}
-    time = step_time(Exclusive({kind: each * 1e6 for kind, each in kinds.items()}, 0), 1, step_s, device)
+    time = step_time(exclusive_times(ms), 1, step_s, device)
     busy = (step_s - time.categories["idle"]) / (sum(ms.values()) - ms["idle"])
     found = Explanation(
         steps=3,

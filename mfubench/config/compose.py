@@ -27,8 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mfubench.config import schema
+from mfubench.config.defaults import options_of
 from mfubench.config.errors import ConfigError, WrongCombination, no_secret_in, quoted
-from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, options_of, rejected
+from mfubench.config.hydra_errors import CONFIG_NAME, no_additions, no_such_option, not_yaml, rejected
 from mfubench.config.hydra_internal import expand_sweep
 from mfubench.config.overrides import checked_flags, parse
 from mfubench.config.validate import validate

@@ -1,4 +1,4 @@
-"""Read the defaults, and the rules and extra packages of all frameworks, from conf/, where they live."""
+"""Read the options, the defaults, and the rules and extra packages of all frameworks, from conf/, where they live."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import yaml
 
 from mfubench.config.schema import Mode
 from mfubench.files.paths import CONF
+
+
+def options_of(group: str) -> list[str]:
+    """The names of a group's options."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 @cache

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mfubench.config import schema
+from mfubench.config.defaults import options_of
 from mfubench.config.errors import ConfigError, key_of, nearest, quoted
 from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
@@ -137,11 +138,6 @@ def known_settings() -> list[str]:
     """Every key that may stand on the command line, dotted."""
     top = [setting.name for setting in fields(schema.Experiment)]
     return [*top, *(f"{group}.{inner.name}" for group, kind in GROUPS.items() for inner in fields(kind)), "experiment"]
-
-
-def options_of(group: str) -> list[str]:
-    """The names of a group's options."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def _architecture_keys() -> set[str]:

@@ -14,8 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
+from mfubench.config.defaults import options_of
 from mfubench.config.errors import ConfigError, key_of, no_secret_in, quoted
-from mfubench.config.hydra_errors import FREE_FORM, LISTS, TEXTS, known_settings, meant_by, no_such_setting, options_of
+from mfubench.config.hydra_errors import FREE_FORM, LISTS, TEXTS, known_settings, meant_by, no_such_setting
 from mfubench.config.hydra_internal import read_flags
 from mfubench.config.schema import ALL_LINEAR
 from mfubench.config.vocabulary import GROUPS, WITHOUT_OPTIONS

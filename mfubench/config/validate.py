@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from mfubench.config.defaults import defaults, rules
+from mfubench.config.defaults import defaults, options_of, rules
 from mfubench.config.errors import ConfigError, WrongCombination, nearest, quoted
 from mfubench.config.schema import Data, Experiment, Framework
 from mfubench.config.vocabulary import (
@@ -25,7 +25,6 @@ from mfubench.config.vocabulary import (
     TRACKING_MODES,
     WEIGHTS,
 )
-from mfubench.files.paths import CONF
 
 # Whole numbers: setting → the least.
 AT_LEAST = {
@@ -185,12 +184,11 @@ def _validate_nodes(experiment: Experiment) -> None:
             expected="parallelism.num_devices, which counts those of all nodes, to be a multiple of it",
             instead=f"{given} parallelism.num_devices={nodes * max(1, round(devices / nodes))}",
         )
-    others = sorted({path.stem for path in (CONF / "cluster").glob("*.yaml")} - {cluster.name})
     if nodes > 1 and not cluster.several:
         raise WrongCombination(
             f"cluster={cluster.name} is one host",
             given=given,
-            expected=f"1, or another cluster: {', '.join(others)}",
+            expected=f"1, or another cluster: {', '.join(each for each in options_of('cluster') if each != cluster.name)}",
             instead="parallelism.num_nodes=1",
         )
 

@@ -15,8 +15,8 @@ from typing import Any
 from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, Liger
 from mfubench.config.compose import compose_one
+from mfubench.config.defaults import options_of
 from mfubench.config.vocabulary import ATTENTIONS, FRAMEWORK_GROUPS, PRECISIONS, RESOLVED_PRECISIONS
-from mfubench.files.paths import CONF
 from mfubench.hardware import Machine
 from mfubench.launch.programs import responds
 from mfubench.plan import engines, support
@@ -57,7 +57,7 @@ class MatrixRow:
 
 def every_option() -> Options:
     """All options of the groups in which frameworks differ. Composing is slow, so each composition takes one of each group."""
-    names = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in VARIED_GROUPS}
+    names = {group: options_of(group) for group in VARIED_GROUPS}
     found: dict[str, dict[str, Any]] = {group: {} for group in VARIED_GROUPS}
     for turn in zip_longest(*names.values()):
         chosen = {group: name for group, name in zip(VARIED_GROUPS, turn, strict=True) if name is not None}

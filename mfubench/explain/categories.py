@@ -26,7 +26,7 @@ class Kind:
 
     category: str  # of CATEGORIES
     name: str  # as given, or VIEWS
-    rank: Literal["compute", "collective", "transfer"]  # each hides those after it
+    rank: Literal["compute", "collective", "transfer"] = "compute"  # each hides those after it
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class _Rules:
     views: re.Pattern[str]
     categories: tuple[tuple[str, re.Pattern[str]], ...]
     in_the_optimizer: frozenset[str]
+    attention_products: re.Pattern[str]
 
 
 @cache
@@ -61,6 +62,11 @@ def kind(name: str, operator: str = "", phase: str = "") -> Kind | None:
     if phase == "optimizer" and category in rules.in_the_optimizer:
         category = "optimizer"
     return Kind(category, name, "collective" if category == "communication" else "compute")
+
+
+def computes_attention(kind: Kind) -> bool:
+    """Return True for a kernel of attention that computes its products: those of eager attention are plain matmuls."""
+    return kind.category == "attention" and _rules().attention_products.search(kind.name) is not None
 
 
 def short_name(name: str) -> str:
@@ -92,4 +98,5 @@ def _rules() -> _Rules:
         views=any_of(given["views"]),
         categories=tuple((word, any_of(those)) for rule in given["categories"] for word, those in rule.items()),
         in_the_optimizer=frozenset(given["in_the_optimizer"]),
+        attention_products=any_of(given["attention_products"]),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mfubench.config import Experiment
+from mfubench.explain.categories import computes_attention
 from mfubench.explain.exclusive import IDLE, exclusive
 from mfubench.explain.explanation import Explanation, KernelTime
 from mfubench.explain.timeline import NoProfile, Timeline, timeline
@@ -24,8 +25,6 @@ from mfubench.plan.prepare import Prepared
 from mfubench.records import Records
 
 LISTED = 30  # kernels
-# Of attention kernels, those that compute products: eager attention's are plain matmuls.
-COMPUTES_PRODUCTS = ("flash", "fmha", "efficient", "cudnn", "sdpa_", "triton_tem", "attn_fwd", "attn_bwd")
 
 
 def explain(prepared: Prepared, peaks: Peaks, observed: Observed, measured: Measured) -> Explanation | str | None:
@@ -108,14 +107,11 @@ def _work(
     found, flops = measured.measurement, measured.flops.flops
     assert found is not None and peaks.peak is not None and found.mfu is not None, "only a watched command lacks them"
     peak = peaks.peak.flops_per_second
-    window = slice(found.warmup_steps, found.warmup_steps + found.steps)
-    batches = [batch for rank in recorded.ranks for step in rank.micro_batches[window] for batch in step]
-    of_phase, of_operator = _executed(
-        experiment, recorded, Counter((batch.batch_size, batch.sequence_length) for batch in batches)
-    )
+    steps = metrics.steps_of_all(recorded, found.warmup_steps, found.steps)
+    shapes = Counter((batch.batch_size, batch.sequence_length) for step in steps for batch in step)
+    of_phase, of_operator = _executed(experiment, recorded, shapes)
     profiled, _ = _executed(experiment, recorded, Counter(map(tuple, content["shapes"])))
-    names = [kind.name.lower() for kind in spent.kinds if kind.category == "attention"]
-    in_kernels = any(word in name for name in names for word in COMPUTES_PRODUCTS)
+    in_kernels = any(computes_attention(kind) for kind in spent.kinds)
     device_steps = found.steps * len(recorded.ranks)
     return Work(
         model=flops["model_flops_causal"],

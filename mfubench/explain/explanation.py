@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mfubench.explain.categories import CATEGORIES, Kind
+from mfubench.explain.exclusive import IDLE, by_category
 from mfubench.explain.waterfall import StepTime, Waterfall
 
 REST = "all others"  # of a category: those too small to be listed
@@ -32,7 +33,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the time of the measured rank's mean step goes."""
+    """Explanation of the measured rank's mean step: its time by category and kernel, and the waterfall."""
 
     steps: int  # that were profiled
     profiled_step_s: float
@@ -65,17 +66,10 @@ class Explanation:
         """The times by kernel; what isn't listed is one kernel of its category."""
         kinds: dict[Kind, float] = defaultdict(float)
         for kernel in self.kernels:
-            kinds[_kind(kernel.category, kernel.name)] += kernel.seconds
-        listed: dict[str, float] = defaultdict(float)
-        for kind, seconds in kinds.items():
-            listed[kind.category] += seconds
+            kinds[Kind(kernel.category, kernel.name)] += kernel.seconds
+        listed = by_category(kinds)
         for category, seconds in self.categories_s.items():
-            kinds[_kind(category, "idle" if category == "idle" else REST)] += seconds - listed[category]
+            kind = IDLE if category == IDLE.category else Kind(category, REST)
+            kinds[kind] += seconds - listed.get(category, 0.0)
         step = sum(self.categories_s.values())
         return StepTime(dict(kinds), self.profiled_idle_s, self.profiled_step_s / step, self.hidden_communication_s)
-
-
-def _kind(category: str, name: str) -> Kind:
-    if category == "idle" or category == "copy":
-        return Kind(category, name, "transfer")
-    return Kind(category, name, "collective" if category == "communication" else "compute")

@@ -92,15 +92,15 @@ def expected_work(prepared: Prepared, periods: int) -> Expected:
     """Return what the records of the run must show."""
     target, flops = prepared.target, prepared.flops
     experiment, machine, precision = target.experiment, target.machine, target.precision
+    if experiment.comparison == NOTHING_ASKED:
+        wrapper = experiment.parallelism.wrapper
+        return Expected(target.num_devices, None, None, periods, None, recomputation=None, wrapper=wrapper)
     on_cpu = machine.device == "cpu"
     values = support.values_of(experiment, machine.device, precision, target.engine)
     # A setting that doesn't reach the framework promises nothing, and a user's own words to the framework win over it.
     reach = set() if experiment.framework.native else support.mapped_settings(experiment.framework, values)
     liger_switches = [switch for switch, on in asdict(experiment.liger).items() if on]
     recomputes = experiment.gradient_checkpointing.name != "none" and not experiment.torch_compile
-    if experiment.comparison == NOTHING_ASKED:
-        wrapper = experiment.parallelism.wrapper
-        return Expected(target.num_devices, None, None, periods, None, recomputation=None, wrapper=wrapper)
     wanted = Expected(
         num_ranks=target.num_devices,
         micro_batch_shape=(experiment.batch_size, experiment.sequence_length),

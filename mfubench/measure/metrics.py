@@ -47,9 +47,7 @@ class Figures:
     step_time_s_min: float
     step_time_s_max: float
     tokens_per_second_per_device: float
-    model_tflops_per_second_per_device: (
-        float | None
-    )  # this and the next five: None if the FLOPs or the peak aren't known
+    model_tflops_per_second_per_device: float | None  # these six: None if the FLOPs or the peak aren't known
     hardware_tflops_per_second_per_device: float | None
     mfu: float | None
     mfu_causal: float | None
@@ -105,11 +103,11 @@ def measurement_of(records: Records, flops: Counted, peak: Peak | None, warmup_s
     times = summarize(windows.get(rank, ()))
     longest = sum(windows[rank])
     recorded = of_rank(records, rank)
-    steps_of_all = _steps_of_all(records, latest.start, times.n)
+    together = steps_of_all(records, latest.start, times.n)
     ranks = len(windows)
-    work = [_work(step, flops, peak) for step in steps_of_all]
+    work = [_work(step, flops, peak) for step in together]
     amounts = {name: [step[name] / ranks for step in work] for name in work[0] if not any(isnan(s[name]) for s in work)}
-    batches = [batch for step in steps_of_all for batch in step]
+    batches = [batch for step in together for batch in step]
     lengths = [batch.sequence_length for batch in batches]
     positions = _positions(batches) / times.n / ranks
     real = _tokens_per_step([batch.real_tokens for batch in batches], times.n * ranks)
@@ -197,7 +195,7 @@ def mfu_at_clock(measurement: Figures, peak: Peak | None, conditions: Conditions
 
 def mean_flops(records: Records, flops: Counted, measurement: Figures) -> FlopCount:
     """Return the FLOPs of the mean measured step on the mean device."""
-    steps = _steps_of_all(records, measurement.warmup_steps, measurement.steps)
+    steps = steps_of_all(records, measurement.warmup_steps, measurement.steps)
     total = _flops_of([batch for step in steps for batch in step], flops)
     device_steps = measurement.steps * len(records.ranks)
     mean: dict[str, Any] = {
@@ -214,7 +212,7 @@ def step_history(records: Records, flops: Counted, peak: Peak | None, measuremen
     """
     recorded = of_rank(records, measurement.rank)
     periods = measurement.warmup_steps + measurement.steps
-    batches_of_all = _steps_of_all(records, 0, periods)
+    batches_of_all = steps_of_all(records, 0, periods)
     rows = []
     for step, (seconds, batches) in enumerate(
         zip(recorded.step_times_s[:periods], batches_of_all, strict=True), start=1
@@ -276,7 +274,7 @@ def of_rank(records: Records, rank: int) -> RankRecord:
     return next(each for each in records.ranks if each.rank == rank)
 
 
-def _steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBatch]]:
+def steps_of_all(records: Records, first: int, steps: int) -> list[list[MicroBatch]]:
     """Return the micro-batches of every rank together, step by step, since samples may differ between ranks."""
     each = [rank.micro_batches[first : first + steps] for rank in records.ranks]
     return [[batch for of_rank in step for batch in of_rank] for step in zip(*each, strict=True)]

@@ -98,9 +98,7 @@ def judge(
     by = {"stopped": "mfubench", "interrupted": "user"}.get(outcome.ended)
     if recorded >= wanted and not failed_early:
         return RunStatus("inconsistent", _as_text(differences), by) if differences else RunStatus("ok", None, by)
-    so_far = (
-        f"{recorded} of {wanted} step periods recorded" if recorded < wanted else f"{recorded} step periods recorded"
-    )
+    so_far = f"{recorded}{f' of {wanted}' if recorded < wanted else ''} step periods recorded"
     last_words = _last_words(outcome)
     if outcome.ended == "not_installed":
         return RunStatus("not_installed", "; ".join(outcome.log_tail))

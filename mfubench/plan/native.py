@@ -104,8 +104,7 @@ def make_plan(experiment: Experiment, workload: Workload, place: Place) -> Plan:
     framework = experiment.framework
     config_path = place.folder / framework.config_file
     known = _known(experiment, workload, place, config_path)
-    values = support.values_of(experiment, place.device, place.precision, place.engine)
-    values["tf32"] = values["tf32"] and place.tf32
+    values = support.values_of(experiment, place.device, place.precision, place.engine, place.tf32)
     for form, row in workload.first_other.items():
         if f"workload.{form}_path" in support.mapped_settings(framework, values):
             raise support.Unsupported(

@@ -32,11 +32,7 @@ SCALARS = (
 )
 MODE_SETTINGS = tuple(f"mode.{setting.name}" for setting in fields(Mode) if setting.name != "name")
 LIGER_SETTINGS = tuple(f"liger.{switch.name}" for switch in fields(Liger))
-NODES_WORDS = {
-    "parallelism.launcher",
-    "cluster.rendezvous",
-    "run.num_nodes",
-}  # one of them tells a framework of its nodes
+NODES_WORDS = {"parallelism.launcher", "cluster.rendezvous", "run.num_nodes"}  # each tells a framework of its nodes
 INTERPOLATION = re.compile(r"\$\{([a-z_.]+)\}")
 
 Values = Mapping[str, Any]
@@ -46,7 +42,9 @@ class Unsupported(Exception):
     """This framework, or this machine, can't do what was asked; `str()` is the reason."""
 
 
-def values_of(experiment: Experiment, device: str, precision: str, engine: str | None = None) -> dict[str, Any]:
+def values_of(
+    experiment: Experiment, device: str, precision: str, engine: str | None = None, tf32: bool = True
+) -> dict[str, Any]:
     """Return the values that `when` and `unsupported` are matched against.
 
     These are options by name, top-level settings, the device, the resolved precision and the engine that runs.
@@ -64,7 +62,7 @@ def values_of(experiment: Experiment, device: str, precision: str, engine: str |
     values["mode.target_modules.kind"] = ALL_LINEAR if targets == ALL_LINEAR else kind
     values["mode.modules_to_save.given"] = bool(experiment.mode.modules_to_save)
     values["lora_on_lm_head"] = experiment.mode.adapts("lm_head")
-    return values | {"precision": precision, "device": device, "tf32": device == "cuda", "engine": engine}
+    return values | {"precision": precision, "device": device, "tf32": tf32 and device == "cuda", "engine": engine}
 
 
 def layers(framework: Framework, values: Values) -> list[dict[str, Any]]:

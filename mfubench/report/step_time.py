@@ -20,7 +20,7 @@ LEAST = 0.005  # of the step, for a category to be named
 
 @dataclass(frozen=True)
 class Explained:
-    """Where the mean step of a setting goes."""
+    """Time of a setting's mean step by category and kernel, and its waterfall."""
 
     time: StepTime
     waterfall: Waterfall | None

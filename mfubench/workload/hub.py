@@ -84,7 +84,7 @@ def fetch_config(hub_id: str, revision: str | None) -> Path:
 
 
 def _from_hub_or_cache(ask: Callable[..., object], get: Callable[..., str], revision: str | None) -> Path | str:
-    """What `get` downloads, if the hub answers `ask` in time, or finds in the cache; else the cause, in words."""
+    """Return what `get` downloads, if the hub answers `ask` in time, or finds in the cache; else the cause, in words."""
     try:
         _within(HUB_TIMEOUT_S, lambda: ask(revision=revision, timeout=HUB_TIMEOUT_S))
         return Path(get())

@@ -1,46 +1,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from made_results import H200_MS, H200_PEAK, H200_STEP_S, H200_WORK, exclusive_times
 
 from mfubench.explain.categories import CATEGORIES, Kind
-from mfubench.explain.exclusive import IDLE, Exclusive
+from mfubench.explain.exclusive import Exclusive
 from mfubench.explain.reading import reading
 from mfubench.explain.waterfall import NoWaterfall, StepTime, Work, step_time, waterfall
 
-# Llama-3.1-8B on an H200, LoRA of seven targets, 2 x 2048 tokens, reentrant checkpointing; kernel times are made up.
-PEAK = 989.4e12
-EXAMPLE_MS = {
-    **{"matmul": 290, "attention": 23, "elementwise": 71, "normalisation": 18, "rotary": 9, "loss": 11},
-    **{"optimizer": 4, "copy": 3, "idle": 131},  # of a profiled step of 560 ms
-}
-EXAMPLE = Work(
-    model=129.865e12,
-    hardware=190.719e12,
-    recomputation=59.547e12,
-    attention=9.900e12,
-    peak=PEAK,
-    fastest_peak=PEAK,
-    profiled=190.719e12,
-    clock_ratio=1866e6 / (PEAK / (132 * 4096)),  # 132 SMs of 4096 FLOP per clock
-)
-
-
-def profile(ms: Mapping[str, float], steps: int = 1) -> Exclusive:
-    """Exclusive times of a profile, from the mean ms of a step by category."""
-    kinds = {IDLE if name == "idle" else Kind(name, f"{name}_kernel", "compute"): time for name, time in ms.items()}
-    return Exclusive({kind: time * steps * 1e6 for kind, time in kinds.items()}, 0)
-
 
 def example() -> StepTime:
-    return step_time(profile(EXAMPLE_MS, steps=3), 3, 0.5043, "cuda")
+    return step_time(exclusive_times(H200_MS, steps=3), 3, H200_STEP_S, "cuda")
 
 
 def test_the_worked_example_comes_out_to_the_printed_digits() -> None:
-    time, found = example(), waterfall(example(), EXAMPLE, "cuda")
+    time, found = example(), waterfall(example(), H200_WORK, "cuda")
     assert {name: round(points * 100, 2) for name, points in found.executed.items()} == {
         **{"clock": -1.97, "idle": 15.23, "elementwise": 14.36, "normalisation": 3.64, "rotary": 1.82, "loss": 2.22},
         **{"optimizer": 0.81, "copy": 0.61, "matmul": 22.40, "attention": 2.67},
@@ -59,7 +36,7 @@ def test_the_worked_example_comes_out_to_the_printed_digits() -> None:
 
 def test_the_example_read_in_words() -> None:
     time = example()
-    assert reading(waterfall(time, EXAMPLE, "cuda"), time) == [
+    assert reading(waterfall(time, H200_WORK, "cuda"), time) == [
         "23% of the step is work other than matmul, attention and communication; the largest part of it is elementwise, 14%.",
         "Matmuls are 58% of the step and run at 62% of the peak at the run's clock.",
         "Idle, with nothing running on the device, is 15% of the step (75.3 ms).",
@@ -72,87 +49,87 @@ def test_300_random_steps_add_up_and_end_at_hfu_and_mfu() -> None:
         ms = {name: draw.uniform(0, 40) for name in CATEGORIES} | {"matmul": draw.uniform(100, 300), "attention": 30}
         busy = sum(ms.values()) - ms["idle"]
         measured, device = busy * draw.uniform(0.96, 1.4) / 1e3, draw.choice(["cpu", "cuda"])
-        time = step_time(profile(ms, 2), 2, measured, device)  # type: ignore[arg-type]
+        time = step_time(exclusive_times(ms, 2), 2, measured, device)  # type: ignore[arg-type]
         assert time.seconds == pytest.approx(measured, rel=1e-12)
         ratio = draw.choice([None, draw.uniform(0.7, 1.1)])
-        possible = PEAK * (ratio or 1)
+        possible = H200_PEAK * (ratio or 1)
         attention = draw.uniform(0, 0.9) * possible * time.categories["attention"]
         hardware = attention + draw.uniform(0.1, 1) * possible * time.categories["matmul"]
         recomputation = draw.choice([0, draw.uniform(0, 0.3) * hardware])
         model = draw.uniform(0.5, 1) * (hardware - recomputation)
-        work = Work(model, hardware, recomputation, attention, PEAK, PEAK, hardware, ratio)
+        work = Work(model, hardware, recomputation, attention, H200_PEAK, H200_PEAK, hardware, ratio)
         found = waterfall(time, work, device)  # type: ignore[arg-type]
-        assert found.hfu_causal == pytest.approx(hardware / (PEAK * measured), abs=1e-12)
-        assert found.mfu_causal == pytest.approx(model / (PEAK * measured), abs=1e-12)
+        assert found.hfu_causal == pytest.approx(hardware / (H200_PEAK * measured), abs=1e-12)
+        assert found.mfu_causal == pytest.approx(model / (H200_PEAK * measured), abs=1e-12)
         assert min(points for name, points in {**found.executed, **found.needed}.items() if name != "clock") > -1e-12
-        assert found.needed["recomputation"] == pytest.approx(recomputation / (PEAK * measured))
+        assert found.needed["recomputation"] == pytest.approx(recomputation / (H200_PEAK * measured))
 
 
 @pytest.mark.parametrize("stretch", [1.3, 1.6])
 def test_idle_is_what_kernels_leave_of_the_measured_step_however_slow_the_profile(stretch: float) -> None:
     # 20 % idle of 100 ms; all times divided by the stretch would say 38 % and 50 %.
-    time = step_time(profile({"matmul": 80, "idle": 100 * stretch - 80}), 1, 0.1, "cuda")
+    time = step_time(exclusive_times({"matmul": 80, "idle": 100 * stretch - 80}), 1, 0.1, "cuda")
     assert time.categories == pytest.approx({"matmul": 0.08, "idle": 0.02})
     assert (time.stretch, time.profiled_idle) == pytest.approx((stretch, stretch / 10 - 0.08))
 
 
 def test_a_cpus_times_shrink_alike() -> None:
-    time = step_time(profile({"matmul": 90, "copy": 15, "idle": 45}), 1, 0.1, "cpu")
+    time = step_time(exclusive_times({"matmul": 90, "copy": 15, "idle": 45}), 1, 0.1, "cpu")
     assert time.categories == pytest.approx({"matmul": 0.06, "copy": 0.01, "idle": 0.03})
 
 
 def test_kernels_that_take_a_little_longer_than_the_step_leave_no_idle() -> None:
-    time = step_time(profile({"matmul": 84, "copy": 20, "idle": 30}), 1, 0.1, "cuda")
+    time = step_time(exclusive_times({"matmul": 84, "copy": 20, "idle": 30}), 1, 0.1, "cuda")
     assert time.categories == pytest.approx({"matmul": 0.1 * 84 / 104, "copy": 0.1 * 20 / 104, "idle": 0})
 
 
 def test_kernels_that_take_much_longer_than_the_step_are_of_other_steps() -> None:
     with pytest.raises(NoWaterfall, match=r"106\.0 ms, the measured step 100\.0 ms.*clock"):
-        step_time(profile({"matmul": 106, "idle": 30}), 1, 0.1, "cuda")
+        step_time(exclusive_times({"matmul": 106, "idle": 30}), 1, 0.1, "cuda")
 
 
 def test_without_recomputation_what_else_is_executed_has_a_term_of_its_own() -> None:
-    work = replace(EXAMPLE, recomputation=0.0, model=EXAMPLE.hardware * 0.98)
+    work = replace(H200_WORK, recomputation=0.0, model=H200_WORK.hardware * 0.98)
     needed = waterfall(example(), work, "cuda").needed
     assert needed["recomputation"] == 0
     assert needed["other executed work"] == pytest.approx(0.02 * 0.3822, rel=1e-3)
 
 
 def test_a_clock_below_the_peaks_own_is_a_loss_and_an_unknown_one_no_term() -> None:
-    assert waterfall(example(), replace(EXAMPLE, clock_ratio=0.9), "cuda").executed["clock"] == pytest.approx(0.1)
-    found = waterfall(example(), replace(EXAMPLE, clock_ratio=None), "cuda")
+    assert waterfall(example(), replace(H200_WORK, clock_ratio=0.9), "cuda").executed["clock"] == pytest.approx(0.1)
+    found = waterfall(example(), replace(H200_WORK, clock_ratio=None), "cuda")
     assert "clock" not in found.executed
     assert found.hfu_causal == pytest.approx(0.3822, abs=5e-5)
 
 
 def test_eager_attentions_products_are_matmuls_and_its_softmax_attention() -> None:
-    found = waterfall(example(), replace(EXAMPLE, attention=0.0), "cuda")
-    assert found.executed["attention"] == pytest.approx(EXAMPLE.clock_ratio * 23 / 504.3)  # type: ignore[operator]
+    found = waterfall(example(), replace(H200_WORK, attention=0.0), "cuda")
+    assert found.executed["attention"] == pytest.approx(H200_WORK.clock_ratio * 23 / 504.3)  # type: ignore[operator]
     assert found.hfu_causal == pytest.approx(0.3822, abs=5e-5)
 
 
 def test_products_in_fp8_may_run_faster_than_the_peak_of_bf16() -> None:
-    time = step_time(profile({"matmul": 100, "idle": 300}), 1, 0.4, "cuda")
-    work = replace(EXAMPLE, attention=0.0)
+    time = step_time(exclusive_times({"matmul": 100, "idle": 300}), 1, 0.4, "cuda")
+    work = replace(H200_WORK, attention=0.0)
     with pytest.raises(NoWaterfall, match="matmul kernels take"):
         waterfall(time, work, "cuda")
-    found = waterfall(time, replace(work, fastest_peak=2 * PEAK), "cuda")
+    found = waterfall(time, replace(work, fastest_peak=2 * H200_PEAK), "cuda")
     assert found.executed["matmul"] < 0
-    assert found.mfu_causal == pytest.approx(work.model / (PEAK * 0.4))
+    assert found.mfu_causal == pytest.approx(work.model / (H200_PEAK * 0.4))
 
 
 def test_matmuls_faster_than_can_be_make_no_waterfall_and_the_largest_unknown_kernels_are_named() -> None:
-    ms = {**EXAMPLE_MS, "matmul": 150}
-    kinds = {**profile(ms).kinds, **{Kind("other", f"mystery{n}", "compute"): n * 1e6 for n in (4, 1, 3, 2)}}
-    time = step_time(Exclusive(kinds, 0), 1, 0.5043, "cuda")
+    ms = {**H200_MS, "matmul": 150}
+    kinds = {**exclusive_times(ms).kinds, **{Kind("other", f"mystery{n}", "compute"): n * 1e6 for n in (4, 1, 3, 2)}}
+    time = step_time(Exclusive(kinds, 0), 1, H200_STEP_S, "cuda")
     with pytest.raises(NoWaterfall, match=r"150\.0 ms for 180\.819 TFLOP.*: mystery4, mystery3, mystery2$"):
-        waterfall(time, EXAMPLE, "cuda")
+        waterfall(time, H200_WORK, "cuda")
 
 
 def test_attention_faster_than_can_be_makes_no_waterfall() -> None:
-    time = step_time(profile({**EXAMPLE_MS, "attention": 9}), 1, 0.5043, "cuda")
+    time = step_time(exclusive_times({**H200_MS, "attention": 9}), 1, H200_STEP_S, "cuda")
     with pytest.raises(NoWaterfall, match=r"attention kernels take 9\.0 ms"):
-        waterfall(time, EXAMPLE, "cuda")
+        waterfall(time, H200_WORK, "cuda")
 
 
 @pytest.mark.parametrize(
@@ -161,9 +138,9 @@ def test_attention_faster_than_can_be_makes_no_waterfall() -> None:
 def test_a_measured_peak_may_be_passed_by_five_percent_and_a_data_sheets_by_two(
     device, rate: float, drawn: bool
 ) -> None:  # type: ignore[no-untyped-def]
-    time = step_time(profile({"matmul": 100, "idle": 100}), 1, 0.2, device)
-    flops = rate * PEAK * 0.1
-    work = Work(flops, flops, 0.0, 0.0, PEAK, PEAK, flops, None)
+    time = step_time(exclusive_times({"matmul": 100, "idle": 100}), 1, 0.2, device)
+    flops = rate * H200_PEAK * 0.1
+    work = Work(flops, flops, 0.0, 0.0, H200_PEAK, H200_PEAK, flops, None)
     if drawn:
         assert waterfall(time, work, device).executed["matmul"] == pytest.approx(0.5 * (1 - rate))
         return
@@ -173,22 +150,22 @@ def test_a_measured_peak_may_be_passed_by_five_percent_and_a_data_sheets_by_two(
 
 def test_model_flops_that_werent_executed_make_no_waterfall() -> None:
     with pytest.raises(NoWaterfall, match=r"hold 1\.000 TFLOP that weren't executed"):
-        waterfall(example(), replace(EXAMPLE, model=EXAMPLE.hardware - EXAMPLE.recomputation + 1e12), "cuda")
+        waterfall(example(), replace(H200_WORK, model=H200_WORK.hardware - H200_WORK.recomputation + 1e12), "cuda")
 
 
 @pytest.mark.parametrize("factor", [0.985, 1.015])
 def test_profiled_steps_of_other_shapes_make_no_waterfall(factor: float) -> None:
-    waterfall(example(), replace(EXAMPLE, profiled=EXAMPLE.hardware * (1 + (factor - 1) / 2)), "cuda")
+    waterfall(example(), replace(H200_WORK, profiled=H200_WORK.hardware * (1 + (factor - 1) / 2)), "cuda")
     with pytest.raises(NoWaterfall, match=r"measured ones 190\.719: their shapes differ; profile more steps"):
-        waterfall(example(), replace(EXAMPLE, profiled=EXAMPLE.hardware * factor), "cuda")
+        waterfall(example(), replace(H200_WORK, profiled=H200_WORK.hardware * factor), "cuda")
 
 
 def test_a_step_that_nothing_stands_out_of_has_no_sentence() -> None:
-    time = step_time(profile({"matmul": 99, "copy": 1}), 1, 0.1, "cuda")
-    flops = 0.98 * PEAK * 0.099
-    assert reading(waterfall(time, Work(flops, flops, 0.0, 0.0, PEAK, PEAK, flops, None), "cuda"), time) == []
+    time = step_time(exclusive_times({"matmul": 99, "copy": 1}), 1, 0.1, "cuda")
+    flops = 0.98 * H200_PEAK * 0.099
+    assert reading(waterfall(time, Work(flops, flops, 0.0, 0.0, H200_PEAK, H200_PEAK, flops, None), "cuda"), time) == []
 
 
 def test_hidden_communication_is_a_figure_of_its_own() -> None:
-    profiled = replace(profile(EXAMPLE_MS, 2), hidden_communication=60_000_000)
-    assert step_time(profiled, 2, 0.5043, "cuda").hidden_communication == pytest.approx(0.03)
+    profiled = replace(exclusive_times(H200_MS, 2), hidden_communication=60_000_000)
+    assert step_time(profiled, 2, H200_STEP_S, "cuda").hidden_communication == pytest.approx(0.03)

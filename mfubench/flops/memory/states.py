@@ -112,9 +112,7 @@ def packed_layers(model: Any) -> list[Any]:
     import torch
 
     head = model.get_output_embeddings()
-    head = getattr(
-        head, "base_layer", getattr(head, "original_module", head)
-    )  # LoRA or a trained copy may be beside it
+    head = getattr(head, "base_layer", getattr(head, "original_module", head))  # LoRA or a trained copy is beside it
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     return [layer for layer in linear if layer is not head and not layer.weight.requires_grad]
 
