@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from mfubench.measure.metric_table import seconds
 from mfubench.report.labels import labels
-from mfubench.report.overview import SINGLE, Section
+from mfubench.report.overview import SINGLE
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.ratios import Comparison, amount, compare
+from mfubench.report.section import Section
 from mfubench.report.settings import describe
 from mfubench.result.flat import Scalar
 from mfubench.result.result_file import Result

@@ -14,6 +14,8 @@ from mfubench.report.first_losses import not_comparable
 from mfubench.report.labels import HEAD, SEPARATOR, differing_settings, in_short, labels
 from mfubench.report.pooling import Pooled, by_sweep, pool
 from mfubench.report.ratios import Comparison, comparisons, fastest, sentence
+from mfubench.report.scaling import scaling_section
+from mfubench.report.section import Section
 from mfubench.report.settings import one_line
 from mfubench.report.step_time import Explained, explained
 from mfubench.result.result_file import Result
@@ -66,6 +68,7 @@ class Overview:
     rows: tuple[Row, ...]
     ratios: Mapping[str, Sequence[RatioLine]]  # to the first row of each task, by a title that names it
     note: str  # on the ratios; empty: none
+    scaling: Section | None  # the table of what ran on several numbers of devices
     remarks: tuple[Remark, ...]
 
     @property
@@ -134,6 +137,7 @@ def overview(results: Sequence[Result], title: str = "") -> Overview:
             for task in compared
         },
         note=SINGLE if any(each.ratio.basis == "single" for task in compared for each in task) else "",
+        scaling=scaling_section(settings),
         remarks=tuple(_remarks(rows)),
     )
 
@@ -219,16 +223,3 @@ def _devices(results: Sequence[Result]) -> Iterator[str]:
 def _range(values: Sequence[float]) -> str:
     low, high = WORDS["TFLOP/s"](min(values)), WORDS["TFLOP/s"](max(values))
     return low if low == high else f"{low}–{high}"
-
-
-@dataclass(frozen=True)
-class Section:
-    """A title, paragraphs of plain text (nothing in them is markup), and a table under them.
-
-    Every row has a cell per header; no headers: no table.
-    """
-
-    title: str
-    paragraphs: Sequence[str] = ()
-    headers: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()

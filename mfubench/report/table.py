@@ -11,7 +11,8 @@ from rich.text import Text
 
 from mfubench.explain.categories import CATEGORIES
 from mfubench.measure.metric_table import COLUMNS, WORDS, percent, seconds
-from mfubench.report.overview import Overview, Row, Section, legend, overviews
+from mfubench.report.overview import Overview, Row, legend, overviews
+from mfubench.report.section import Section
 from mfubench.result.result_file import Result
 
 GAP = 2  # between columns
@@ -31,7 +32,7 @@ def show(results: Sequence[Result], console: Console, sections: Sequence[Section
         if len(sweeps) > 1:
             _print_line(seen.title, console, "bold")
         _show_sweep(seen, console)
-        if seen.ratios or seen.remarks:
+        if seen.ratios or seen.remarks or seen.scaling:
             console.print()
     for line in legend(sweeps):
         _print_line(line, console, "dim")
@@ -63,6 +64,8 @@ def _show_sweep(seen: Overview, console: Console) -> None:
     for remark in seen.remarks:
         style, cut = ("red", False) if remark.failure else ("yellow", several)
         _print_line(f"{remark.about}: {remark.text}", console, style, cut)
+    if seen.scaling:
+        show_section(seen.scaling, console)
 
 
 def _show_step_times(rows: Sequence[Row], console: Console) -> None:

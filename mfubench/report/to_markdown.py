@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator, Sequence
 
-from mfubench.report.overview import Overview, Section, legend, overviews
+from mfubench.report.overview import Overview, legend, overviews
+from mfubench.report.section import Section
 from mfubench.result.result_file import Result
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&@])")  # @: would tell somebody of that name
@@ -46,6 +47,8 @@ def _sweep(seen: Overview) -> Iterator[str]:
         yield f"- {_escaped(seen.note)}"
     for remark in seen.remarks:
         yield f"- {_escaped(remark.about)}: {_escaped(remark.text)}"
+    if seen.scaling:
+        yield from ("", *_section(seen.scaling))
 
 
 def _section(section: Section) -> Iterator[str]:

@@ -185,4 +185,5 @@ def test_matmuls_by_name_are_those_of_matmul_operators(profiled: Callable[..., P
             total, until = total + duration, start + duration
             whole += 1
     assert whole > 0
-    assert made.seconds["matmul"] * STEPS * 1e9 == pytest.approx(total, rel=0.03)
+    # What a product does besides, views and dispatch, isn't matmul; on a busy machine it takes longer.
+    assert 0.85 < made.seconds["matmul"] * STEPS * 1e9 / total < 1.0001

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 
 from mfubench.report import to_csv, to_json, to_markdown
-from mfubench.report.overview import Section
+from mfubench.report.section import Section
 from mfubench.result import Result
 from mfubench.result.flat import run_records
 

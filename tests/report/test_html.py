@@ -18,7 +18,7 @@ from mfubench.config import Experiment
 from mfubench.measure.run_warnings import RunWarning
 from mfubench.report.html import page
 from mfubench.report.html.details import details
-from mfubench.report.overview import Section
+from mfubench.report.section import Section
 from mfubench.result import Result
 
 

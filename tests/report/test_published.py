@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from mfubench.flops import FlopCount
-from mfubench.report.overview import Section
 from mfubench.report.published.studies import Study, counted, meaning, share, studies
 from mfubench.report.published.tables import sections
+from mfubench.report.section import Section
 from mfubench.result import Result
 
 STUDY = ("gradient_checkpointing=reentrant", "parallelism=zero2", "sequence_length=2048")

@@ -140,18 +140,29 @@ def _write(axes: Axes, y: float, text: str, kind: str, **looks: Any) -> float:
     return TEXT * (1 + lines.count("\n"))
 
 
-def draw_lines(lines: Sequence[tuple[str, Mapping[int, Pooled]]], name: str, title: str) -> Markup:
-    """Draw tokens/s by batch size, sizes side by side; crosses under the axis for those that did not run, a row per line."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+def draw_lines(
+    lines: Sequence[tuple[str, Mapping[Any, Pooled]]],
+    name: str,
+    title: str,
+    of: Callable[[Pooled], Figure | None],
+    tick: Formatter,
+    written: Callable[[Any], str] = str,
+) -> Markup:
+    """Draw a figure by size, sizes side by side; crosses under the axis for those that did not run, a row per line.
+
+    `of` returns a setting's figure, `tick` formats it on the axis; `written` returns a size's label, of one or two lines.
+    """
+    from matplotlib.ticker import MaxNLocator
 
     axes = blank_axes()
-    batches = sorted({batch for _, sizes in lines for batch in sizes})
+    places = sorted({size for _, sizes in lines for size in sizes})
+    words = [written(place) for place in places]
     cross: dict[str, Any] = {"marker": "x", "ms": 7, "mew": 2.2, "ls": "none"}
     under: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "gid": "absent"}
     handles: list[Any] = []
     below = 0.0
     for (label, sizes), marker in zip(lines, MARKERS, strict=False):
-        figures = [(batches.index(size), row.figure("tokens_per_second_per_device")) for size, row in sizes.items()]
+        figures = [(places.index(size), of(row)) for size, row in sizes.items()]
         xs, means, *errors = zip(
             *sorted((x, each.mean, *interval_errors(each)) for x, each in figures if each), strict=True
         )
@@ -165,12 +176,13 @@ def draw_lines(lines: Sequence[tuple[str, Mapping[int, Pooled]]], name: str, tit
     if statuses := sorted({in_words(row.status) for _, sizes in lines for row in sizes.values() if not row.ok}):
         text = _wrapped(f"did not run to its end: {', '.join(statuses)}")
         handles += axes.plot([], [], color=INK, label=text, **cross)
-    axes.set(xlim=(-0.5, len(batches) - 0.5), ylim=(0, 1.05 * axes.dataLim.y1))
-    axes.set_xticks(range(len(batches)), map(str, batches))
+    axes.set(xlim=(-0.5, len(places) - 0.5), ylim=(0, 1.05 * axes.dataLim.y1))
+    axes.set_xticks(range(len(places)), words)
     axes.tick_params("x", pad=below + 4, labelcolor=INK)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(tick)
     axes.grid(axis="y")
+    below += TEXT * max(word.count("\n") for word in words)
     return picture(axes, name, title, (WIDTH, HEIGHT), (40, 14, below + 22, 8), handles)
 
 

@@ -12,14 +12,15 @@ from mfubench.report.html.step_time import time_by_category, waterfalls
 from mfubench.report.html.svg import style
 from mfubench.report.labels import labels
 from mfubench.report.overview import Row
-from mfubench.report.pooling import Pooled
+from mfubench.report.pooling import Figure, Pooled
+from mfubench.report.scaling import scalings
 
 
 def charts(rows: Sequence[Row], part: str) -> list[Plot]:
     """Draw what the rows of a part of the page have figures for, in the order in which it is shown."""
     with style(part):
         drawn = (utilisation(rows), time_by_category(rows), *throughput(rows), ladder(rows), where_time_goes(rows))
-        drawn += (memory(rows), *waterfalls(rows))
+        drawn += (memory(rows), *scaling(rows), *waterfalls(rows))
         return [chart for chart in drawn if chart]
 
 
@@ -120,14 +121,41 @@ def throughput(rows: Sequence[Row]) -> Iterator[Plot]:
     for row in rows:
         alike = tuple(cell for key, cell in row.pooled.settings.items() if key != "batch")
         together.setdefault(alike, {})[int(row.pooled.results[0].settings["batch_size"])] = row.pooled
+    from matplotlib.ticker import EngFormatter
+
     several = [sizes for sizes in together.values() if len(sizes) > 1 and any(each.ok for each in sizes.values())]
     first = [next(iter(sizes.values())) for sizes in several]
     names = labels(first) if len(several) > 1 else ["tokens per second and device"] * len(several)
     lines = list(zip(names, several, strict=True))
+    title, about = "Throughput over batch size", "Tokens per second and device, by sequences per device and micro-step."
+
+    def of(row: Pooled) -> Figure | None:
+        return row.figure("tokens_per_second_per_device")
+
     for start in range(0, len(lines), len(MARKERS)):
-        title = "Throughput over batch size"
-        about = "Tokens per second and device, by sequences per device and micro-step."
-        yield Plot(title, draw_lines(lines[start : start + len(MARKERS)], f"throughput-{start}", title), about)
+        part = lines[start : start + len(MARKERS)]
+        yield Plot(title, draw_lines(part, f"throughput-{start}", title, of, EngFormatter(sep="")), about)
+
+
+def scaling(rows: Sequence[Row]) -> Iterator[Plot]:
+    """Efficiency of settings that ran on several numbers of devices, as many lines to a chart as there are colours."""
+    from matplotlib.ticker import PercentFormatter
+
+    found = scalings([row.pooled for row in rows])
+    efficiency = {id(point.pooled): point.efficiency for each in found for point in each.points}
+    lines = [(each.name, {point.size: point.pooled for point in each.points}) for each in found]
+    title, about = "Scaling efficiency", "Tokens per second and device, over those of the fewest devices; by devices."
+
+    def written(size: tuple[int, int]) -> str:
+        devices, nodes = size
+        return f"{devices}\n{nodes} nodes" if nodes > 1 else str(devices)
+
+    for start in range(0, len(lines), len(MARKERS)):
+        part = lines[start : start + len(MARKERS)]
+        drawn = draw_lines(
+            part, f"scaling-{start}", title, lambda row: efficiency[id(row)], PercentFormatter(1), written
+        )
+        yield Plot(title, drawn, about)
 
 
 def panels(rows: Sequence[Row], part: str) -> list[Plot]:

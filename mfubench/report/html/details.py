@@ -10,7 +10,7 @@ from typing import Any
 from mfubench.config.errors import COMMAND, key_of
 from mfubench.config.vocabulary import UNMEASURED
 from mfubench.report.html.step_time import profile_tables
-from mfubench.report.overview import Section
+from mfubench.report.section import Section
 from mfubench.report.settings import describe
 from mfubench.result.result_file import Result
 

@@ -16,7 +16,8 @@ from mfubench.measure.metric_table import COLUMNS
 from mfubench.report.html.axes import in_words
 from mfubench.report.html.charts import charts, panels
 from mfubench.report.html.details import Details, details
-from mfubench.report.overview import Overview, Row, Section, legend, overviews
+from mfubench.report.overview import Overview, Row, legend, overviews
+from mfubench.report.section import Section
 from mfubench.result.result_file import Result
 
 HERE = Path(__file__).parent

@@ -13,8 +13,9 @@ from mfubench.explain.waterfall import Waterfall
 from mfubench.measure.metric_table import percent, rounded, seconds
 from mfubench.report.html.axes import BAR, TEXT, WIDTH, Bar, Plot, blank_axes, classed, draw_bars, picture
 from mfubench.report.html.svg import CARD, LINE, QUIET
-from mfubench.report.overview import Row, Section
+from mfubench.report.overview import Row
 from mfubench.report.pooling import Pooled
+from mfubench.report.section import Section
 from mfubench.report.settings import one_line
 
 # Six colours, then the same hatched.

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from mfubench.measure.metric_table import seconds
 from mfubench.report.cells import ABSENT, percent, with_interval
-from mfubench.report.overview import Section
 from mfubench.report.pooling import Pooled, pool
 from mfubench.report.published.studies import Study, StudyRow, counted, meaning, share, studies
+from mfubench.report.section import Section
 from mfubench.report.work_differences import work_differences
 from mfubench.result.flat import at
 from mfubench.result.result_file import Result
