@@ -23,6 +23,7 @@ from mfubench.config.compose import CONFIG_NAME, store_schema, to_experiment
 from mfubench.files.paths import CONF, LAUNCHERS, ROOT, cache_folder
 from mfubench.plan import engines
 from mfubench.plan.native import Place, Plan, make_plan, num_samples, write_files
+from mfubench.plan.nodes import ONE_HOST, Nodes
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -87,6 +88,7 @@ def planned() -> Callable[..., Plan]:
         *,
         precision: str = "fp32",
         device: str = "cpu",
+        nodes: Nodes = ONE_HOST,
     ) -> Plan:
         framework, engine = engines.choose(experiment.framework, lambda _: False)
         prepared = workload.prepare_workload(
@@ -100,7 +102,7 @@ def planned() -> Callable[..., Plan]:
             folder=cache_folder(),
             console=Console(quiet=True),
         )
-        place = Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1, engine)
+        place = Place(folder, LAUNCHERS, ROOT, sys.executable, device, precision, 1, engine, nodes=nodes)
         made = make_plan(replace(experiment, framework=framework), prepared, place)
         write_files(made)
         return made

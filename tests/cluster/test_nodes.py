@@ -56,12 +56,24 @@ def test_each_of_two_nodes_starts_half_of_the_ranks(
     assert "--standalone" not in plan.command
 
 
-@pytest.mark.parametrize("framework", ["hf_trainer", "llmforge"])
+@pytest.mark.parametrize("framework", ["hf_trainer", "llmforge", "axolotl"])
 def test_a_frameworks_own_launcher_is_told_of_its_nodes(
     compose: Compose, planned: Callable[..., Plan], tmp_path: Path, framework: str
 ) -> None:
     plan = planned(compose("cluster=torchrun", f"framework={framework}", *SIXTEEN), tmp_path)
     assert any(word.startswith("--nnodes=2") for word in plan.command)
+
+
+@pytest.mark.parametrize("framework", ["llama_factory", "ms_swift"])
+def test_a_framework_that_starts_torchrun_itself_is_told_of_its_nodes_by_its_environment(
+    compose: Compose, planned: Callable[..., Plan], tmp_path: Path, framework: str
+) -> None:
+    nodes = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    others = Nodes("10.0.0.1", 29400, 1, ("node0", "node1"))
+    told = planned(compose("cluster=torchrun", f"framework={framework}", *SIXTEEN), tmp_path, nodes=others).environment
+    assert [told[name] for name in nodes] == ["8", "2", "1", "10.0.0.1", "29400"]
+    alone = planned(compose(f"framework={framework}", "parallelism=ddp"), tmp_path).environment
+    assert [alone.get(name) for name in nodes] == ["2", None, None, None, None]
 
 
 def test_a_framework_without_a_word_for_nodes_is_refused(compose: Compose) -> None:

@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+import two_nodes
 from architectures import SMALLER
+from two_nodes import ended, free_port, result_of
 
 SETTINGS = (
     *SMALLER,
     "measurement=quick",
     "hardware.peak_flops_per_second=1e12",
     "tracking=none",
-    "cluster=torchrun",
     "parallelism=ddp",
-    "parallelism.num_nodes=2",
 )
 TRAINER = Path(__file__).parents[1] / "faults" / "trainer.py"
 LONG = ("measurement.steps=5000", "measurement.stall_s=60")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def start(folder: Path, rank: int, port: int, *overrides: str, prefix: str = "") -> subprocess.Popen[str]:
-    """A node: the same command with its own number, cache, locks and working folder."""
-    own = folder / f"node{rank}"
-    own.mkdir()
-    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "NODE_RANK": f"{rank}"}
-    scratch = {name: str(own) for name in ("MFUBENCH_CACHE", "MFUBENCH_LOCKS", "TMPDIR")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mfubench", *SETTINGS, f"hydra.run.dir={folder / 'run'}", *overrides],
-        cwd=own,
-        env={**os.environ, **scratch, **{prefix + name: value for name, value in told.items()}},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(*nodes: subprocess.Popen[str]) -> tuple[list[int], list[str]]:
-    """The nodes' exit statuses, and what they said."""
-    said = [node.communicate(timeout=600)[1] for node in nodes]
-    return [node.returncode for node in nodes], said
-
-
-def result_of(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "run" / "result.json").read_text()))
+    return two_nodes.start(folder, rank, port, *SETTINGS, *overrides, prefix=prefix)
 
 
 def left(folder: Path) -> list[str]:

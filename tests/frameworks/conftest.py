@@ -12,9 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import two_nodes
 import yaml
 
 from mfubench.files.paths import CONF, ROOT
@@ -83,6 +85,21 @@ def side_by_side(sweep_folder: Path) -> list[dict[str, Any]]:
     results = mfubench(sweep_folder, sweep)
     assert len(results) == 2 * len(installed)
     return results
+
+
+@pytest.fixture
+def on_two_nodes() -> Measured:
+    """Overrides in, out the result of a run on two nodes that others start, each a process here with a rank."""
+
+    def run(*overrides: str) -> dict[str, Any]:
+        with TemporaryDirectory() as short:  # a socket's path in it has at most 107 letters
+            port, folder = two_nodes.free_port(), Path(short)
+            nodes = [two_nodes.start(folder, rank, port, *QUICK, *overrides) for rank in (0, 1)]
+            statuses, said = two_nodes.ended(*nodes)
+            assert statuses == [0, 0], said
+            return two_nodes.result_of(folder)
+
+    return run
 
 
 def _asked(result: dict[str, Any]) -> list[str]:

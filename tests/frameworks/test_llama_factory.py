@@ -1,4 +1,4 @@
-"""LLaMA-Factory, really run: the work is what was asked for, on one rank and on two; where it silently is not, that is said."""
+"""LLaMA-Factory, really run: the work is what was asked for, on one rank, two and two nodes; where it isn't, that is said."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_checkpointing_is_of_the_kind_that_was_asked_for(measured: Measured, kin
     assert result["work"]["recomputation"] == kind
 
 
-def test_two_ranks_train_with_zero_2(measured: Measured) -> None:
-    result = measured(LLAMA_FACTORY, "parallelism=zero2")
-    assert (result["status"], result["reason"]) == ("ok", None)
+def test_two_nodes_train_with_zero_2(on_two_nodes: Measured) -> None:
+    result = on_two_nodes(LLAMA_FACTORY, "parallelism=zero2")
+    assert (result["status"], result["reason"], result["nodes"]) == ("ok", None, {"node0": [0], "node1": [1]})
     work = result["work"]
     assert (work["world_size"], work["zero_stage"], work["parallel_wrappers"]) == (2, 2, ["DeepSpeedEngine"])
 

@@ -1,4 +1,4 @@
-"""ms-swift, really run: the work is what was asked for, on one rank and on two; and what it leaves out by default is seen."""
+"""ms-swift, really run: the work is what was asked for, on one rank, two and two nodes; and what it leaves out is seen."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def test_two_ranks_train_with_zero_2(measured: Measured) -> None:
     assert (result["status"], result["reason"]) == ("ok", None)
     work = result["work"]
     assert (work["world_size"], work["zero_stage"], work["parallel_wrappers"]) == (2, 2, ["DeepSpeedEngine"])
+
+
+def test_two_nodes_train_together(on_two_nodes: Measured) -> None:
+    result = on_two_nodes(MS_SWIFT, "parallelism=ddp")
+    assert (result["status"], result["reason"], result["nodes"]) == ("ok", None, {"node0": [0], "node1": [1]})
+    work = result["work"]
+    assert work["world_size"] == 2 and "DistributedDataParallel" in work["parallel_wrappers"]
 
 
 def test_a_trimmed_lm_head_is_seen_in_the_flops_of_a_step(measured: Measured) -> None:
