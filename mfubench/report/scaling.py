@@ -38,12 +38,10 @@ class Point:
         tokens, found = self.pooled.figure("tokens_per_second_per_device"), explained(self.pooled)
         if tokens is None or self.efficiency is None:
             return str(self.devices), str(self.nodes), self.pooled.status, ABSENT, ABSENT
-        waits = found.time.categories.get("communication", 0.0) if found else None
-        return (
-            *(str(self.devices), str(self.nodes), WORDS["tokens/s"](tokens.mean)),
-            with_interval(self.efficiency, "fraction"),
-            f"{seconds(waits)} ({percent(waits / found.time.seconds)})" if found and waits is not None else ABSENT,
-        )
+        waits = found.time.categories.get("communication", 0.0) if found else 0.0
+        exposed = f"{seconds(waits)} ({percent(waits / found.time.seconds)})" if found else ABSENT
+        tokens_per_s = WORDS["tokens/s"](tokens.mean)
+        return str(self.devices), str(self.nodes), tokens_per_s, with_interval(self.efficiency, "fraction"), exposed
 
 
 @dataclass(frozen=True)

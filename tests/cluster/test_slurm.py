@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,24 @@ def wait_for_steps(folder: Path, steps: int = 3, within_s: float = 300) -> None:
         time.sleep(0.1)
 
 
+def submit(slurm: Slurm, folder: Path, option: str, *overrides: str) -> str:
+    """Submit the command as a batch script for two nodes; the job's number."""
+    script = folder / "job.sh"
+    words = " ".join(f"'{word}'" for word in (*COMMAND, *SETTINGS, *TWO_NODES, *overrides))
+    script.write_text(f"#!/bin/bash\n#SBATCH --nodes=2 --output=job.log --open-mode=append {option}\nexec {words}\n")
+    argv = ["sbatch", "--parsable", str(script)]
+    done = subprocess.run(argv, cwd=folder, env=slurm.environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def wait_until(true: Callable[[], bool], folder: Path, within_s: float = 180) -> None:
+    """Wait for what the job in that folder comes to."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, (folder / "job.log").read_text()
+        time.sleep(0.2)
+
+
 LONG = (DDP, "measurement.steps=5000", "measurement.stall_s=60")
 
 
@@ -166,29 +184,31 @@ def test_a_rendezvous_that_is_never_complete_has_its_words(slurm: Slurm, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["the job", "the time limit"])
 def test_a_job_that_slurm_ends_keeps_what_was_measured(slurm: Slurm, tmp_path: Path, how: str) -> None:
-    script = tmp_path / "job.sh"
-    words = " ".join(f"'{word}'" for word in (*COMMAND, *SETTINGS, *TWO_NODES, *LONG))
-    script.write_text(f"#!/bin/bash\n#SBATCH --nodes=2 --output=job.log --no-requeue\nexec {words}\n")
-    job = subprocess.run(
-        ["sbatch", "--parsable", str(script)],
-        cwd=tmp_path,
-        env=slurm.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    job = submit(slurm, tmp_path, "--no-requeue", *LONG)
     wait_for_steps(tmp_path, steps=8)
     if how == "the job":
         slurm.run("scancel", job)
     else:
         slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-    deadline = time.monotonic() + 180
-    while not (tmp_path / "run" / "result.json").exists():
-        assert time.monotonic() < deadline, (tmp_path / "job.log").read_text()
-        time.sleep(0.2)
+    wait_until((tmp_path / "run" / "result.json").exists, tmp_path)
     result = result_of(tmp_path)
     assert (result["status"], result["stopped_by"]) == ("ok", "user"), result["reason"]
     assert result["measurement"]["steps"] >= 4 and result["outcome"]["pids_left"] == []
+
+
+@pytest.mark.slow
+def test_a_job_that_is_requeued_goes_on_where_it_was(slurm: Slurm, tmp_path: Path) -> None:
+    first, second, again = (tmp_path / "sweep" / job / "result.json" for job in ("0", "1", "1-2"))
+    job = submit(slurm, tmp_path, "--requeue", "-m", "seed=1,2", "resume=true", "hydra.sweep.dir=sweep", DDP)
+    wait_until(first.is_file, tmp_path)
+    before = first.read_bytes()
+    wait_until(second.with_name("plan.json").is_file, tmp_path)
+    slurm.run("scontrol", "requeue", job)
+    wait_until(lambda: slurm.run("squeue", "--noheader", f"--job={job}", "--format=%T").strip() == "PENDING", tmp_path)
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
+    wait_until(again.is_file, tmp_path)
+    assert [json.loads(path.read_text())["status"] for path in (first, second, again)] == ["ok", "interrupted", "ok"]
+    assert first.read_bytes() == before
 
 
 @pytest.mark.slow

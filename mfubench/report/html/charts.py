@@ -117,12 +117,12 @@ def where_time_goes(rows: Sequence[Row]) -> Plot | None:
 
 def throughput(rows: Sequence[Row]) -> Iterator[Plot]:
     """Tokens/s of settings that ran at several batch sizes, as many lines to a chart as there are colours."""
+    from matplotlib.ticker import EngFormatter
+
     together: dict[tuple[str, ...], dict[int, Pooled]] = {}
     for row in rows:
         alike = tuple(cell for key, cell in row.pooled.settings.items() if key != "batch")
         together.setdefault(alike, {})[int(row.pooled.results[0].settings["batch_size"])] = row.pooled
-    from matplotlib.ticker import EngFormatter
-
     several = [sizes for sizes in together.values() if len(sizes) > 1 and any(each.ok for each in sizes.values())]
     first = [next(iter(sizes.values())) for sizes in several]
     names = labels(first) if len(several) > 1 else ["tokens per second and device"] * len(several)
