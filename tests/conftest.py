@@ -22,8 +22,9 @@ from mfubench.config import Experiment
 from mfubench.config.compose import CONFIG_NAME, store_schema, to_experiment
 from mfubench.files.paths import CONF, LAUNCHERS, ROOT, cache_folder
 from mfubench.plan import engines
-from mfubench.plan.native import Place, Plan, make_plan, num_samples, write_files
+from mfubench.plan.native import Place, make_plan, num_samples
 from mfubench.plan.nodes import ONE_HOST, Nodes
+from mfubench.plan.plan import Plan, write_files
 
 
 @pytest.hookimpl(tryfirst=True)

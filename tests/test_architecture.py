@@ -110,6 +110,18 @@ def test_the_report_and_the_command_line_start_without_heavy_packages() -> None:
         assert out.stdout.strip() == "[]", f"{module} imports {out.stdout}"
 
 
+def test_the_report_starts_without_what_only_a_run_or_a_count_needs() -> None:
+    program = "import sys, mfubench.report.__main__; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    machinery = {
+        *("mfubench.workload", "mfubench.flops.profile", "mfubench.flops.trace", "mfubench.flops.analytic"),
+        *("mfubench.hardware.machine", "mfubench.hardware.monitor", "mfubench.records.reading"),
+        *("mfubench.plan.native", "mfubench.plan.support", "mfubench.measure.metrics", "mfubench.measure.run_warnings"),
+        *("psutil", "yaml"),
+    }
+    assert machinery & set(out.stdout.split()) == set()
+
+
 def test_every_launcher_folder_belongs_to_a_framework() -> None:
     folders = {path.name for path in (ROOT / "launchers").iterdir() if path.is_dir()}
     assert folders <= set(FRAMEWORKS)

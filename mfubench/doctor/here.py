@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 
-from mfubench import hardware
 from mfubench.config import Framework, Hardware
 from mfubench.config.vocabulary import packages
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
-from mfubench.hardware import Machine
+from mfubench.hardware.machine import Machine, Unavailable, detect
+from mfubench.hardware.peaks import UnknownPeak, peak, peak_dtype
 from mfubench.launch.programs import responds, run_together
 from mfubench.plan import engines
 
@@ -69,17 +69,17 @@ def framework_environment(framework: Framework) -> Environment:
 def devices(settings: Hardware) -> Devices:
     """The machine that a run would use, and its peaks."""
     try:
-        machine = hardware.detect(settings)
-    except hardware.Unavailable as reason:
-        on_cpu = hardware.detect(replace(settings, device="cpu"))
+        machine = detect(settings)
+    except Unavailable as reason:
+        on_cpu = detect(replace(settings, device="cpu"))
         return Devices(on_cpu, {}, "", str(reason))
     if machine.device == "cpu" and settings.peak_flops_per_second is None:
         return Devices(machine, {}, "measured before each run", None)
     peaks, source, problem = {}, "", None
-    for dtype in dict.fromkeys(hardware.peak_dtype(precision, machine) for precision in ("bf16", "fp32")):
+    for dtype in dict.fromkeys(peak_dtype(precision, machine) for precision in ("bf16", "fp32")):
         try:
-            found = hardware.peak(settings, machine, dtype, 1, 1, run_together)
-        except hardware.UnknownPeak as unknown:
+            found = peak(settings, machine, dtype, 1, 1, run_together)
+        except UnknownPeak as unknown:
             problem = problem or str(unknown)
         else:
             peaks[dtype], source = found.flops_per_second, found.source

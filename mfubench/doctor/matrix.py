@@ -12,12 +12,11 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
-from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, Liger
 from mfubench.config.compose import compose_one
 from mfubench.config.defaults import options_of
 from mfubench.config.vocabulary import ATTENTIONS, FRAMEWORK_GROUPS, PRECISIONS, RESOLVED_PRECISIONS
-from mfubench.hardware import Machine
+from mfubench.hardware.machine import Machine, Unavailable, resolve_precision
 from mfubench.launch.programs import responds
 from mfubench.plan import engines, support
 from mfubench.plan.prepare import Target, check, check_installed
@@ -147,7 +146,7 @@ def _at_every_precision(experiment: Experiment) -> list[Experiment]:
 
 
 def _target(experiment: Experiment, machine: Machine) -> Target:
-    precision = hardware.resolve_precision(experiment.precision, machine)
+    precision = resolve_precision(experiment.precision, machine)
     return Target(experiment, machine, precision, experiment.framework.engine)
 
 
@@ -157,7 +156,7 @@ def why_not(experiment: Experiment, machine: Machine) -> str | None:
         check(_target(experiment, machine))
     except ConfigError as error:
         return error.problem
-    except (support.Unsupported, hardware.Unavailable) as reason:
+    except (support.Unsupported, Unavailable) as reason:
         return str(reason)
     return None
 

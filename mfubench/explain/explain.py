@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.explain.categories import computes_attention
 from mfubench.explain.exclusive import IDLE, exclusive
 from mfubench.explain.explanation import Explanation, KernelTime
+from mfubench.explain.kernels import computes_attention
 from mfubench.explain.timeline import NoProfile, Timeline, timeline
 from mfubench.explain.waterfall import Device, NoWaterfall, StepTime, Waterfall, Work, step_time, waterfall
-from mfubench.flops import profile_of
 from mfubench.flops.breakdown import ATTENTION, RECOMPUTATION_PHASE, hardware_flops
-from mfubench.hardware import Peaks
+from mfubench.flops.step import profile_of
+from mfubench.hardware.peaks import Peaks
 from mfubench.measure import metrics
 from mfubench.measure.measure import Measured, as_done
 from mfubench.measure.observe import Observed
 from mfubench.plan.prepare import Prepared
-from mfubench.records import Records
+from mfubench.records.reading import Records
 
 LISTED = 30  # kernels
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mfubench.explain.categories import Kind, kind
+from mfubench.explain.categories import Kind
 from mfubench.explain.exclusive import Span, innermost
 from mfubench.explain.explanation import Gap
+from mfubench.explain.kernels import kind
 from mfubench.explain.waterfall import Device
 
 WIDEST = 5  # gaps that are listed

@@ -26,8 +26,9 @@ from mfubench.flops.breakdown import by_module, by_operator, by_phase, hardware_
 from mfubench.flops.conventions import figures
 from mfubench.flops.flop_table import TOTALS, CountedStep, flops_share, show_step
 from mfubench.flops.step import profile_of, second_count, step_flops
-from mfubench.hardware import Unavailable, peak_dtype, planned, resolve_precision
-from mfubench.hardware import peak as find_peak
+from mfubench.hardware.machine import Unavailable, planned, resolve_precision
+from mfubench.hardware.peaks import peak as find_peak
+from mfubench.hardware.peaks import peak_dtype
 from mfubench.workload.config_json import text_part_note, with_architecture
 
 FLOPS_COMMAND = "python -m mfubench.flops"

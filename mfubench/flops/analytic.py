@@ -24,25 +24,9 @@ from typing import Any
 
 from mfubench.config import Mode
 from mfubench.flops.analytic_model import AnalyticModel, Block, Layer, analytic_model, not_written_down
+from mfubench.flops.counts import AnalyticCount
 
 COUNTS_TOLERANCE = 1e-3  # as a fraction; counts that differ by more are not to be trusted
-
-
-@dataclass(frozen=True)
-class AnalyticCount:
-    """FLOPs of one micro-batch's forward and backward pass on one device, and parameters; fields as in FlopCount."""
-
-    model_flops: int
-    model_flops_causal: int
-    hardware_flops: int
-    hardware_flops_causal: int
-    parameters: int
-    trainable_parameters: int
-
-    def scaled(self, micro_batches: int) -> AnalyticCount:
-        """The count of `micro_batches` such micro-batches: FLOPs times as many, parameters the same."""
-        flops = {name: n * micro_batches for name, n in asdict(self).items() if not name.endswith("parameters")}
-        return replace(self, **flops)
 
 
 @dataclass(frozen=True)

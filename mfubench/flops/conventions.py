@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from mfubench.flops.profile import FlopCount, Profile
+from mfubench.flops.counts import FlopCount
+from mfubench.flops.profile import Profile
 from mfubench.workload.architecture import setting_of
 
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}

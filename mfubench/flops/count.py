@@ -14,7 +14,8 @@ from mfubench.config.vocabulary import ATTENTIONS, MODES, RECOMPUTATIONS
 from mfubench.flops import meta_model
 from mfubench.flops.breakdown import SURPLUS, OperatorPlace
 from mfubench.flops.conventions import architecture_quantities
-from mfubench.flops.profile import FlopCount, Profile
+from mfubench.flops.counts import FlopCount
+from mfubench.flops.profile import Profile
 from mfubench.flops.recurrence import check_recurrences
 from mfubench.flops.trace import Trace, trace
 from mfubench.workload.architecture import config_of, in_one_line, setting_of

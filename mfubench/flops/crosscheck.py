@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from mfubench.config import Experiment
-from mfubench.flops.analytic import COUNTS_TOLERANCE, AnalyticCount, relative_difference
+from mfubench.flops.analytic import COUNTS_TOLERANCE, relative_difference
 from mfubench.flops.analytic_model import not_written_down
-from mfubench.flops.count import FlopCount
+from mfubench.flops.counts import FlopCount, SecondCount
 from mfubench.flops.step import second_count
-from mfubench.records import Difference
-
-
-@dataclass(frozen=True)
-class SecondCount:
-    """The analytic count of an optimizer step on one device, and its difference from the trace's count."""
-
-    figures: AnalyticCount
-    apart: float  # the largest difference of a figure, as a fraction
+from mfubench.records.expected import Difference
 
 
 def compare_counts(experiment: Experiment, traced: FlopCount) -> SecondCount | None:

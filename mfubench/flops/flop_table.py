@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mfubench.config import Experiment
-from mfubench.flops.analytic import AnalyticCount, relative_difference
+from mfubench.flops.analytic import relative_difference
 from mfubench.flops.analytic_model import not_written_down
 from mfubench.flops.breakdown import OperatorPlace, by_module, by_operator, by_phase
 from mfubench.flops.conventions import ARCHITECTURE_QUANTITIES, STEP_QUANTITIES, ConventionFigure, names_in
-from mfubench.flops.profile import FlopCount
+from mfubench.flops.counts import AnalyticCount, FlopCount
 
 TOTALS = {
     "model_flops": "MFU's numerator: forward and the least backward, attention over a document's full square",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from mfubench.flops.profile import FlopCount
-from mfubench.records import Records
+from mfubench.flops.counts import FlopCount
+from mfubench.records.reading import Records
 
 
 def count_in_process(records: Records, recomputation: str | None) -> Mapping[tuple[int, int], FlopCount]:

@@ -18,10 +18,11 @@ from mfubench.config import Experiment, Mode
 from mfubench.config.vocabulary import packages
 from mfubench.files.paths import PACKAGE, cache_folder
 from mfubench.files.whole import write_whole
-from mfubench.flops.analytic import AnalyticCount, analytic_count
+from mfubench.flops.analytic import analytic_count
 from mfubench.flops.attention import AttentionCall
 from mfubench.flops.count import profile
-from mfubench.flops.profile import FlopCount, Profile
+from mfubench.flops.counts import AnalyticCount, FlopCount
+from mfubench.flops.profile import Profile
 
 
 def profile_of(experiment: Experiment) -> Profile:

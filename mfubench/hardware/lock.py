@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mfubench.hardware import Machine
+from mfubench.hardware.machine import Machine
 
 # Not below $TMPDIR: users and jobs have their own, and the devices are the machine's.
 LOCK_FOLDER = Path("/tmp/mfubench-locks")

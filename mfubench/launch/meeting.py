@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mfubench.config import Cluster
 from mfubench.files.whole import write_whole
-from mfubench.hardware import Unavailable
+from mfubench.hardware.machine import Unavailable
 from mfubench.plan.nodes import Nodes
 
 LOOK_EVERY_S = 0.5

@@ -26,7 +26,7 @@ from mfubench.files.paths import PROBE_SITE
 from mfubench.launch import extensions, interrupts, processes, supervision
 from mfubench.launch.outcome import Ending, How, Outcome, with_cause
 from mfubench.launch.programs import guarded_tag, in_front_of
-from mfubench.plan.native import Plan, write_files
+from mfubench.plan.plan import Plan, write_files
 
 GRACE_S = 10.0
 ENOUGH_GRACE_S = (

@@ -17,7 +17,7 @@ import psutil
 
 from mfubench.launch import processes
 from mfubench.launch.outcome import Ending, Memory
-from mfubench.plan.native import Plan
+from mfubench.plan.plan import Plan
 
 POLL_EVERY_S = 1.0
 MIB = 2**20

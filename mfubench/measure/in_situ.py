@@ -4,31 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from mfubench.config import Experiment, GradientCheckpointing
 from mfubench.config.vocabulary import RECOMPUTATIONS
-from mfubench.flops import Profile, profile_of
+from mfubench.flops.profile import Profile
 from mfubench.flops.recurrence import STATE
-from mfubench.records import MicroBatch, Records
+from mfubench.flops.step import profile_of
+from mfubench.measure.figures import InSitu
+from mfubench.records.reading import MicroBatch, Records
 
 MAX_RELATIVE_DIFFERENCE = 0.01  # above, the framework did something else than what was counted
 MATCH_TOLERANCE = 0.001
 IN_CHUNKS = "recurrences are counted by their states, whatever chunks a library multiplies those in"
-
-
-@dataclass(frozen=True)
-class InSitu:
-    """The FLOPs of the step that was counted while it ran, on the mean device."""
-
-    flops: float | None  # None: torch.compile ran, so most operators were not seen
-    expected_flops: float | None  # hardware FLOPs counted for the very micro-batches of that step
-    apart: float | None  # (flops - expected) / expected; None: one of them isn't known
-    by_operator: Mapping[str, float]
-    uncounted: Mapping[str, float]  # operators that may multiply matrices and have no formula, with shapes -> calls
-    explanation: str | None  # of a difference of more than 1 %, if a known cause makes it
 
 
 def in_situ(records: Records, experiment: Experiment | None) -> InSitu | None:

@@ -6,41 +6,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mfubench import hardware, records
 from mfubench.config import Experiment, GradientCheckpointing
 from mfubench.config.vocabulary import ATTENTIONS, LEFT_OPEN, NOTHING_ASKED
-from mfubench.flops import FlopCount, crosscheck, profile_of
+from mfubench.flops import crosscheck
+from mfubench.flops.counts import FlopCount
+from mfubench.flops.step import profile_of
+from mfubench.hardware.conditions import Conditions
+from mfubench.hardware.peaks import Peaks
 from mfubench.measure import metrics, status
 from mfubench.measure.device_time import device_time
-from mfubench.measure.in_situ import InSitu, in_situ
+from mfubench.measure.figures import Figures, InSitu
+from mfubench.measure.in_situ import in_situ
 from mfubench.measure.observe import Observed, rule_of
 from mfubench.plan import support
 from mfubench.plan.prepare import Prepared
-from mfubench.records import Difference, Expected, Records
+from mfubench.records import invariants
+from mfubench.records.expected import Difference, Expected
+from mfubench.records.loss import finite, first_loss, last_loss
+from mfubench.records.reading import Records
 
 
 @dataclass(frozen=True)
 class Measured:
     """The figures of an observed run, and all that speaks against them."""
 
-    measurement: metrics.Figures | None  # None: too few steps were recorded, or their work is unknown
+    measurement: Figures | None  # None: too few steps were recorded, or their work is unknown
     flops: FlopCount  # of the mean measured step on the mean device; without a measurement, of the step as planned
     in_situ: InSitu | None  # of one warm-up step; None: it wasn't to be counted, or wasn't recorded
     history: Sequence[Mapping[str, float]]  # a row per step period
     differences: tuple[Difference, ...]  # from what was expected; any of them makes the run inconsistent
-    conditions: hardware.Conditions
+    conditions: Conditions
     recorded: int  # step periods that every rank has
     wanted: status.Wanted
 
 
-def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Measured:
+def measure(prepared: Prepared, peaks: Peaks, observed: Observed) -> Measured:
     """Work out the figures of the steady steps, if enough were recorded, and all that speaks against them."""
     outcome, recorded, monitor = observed.outcome, observed.records, observed.monitor
     experiment, ranks = prepared.target.experiment, prepared.plan.num_ranks
     rule, word = rule_of(experiment.measurement), experiment.framework.loss
     periods = status.periods_recorded(recorded, ranks)
     wanted = status.wanted(outcome, recorded, ranks, rule, to_the_end=prepared.plan.max_steps is None)
-    differences = records.differences(recorded, expected_work(prepared, wanted.periods))
+    differences = invariants.differences(recorded, expected_work(prepared, wanted.periods))
     differences += crosscheck.contradictions(prepared.flops, prepared.second_count)
     work_known = all(step for rank in recorded.ranks for step in rank.micro_batches[: wanted.periods])
     if periods < wanted.periods or not work_known:
@@ -63,8 +70,8 @@ def measure(prepared: Prepared, peaks: hardware.Peaks, observed: Observed) -> Me
             of_ceiling=metrics.of_ceiling(found, peak, peaks.ceiling),
             mfu_at_clock=metrics.mfu_at_clock(found, peak, conditions),
             usd_per_million_tokens=metrics.usd_per_million_tokens(found, experiment.hardware.price_per_hour),
-            loss_first=records.finite(records.first_loss(word, recorded)),
-            loss_last=records.finite(records.last_loss(word, recorded, wanted.periods)),
+            loss_first=finite(first_loss(word, recorded)),
+            loss_last=finite(last_loss(word, recorded, wanted.periods)),
         ),
         flops=flops,
         in_situ=in_situ(recorded, None if prepared.counted and prepared.unknown else done),

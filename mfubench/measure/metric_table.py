@@ -1,6 +1,6 @@
 """List the figures of a run, a row each: name, unit, convention and place in reports. Tables, CSV, HTML and W&B loop over it.
 
-To add a metric: a row here, its field in metrics.Figures, and the function that computes it (a rate has it in its row).
+To add a metric: a row here, its field in figures.Figures, and the function that computes it (a rate has it in its row).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class StepWork:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of metrics.Figures."""
+    """A figure of figures.Figures."""
 
     name: str  # in result.json's measurement, in CSV and in W&B
     unit: str  # decides how it is written, see WORDS

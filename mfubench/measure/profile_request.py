@@ -12,7 +12,7 @@ from math import ceil
 from mfubench.config import Measurement
 from mfubench.files.whole import write_whole
 from mfubench.launch.supervision import check_room
-from mfubench.plan.native import Plan
+from mfubench.plan.plan import Plan
 from mfubench.records.rank_events import RankEvents
 
 LEAD_S = 0.5  # from the last look at the records until every rank has seen the request

@@ -16,8 +16,8 @@ from mfubench.measure.intervals import MIN_STEPS, half_width
 from mfubench.measure.metric_table import percent, seconds
 from mfubench.measure.profile_request import ProfileRequest
 from mfubench.measure.stopping_rule import Rule, enough_after
-from mfubench.plan.native import Plan
-from mfubench.records import Follower
+from mfubench.plan.plan import Plan
+from mfubench.records.reading import Follower
 
 RECENT_STEPS = 20
 BAR_WIDTH = 10  # columns, so that all of it fits into 100

@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from mfubench import hardware
 from mfubench.config.defaults import defaults
-from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE, InSitu
+from mfubench.hardware.conditions import troubles
+from mfubench.measure.figures import Figures, InSitu, RunWarning
+from mfubench.measure.in_situ import MAX_RELATIVE_DIFFERENCE
 from mfubench.measure.intervals import MIN_STEPS
 from mfubench.measure.metric_table import WORDS, percent
-from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE, Figures
+from mfubench.measure.metrics import MEASURED_PEAK_TOLERANCE
 from mfubench.plan import support
 from mfubench.workload.config_json import text_part_note
 
 if TYPE_CHECKING:
     from mfubench.config import Experiment, Measurement
-    from mfubench.hardware import Peak, Peaks
+    from mfubench.hardware.peaks import Peak, Peaks
     from mfubench.measure.measure import Measured
     from mfubench.measure.observe import Observed
     from mfubench.measure.status import RunStatus
     from mfubench.plan.prepare import Prepared, Target
 
-Kind = Literal[
-    "not_steady",  # the step time drifts, or never settled
-    "imprecise",  # the mean step time is less sure than was asked for
-    "ended_by_user",
-    "ended_badly",  # the framework, after all measured steps
-    "throttled",  # these five: the machine, see hardware.troubles
-    "power_capped",
-    "foreign_process",
-    "memory_errors",
-    "busy_machine",
-    "ceiling_exceeded",  # the measured one, or a measured peak
-    "in_situ",  # a step counted in the framework's own process was another, or none could be
-    "recomputation_hidden",
-    "too_small",  # the model, for the device
-    "unknown",  # a figure that is absent, and why
-    "unwatched",  # nodes on which nobody looked at the devices
-    "inapplicable",  # a setting that changes nothing here
-    "text_part",  # of a multimodal model
-]
 EXPLAIN_A_FAILURE = ("foreign_process", "memory_errors")  # without steady steps the machine's others say nothing
 UNSTABLE = 0.1  # half of the mean's interval over the mean: above, two settings can hardly be compared
 SMALL_FOR_A_GPU = 100_000_000  # parameters: below, a step is kernel launches and host time
-
-
-@dataclass(frozen=True)
-class RunWarning:
-    """One warning beside a result."""
-
-    kind: Kind
-    text: str
 
 
 def run_warnings(
@@ -92,7 +65,7 @@ def run_warnings(
             f"{', '.join(others)} {'was' if len(others) == 1 else 'were'} not watched: clocks, power, heat and the host's memory "
             f"are those of {first}, and so is the peak if it was measured",
         )
-    for kind, text in hardware.troubles(measured.conditions):
+    for kind, text in troubles(measured.conditions):
         if measured.measurement or kind in EXPLAIN_A_FAILURE:
             yield RunWarning(kind, text)
     if measured.measurement:

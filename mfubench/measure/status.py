@@ -14,7 +14,8 @@ from mfubench.config import WrongCombination
 from mfubench.launch.outcome import Outcome
 from mfubench.measure.stopping_rule import Because, Rule, enough_after
 from mfubench.plan.engines import NotInstalled
-from mfubench.records import Difference, Records
+from mfubench.records.expected import Difference
+from mfubench.records.reading import Records
 
 Status = Literal[
     "ok",

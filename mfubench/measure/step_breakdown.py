@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mfubench.records import RankRecord
+from mfubench.records.reading import RankRecord
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mfubench.config import Cluster, Experiment
-from mfubench.hardware import Unavailable
+from mfubench.hardware.machine import Unavailable
 from mfubench.hardware.matmul_rates import RunTogether
 from mfubench.plan.interpolation import resolve, spliced
 

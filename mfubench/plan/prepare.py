@@ -18,19 +18,23 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.defaults import defaults
 from mfubench.config.errors import no_secret_in
 from mfubench.config.validate import validate
 from mfubench.files.paths import LAUNCHERS, ROOT, cache_folder
-from mfubench.flops import FlopCount, step_flops
-from mfubench.flops.crosscheck import SecondCount, compare_counts
+from mfubench.flops.counts import FlopCount, SecondCount
+from mfubench.flops.crosscheck import compare_counts
+from mfubench.flops.step import step_flops
+from mfubench.hardware import peaks
+from mfubench.hardware.machine import Machine, Unavailable, detect, planned, resolve_precision
 from mfubench.hardware.matmul_rates import RunTogether
+from mfubench.hardware.peaks import Ceiling, Peak, Peaks, UnknownPeak, peak_dtype
 from mfubench.plan import engines, support
 from mfubench.plan.engines import Responds
-from mfubench.plan.native import Place, Plan, make_plan, num_samples, plan_file, threads_per_rank
+from mfubench.plan.native import Place, make_plan, num_samples, threads_per_rank
 from mfubench.plan.nodes import ONE_HOST, Nodes, find_nodes
+from mfubench.plan.plan import Plan, plan_file
 from mfubench.plan.stage import stage
 from mfubench.workload import NoData, NoRoom, Workload, prepare_workload
 
@@ -42,8 +46,8 @@ LARGEST_BATCH = 4096  # to look for
 REFUSALS = (
     support.Unsupported,
     engines.NotInstalled,
-    hardware.Unavailable,
-    hardware.UnknownPeak,
+    Unavailable,
+    UnknownPeak,
     NoData,
     NoRoom,
     WrongCombination,
@@ -55,7 +59,7 @@ class Target:
     """The experiment on this machine, with all that `auto` stands for resolved."""
 
     experiment: Experiment  # its framework has the command of the engine that runs
-    machine: hardware.Machine
+    machine: Machine
     precision: str  # bf16 | bf16_pure | fp32
     engine: str | None  # None: the framework has no engines
     threads: int | None = None  # of a rank on a CPU, if the framework chose them; None: the cores divided by the ranks
@@ -103,11 +107,11 @@ class Prepared:
 def resolve(experiment: Experiment, responds: Responds) -> Target:
     """Resolve the device, the precision and the engine for this machine; a dry run may plan for a GPU that isn't here."""
     if experiment.dry_run and experiment.hardware.device_name is not None:
-        machine = hardware.planned(experiment.hardware, experiment.parallelism.devices_per_node)
+        machine = planned(experiment.hardware, experiment.parallelism.devices_per_node)
     else:
-        machine = hardware.detect(experiment.hardware)
+        machine = detect(experiment.hardware)
     framework, engine = engines.choose(experiment.framework, responds)
-    precision = hardware.resolve_precision(experiment.precision, machine)
+    precision = resolve_precision(experiment.precision, machine)
     return Target(replace(experiment, framework=framework), machine, precision, engine)
 
 
@@ -188,23 +192,23 @@ def _too_large(target: Target, flops: FlopCount) -> str | None:
     return support.too_large(flops.parameters, target.experiment.mode, target.precision, target.machine)
 
 
-def measure_peaks(target: Target, run_together: RunTogether, console: Console) -> hardware.Peaks:
+def measure_peaks(target: Target, run_together: RunTogether, console: Console) -> Peaks:
     """Find the device's peak, and its ceiling if that is to be measured; a CPU's peak is measured now."""
     settings, machine, ranks = target.experiment.hardware, target.machine, target.devices_here
-    dtype = hardware.peak_dtype(target.precision, machine)
+    dtype = peak_dtype(target.precision, machine)
     threads = target.threads_per_rank
     with stage("measuring the CPU's peak", console) if target.peak_is_measured else nullcontext():
-        peak = hardware.peak(settings, machine, dtype, ranks, threads, run_together)
+        peak = peaks.peak(settings, machine, dtype, ranks, threads, run_together)
     ceiling = None
     if peak.measured:
-        ceiling = hardware.Ceiling(peak.flops_per_second, peak.source)
+        ceiling = Ceiling(peak.flops_per_second, peak.source)
     elif settings.measure_ceiling and not target.experiment.dry_run:
         with stage("measuring the device's ceiling", console):
-            ceiling = hardware.ceiling(machine, dtype, ranks, threads, run_together)
-    return hardware.Peaks(peak, ceiling)
+            ceiling = peaks.ceiling(machine, dtype, ranks, threads, run_together)
+    return Peaks(peak, ceiling)
 
 
-def known_peak(target: Target, run_together: RunTogether, console: Console) -> hardware.Peak | None:
+def known_peak(target: Target, run_together: RunTogether, console: Console) -> Peak | None:
     """Return the peak if it is known without measuring: a GPU's, or the user's own figure."""
     return None if target.peak_is_measured else measure_peaks(target, run_together, console).peak
 

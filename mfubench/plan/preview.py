@@ -9,12 +9,12 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from mfubench.flops import FlopCount
+from mfubench.flops.counts import FlopCount
 from mfubench.flops.crosscheck import second_count_in_words
 from mfubench.flops.memory import fits
-from mfubench.hardware import Peak
+from mfubench.hardware.peaks import Peak
 from mfubench.plan.memory_hint import memory_of_a_rank
-from mfubench.plan.native import write_files
+from mfubench.plan.plan import write_files
 from mfubench.plan.prepare import Prepared, Target, expected_memory, largest_batch
 from mfubench.workload.config_json import text_part_note
 

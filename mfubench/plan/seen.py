@@ -11,18 +11,20 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from mfubench import hardware
 from mfubench.config import Experiment, GradientCheckpointing, Mode, Parallelism
 from mfubench.config.vocabulary import ATTENTIONS, MODES, OPTIMIZERS, RECOMPUTATIONS, UNKNOWN
 from mfubench.files.paths import CONF
-from mfubench.flops import FlopCount, Profile, profile_of
+from mfubench.flops.counts import AMOUNTS, FlopCount
 from mfubench.flops.crosscheck import compare_counts
 from mfubench.flops.in_process import count_in_process
-from mfubench.flops.profile import AMOUNTS
+from mfubench.flops.profile import Profile
+from mfubench.flops.step import profile_of
+from mfubench.hardware.machine import detect
 from mfubench.hardware.matmul_rates import RunTogether
-from mfubench.plan.native import Plan
+from mfubench.hardware.peaks import Peaks, UnknownPeak
+from mfubench.plan.plan import Plan
 from mfubench.plan.prepare import Prepared, Target, measure_peaks
-from mfubench.records import Records
+from mfubench.records.reading import Records
 from mfubench.records.work_check import liger_switches
 
 Work = Mapping[str, Any]  # as the probe describes it
@@ -36,7 +38,7 @@ def seen_target(target: Target, records: Records) -> Target:
         return target
     experiment, machine = _seen_experiment(target.experiment, work, records), target.machine
     if work["device"] != machine.device:  # the machine has a GPU, and the command left it alone
-        machine = hardware.detect(replace(experiment.hardware, device=work["device"]))
+        machine = detect(replace(experiment.hardware, device=work["device"]))
     threads = work["threads"] if machine.device == "cpu" else None
     return Target(experiment, machine, experiment.precision, None, threads)
 
@@ -74,20 +76,20 @@ def _no_count(parameters: int, trainable_parameters: int) -> FlopCount:
     return FlopCount(None, None, None, None, parameters, trainable_parameters, uncounted={})
 
 
-def seen_peaks(prepared: Prepared, run_together: RunTogether, console: Console) -> tuple[Prepared, hardware.Peaks]:
+def seen_peaks(prepared: Prepared, run_together: RunTogether, console: Console) -> tuple[Prepared, Peaks]:
     """Find the peak of the precision that was seen; if it isn't known, say so in `unknown`."""
     target = prepared.target
     if prepared.counted is None:
-        return prepared, hardware.Peaks(None, None)
+        return prepared, Peaks(None, None)
     try:
         if target.precision == UNKNOWN and target.experiment.hardware.peak_flops_per_second is None:
-            raise hardware.UnknownPeak(
+            raise UnknownPeak(
                 "the dtype of the products couldn't be seen, so the peak isn't known; give it, in FLOP/s, for MFU and HFU: "
                 "hardware.peak_flops_per_second=312e12 (an example)"
             )
         return prepared, measure_peaks(target, run_together, console)
-    except hardware.UnknownPeak as error:
-        return replace(prepared, unknown=(*prepared.unknown, str(error))), hardware.Peaks(None, None)
+    except UnknownPeak as error:
+        return replace(prepared, unknown=(*prepared.unknown, str(error))), Peaks(None, None)
 
 
 def _absent(why: str, counts: Sequence[FlopCount]) -> str:

@@ -15,7 +15,7 @@ from mfubench.config import ConfigError, Experiment, Framework, Liger, Mode, Par
 from mfubench.config.defaults import extras, rules
 from mfubench.config.schema import ALL_LINEAR
 from mfubench.config.vocabulary import FRAMEWORK_GROUPS, LEFT_OPEN
-from mfubench.hardware import Machine
+from mfubench.hardware.machine import Machine
 
 # Settings that a framework must obey, beside FRAMEWORK_GROUPS.
 SCALARS = (

@@ -12,7 +12,8 @@ from mfubench.config import Experiment
 from mfubench.config.errors import no_secret_in
 from mfubench.config.vocabulary import GROUPS
 from mfubench.files.paths import CONF
-from mfubench.plan.native import PROFILE_FLOPS, Plan
+from mfubench.plan.native import PROFILE_FLOPS
+from mfubench.plan.plan import Plan
 
 
 def nothing_asked(settings: Experiment, name: str, command: Sequence[str]) -> Experiment:

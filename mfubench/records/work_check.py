@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mfubench.config.vocabulary import OPTIMIZERS
 from mfubench.records.expected import Difference, Expected
-from mfubench.records.reading import RankRecord
+
+if TYPE_CHECKING:
+    from mfubench.records.reading import RankRecord
 
 # A kernel's module in liger_kernel.transformers -> the switch that turns it on. Gated MLPs of any kind, experts
 # included, are one switch; the forwards of whole models are there for their loss.

@@ -15,16 +15,16 @@ from mfubench.config import Experiment
 from mfubench.config.vocabulary import packages
 from mfubench.explain.explanation import Explanation
 from mfubench.files import secrets
-from mfubench.hardware import Peaks
+from mfubench.hardware.peaks import Peaks
 from mfubench.measure.measure import Measured
 from mfubench.measure.metric_table import CONVENTIONS
 from mfubench.measure.observe import Observed
 from mfubench.measure.run_warnings import run_warnings
 from mfubench.measure.status import RunStatus
 from mfubench.plan.engines import label
-from mfubench.plan.native import plan_file
+from mfubench.plan.plan import plan_file
 from mfubench.plan.prepare import Prepared, Target
-from mfubench.records import RankRecord
+from mfubench.records.reading import RankRecord
 from mfubench.result.job import Job
 from mfubench.result.result_file import FoundHardware, Provenance, Result, from_content
 

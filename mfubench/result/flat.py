@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mfubench.config.vocabulary import OUTSIDE_THE_WORK
-from mfubench.flops.profile import AMOUNTS
+from mfubench.flops.counts import AMOUNTS
 from mfubench.result.result_file import Result
 
 Scalar = str | int | float | bool | None

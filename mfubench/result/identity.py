@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import mfubench
-from mfubench import hardware
 from mfubench.config import Experiment, Framework
 from mfubench.config.vocabulary import UNMEASURED, packages
 from mfubench.files.paths import ROOT
+from mfubench.hardware.machine import Unavailable, detect
 from mfubench.launch.programs import commit_of, responds
 from mfubench.plan import engines
 
@@ -42,9 +42,9 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 def _here(experiment: Experiment) -> dict[str, str | None]:
     """Return the device, driver and engine that the experiment would have here, None for each that is missing."""
     try:
-        machine = hardware.detect(experiment.hardware)
+        machine = detect(experiment.hardware)
         device, driver = machine.device_name, machine.driver
-    except hardware.Unavailable:
+    except Unavailable:
         device, driver = None, None
     try:
         _, engine = engines.choose(experiment.framework, responds)

@@ -15,7 +15,7 @@ from rich.console import Console
 from mfubench.config import Experiment
 from mfubench.config.errors import key_of
 from mfubench.files import secrets
-from mfubench.plan.native import RECORDS
+from mfubench.plan.plan import RECORDS
 from mfubench.result import resume
 from mfubench.result.identity import identity
 from mfubench.result.result_file import Result

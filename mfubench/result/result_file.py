@@ -17,15 +17,12 @@ from typing import TYPE_CHECKING, Any
 from mfubench.config.vocabulary import GROUPS, GROUPS_WITH_OPTIONS, OUTSIDE_THE_WORK
 from mfubench.explain.explanation import Explanation
 from mfubench.files.whole import write_whole
-from mfubench.flops.crosscheck import SecondCount
-from mfubench.flops.profile import FlopCount
-from mfubench.hardware import CpuConditions, GpuConditions
+from mfubench.flops.counts import FlopCount, SecondCount
+from mfubench.hardware.conditions import CpuConditions, GpuConditions
 from mfubench.launch.outcome import Outcome
-from mfubench.measure.in_situ import InSitu
-from mfubench.measure.metrics import Figures
-from mfubench.measure.run_warnings import RunWarning
-from mfubench.plan.native import PlanFile
-from mfubench.records import Difference
+from mfubench.measure.figures import Figures, InSitu, RunWarning
+from mfubench.plan.plan import PlanFile
+from mfubench.records.expected import Difference
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -23,7 +23,7 @@ from mfubench.config import ConfigError
 from mfubench.config.compose import Sweep
 from mfubench.config.errors import COMMAND, key_of, quoted
 from mfubench.files import secrets
-from mfubench.plan.native import RECORDS
+from mfubench.plan.plan import RECORDS
 from mfubench.result.result_file import FILE_NAME, Result, UnreadableResult, find_results, read_result
 
 LOG = "framework.log"

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from mfubench.files.paths import PROBE_SITE, ROOT
 from mfubench.measure.ratio import paired
-from mfubench.records import read_records
+from mfubench.records.reading import read_records
 
 from .figures import Comparison, run
 

@@ -20,7 +20,7 @@ import peft, torch, torch.utils.flop_counter, transformers
 import transformers.models.llama.modeling_llama
 import mfubench.probe.formulas
 from mfubench.config import Mode
-from mfubench.flops import count
+from mfubench.flops.count import count
 file, mode, recomputation = sys.argv[1:]
 targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 lora = {"rank": 8, "alpha": 16, "dropout": 0.05, "target_modules": targets} if mode == "lora" else {}

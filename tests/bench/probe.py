@@ -9,7 +9,7 @@ from statistics import median
 
 from mfubench.files.paths import CONF
 from mfubench.measure.ratio import paired
-from mfubench.records import read_records
+from mfubench.records.reading import read_records
 
 from .figures import Comparison, Line, run
 

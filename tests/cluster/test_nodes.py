@@ -12,11 +12,11 @@ import pytest
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.compose import check_command_line, store_schema
 from mfubench.config.validate import validate
-from mfubench.hardware import Machine, Unavailable
+from mfubench.hardware.machine import Machine, Unavailable
 from mfubench.launch.outcome import Outcome, with_cause
 from mfubench.plan import support
-from mfubench.plan.native import Plan
 from mfubench.plan.nodes import Nodes, find_nodes, node_rank, run_id
+from mfubench.plan.plan import Plan
 
 SIXTEEN = ("parallelism=zero2", "parallelism.num_nodes=2", "parallelism.num_devices=16")
 HERE = os.uname().nodename

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mfubench import records
 from mfubench.config import Experiment, vocabulary
 from mfubench.files.paths import CONF
+from mfubench.records.expected import Expected
 from mfubench.report.settings import settings_in_words
 
 OPTIONS_LISTED = {"mode": vocabulary.MODES, "gradient_checkpointing": vocabulary.RECOMPUTATIONS}
@@ -37,7 +37,7 @@ def test_a_setting_that_is_left_open_is_one_of_the_experiment_with_names_that_re
     settings = {field.name for field in fields(Experiment)}
     assert vocabulary.LEFT_OPEN.keys() < settings
     assert set(vocabulary.OUTSIDE_THE_WORK) < settings
-    expected = {field.name for field in fields(records.Expected)}
+    expected = {field.name for field in fields(Expected)}
     reported = settings_in_words(asdict(compose()), "a framework", None)
     for setting in vocabulary.LEFT_OPEN.values():
         assert set(setting.expected) <= expected and setting.reported in reported

@@ -20,8 +20,8 @@ from mfubench.doctor import here
 from mfubench.doctor.__main__ import main
 from mfubench.doctor.matrix import MatrixCell, at_best_precision, matrix
 from mfubench.files.paths import LAUNCHERS
-from mfubench.hardware import Machine, machine
-from mfubench.hardware.machine import Gpu
+from mfubench.hardware import machine
+from mfubench.hardware.machine import Gpu, Machine
 
 Compose = Callable[..., Experiment]
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mfubench.explain.categories import CATEGORIES, KERNELS_FILE, VIEWS, kind, short_name
+from mfubench.explain.categories import CATEGORIES, VIEWS, short_name
 from mfubench.explain.exclusive import Span, by_category, exclusive, innermost
+from mfubench.explain.kernels import KERNELS_FILE, kind
 from mfubench.workload.architecture import config_of
 
 DATA = Path(__file__).parent.parent / "data" / "kernels.csv"

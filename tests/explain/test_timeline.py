@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from made_profile import ADD, GEMM, NCCL, NORM, content, many_kernels
 
-from mfubench.explain.categories import kind
 from mfubench.explain.exclusive import by_category, exclusive
+from mfubench.explain.kernels import kind
 from mfubench.explain.timeline import NoProfile, timeline
 
 

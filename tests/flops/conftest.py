@@ -10,7 +10,8 @@ import pytest
 from architectures import architecture_of
 
 from mfubench.config import Mode
-from mfubench.flops import FlopCount, count
+from mfubench.flops.count import count
+from mfubench.flops.counts import FlopCount
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mfubench.config import Mode
-from mfubench.flops import count
 from mfubench.flops.attention import AttentionCall, kernel_flops, model_flops, visible_pairs
+from mfubench.flops.count import count
 
 SHAPE = (2, (7,))  # batch, and the documents of a sequence: one
 CALL = AttentionCall(heads=3, head_dim=8, value_dim=5, causal=True, window=None)

@@ -9,9 +9,8 @@ import pytest
 
 from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
-from mfubench.flops import profile
 from mfubench.flops.breakdown import OTHER_MODULES, by_module, by_operator, by_phase, group_of, hardware_flops
-from mfubench.flops.count import EXPERTS
+from mfubench.flops.count import EXPERTS, profile
 
 KINDS = ("none", "reentrant", "non_reentrant")
 

@@ -12,9 +12,11 @@ import pytest
 from architectures import MODELS, PARAMETERS, architecture_of
 
 from mfubench.config import Mode
-from mfubench.flops import FlopCount, Profile, profile
-from mfubench.flops.analytic import AnalyticCount, analytic_count, relative_difference
+from mfubench.flops.analytic import analytic_count, relative_difference
 from mfubench.flops.analytic_model import DEFAULTS, AnalyticModel, not_written_down
+from mfubench.flops.count import profile
+from mfubench.flops.counts import AnalyticCount, FlopCount
+from mfubench.flops.profile import Profile
 
 RECOMPUTATIONS = ("none", "reentrant", "non_reentrant")
 KERNELS = ("sdpa", "flash_attention_2", "eager")
@@ -221,8 +223,9 @@ def test_the_closed_form_shares_no_code_with_the_trace() -> None:
         "typing",
         "mfubench.config",
         "mfubench.flops.analytic_model",
+        "mfubench.flops.counts",  # the nouns of both counts
     }
-    for noun in (AnalyticCount, AnalyticModel):
+    for noun in (analytic_count, AnalyticCount, AnalyticModel):
         tree = ast.parse(Path(inspect.getfile(noun)).read_text(encoding="utf-8"))
         assert {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} <= known
         assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))

@@ -12,8 +12,8 @@ from architectures import architecture_of
 
 from mfubench.config import Mode
 from mfubench.files.paths import PACKAGE
-from mfubench.flops import profile
 from mfubench.flops.conventions import ARCHITECTURE_QUANTITIES, STEP_QUANTITIES, evaluate, figures, names_in, published
+from mfubench.flops.count import profile
 from mfubench.flops.meta_model import bare_model, isolated, with_lora
 from mfubench.workload.architecture import config_of
 

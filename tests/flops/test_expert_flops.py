@@ -8,7 +8,7 @@ import pytest
 from architectures import architecture_of
 
 from mfubench.config import Mode, WrongCombination
-from mfubench.flops import profile
+from mfubench.flops.count import profile
 from mfubench.flops.meta_model import bare_model, isolated
 from mfubench.flops.trace import trace
 from mfubench.workload.architecture import config_of

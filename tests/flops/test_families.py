@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mfubench.config import Mode
-from mfubench.flops import count, profile
 from mfubench.flops.attention import AttentionCall, visible_pairs
+from mfubench.flops.count import count, profile
 
 LLAMA_4_SCOUT = {"model_type": "llama4_text", "num_hidden_layers": 48, "num_local_experts": 16}
 LLAMA_4_MAVERICK = {"model_type": "llama4_text", "num_local_experts": 128, "interleave_moe_layer_step": 2}

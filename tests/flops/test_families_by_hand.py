@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mfubench.config import Mode
-from mfubench.flops import FlopCount, count
+from mfubench.flops.count import count
+from mfubench.flops.counts import FlopCount
 
 FULL = Mode(name="full")
 LENGTH = 4096

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from mfubench.config import Mode
-from mfubench.flops import cached_profile, profile, step
+from mfubench.flops import step
+from mfubench.flops.count import profile
+from mfubench.flops.step import cached_profile
 
 
 def asked(architecture: dict[str, Any], mode: Mode) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def test_reading_a_known_profile_imports_neither_torch_nor_transformers(
     expected = cached_profile(**asked(small, modes["full"]), folder=tmp_path)
     program = (
         "import sys; from pathlib import Path\n"
-        "from mfubench.config import Mode; from mfubench.flops import cached_profile\n"
+        "from mfubench.config import Mode; from mfubench.flops.step import cached_profile\n"
         f"counted = cached_profile({small!r}, Mode(name='full'), recomputation='none', attention='sdpa',"
         f" folder=Path({str(tmp_path)!r}))\n"
         "print(counted.of(3, 20).hardware_flops, sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"

@@ -10,7 +10,8 @@ import pytest
 from architectures import architecture_of
 
 from mfubench.config import Mode
-from mfubench.flops import FlopCount, count
+from mfubench.flops.count import count
+from mfubench.flops.counts import FlopCount
 
 BATCH, LENGTH, RANK = 3, 20, 8
 POSITIONS = BATCH * LENGTH

@@ -9,7 +9,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mfubench.config import Mode
-from mfubench.flops import count, profile
+from mfubench.flops.count import count, profile
 from mfubench.flops.recurrence import keeps_state, state_flops
 from mfubench.workload.architecture import in_one_line
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mfubench.config import Mode
-from mfubench.flops import count
+from mfubench.flops.count import count
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -52,7 +52,7 @@ def test_counting_leaves_the_process_as_it_was_even_when_it_fails(
 
 def test_counting_prints_nothing() -> None:
     program = (
-        "from mfubench.config import Mode; from mfubench.flops import count\n"
+        "from mfubench.config import Mode; from mfubench.flops.count import count\n"
         "small = dict(model_type='llama', vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1,"
         " num_attention_heads=4, max_position_embeddings=32, pad_token_id=0, tie_word_embeddings=True,"
         " rope_parameters=dict(rope_type='default', rope_theta=1e4, unheard_of=1))\n"

@@ -10,9 +10,11 @@ import pytest
 
 from mfubench.config import Experiment, Mode
 from mfubench.config.validate import ATTENTIONS
-from mfubench.flops import FlopCount, count, profile, relative_difference, second_count, step_flops
-from mfubench.flops.analytic import COUNTS_TOLERANCE
+from mfubench.flops.analytic import COUNTS_TOLERANCE, relative_difference
 from mfubench.flops.breakdown import hardware_flops
+from mfubench.flops.count import count, profile
+from mfubench.flops.counts import FlopCount
+from mfubench.flops.step import second_count, step_flops
 
 TOTALS = ("model_flops", "model_flops_causal", "hardware_flops", "hardware_flops_causal")
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

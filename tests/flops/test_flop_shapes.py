@@ -9,9 +9,9 @@ import pytest
 
 from mfubench.config import Mode
 from mfubench.config.validate import ATTENTIONS
-from mfubench.flops import FlopCount, profile
 from mfubench.flops.attention import kernel_flops, model_flops
-from mfubench.flops.count import EXPERTS, repetition
+from mfubench.flops.count import EXPERTS, profile, repetition
+from mfubench.flops.counts import FlopCount
 from mfubench.flops.meta_model import bare_model, checkpoint, isolated, with_lora
 from mfubench.flops.trace import trace
 from mfubench.workload.architecture import config_of

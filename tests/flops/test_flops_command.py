@@ -16,9 +16,10 @@ import pytest
 from rich.console import Console
 
 from mfubench.config import Experiment
-from mfubench.flops import count, second_count, step_flops
 from mfubench.flops.__main__ import count_step, main
+from mfubench.flops.count import count
 from mfubench.flops.flop_table import show_step
+from mfubench.flops.step import second_count, step_flops
 
 PUBLISHED = (
     "model=llama-3.1-8b",

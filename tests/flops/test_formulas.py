@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mfubench.config import Mode
-from mfubench.flops import count
+from mfubench.flops.count import count
 from mfubench.probe.formulas import described, flops_of, may_multiply_matrices, name_of
 
 BATCH, LENGTH, HEADS, KEY_HEADS, HEAD_DIM, VALUE_DIM = 2, 24, 4, 2, 16, 8

@@ -10,7 +10,7 @@ from test_flop_count import BATCH, LENGTH, counted, product
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.validate import validate
 from mfubench.flops.analytic import analytic_count
-from mfubench.flops.profile import FlopCount
+from mfubench.flops.counts import FlopCount
 
 SEVEN = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 8192, "n_positions": 128}

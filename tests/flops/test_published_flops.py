@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mfubench.flops import FlopCount
+from mfubench.flops.counts import FlopCount
 
 Counted = Callable[[str, str, str], FlopCount]
 A100 = 312e12

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfubench.config import Mode
-from mfubench.flops import profile
+from mfubench.flops.count import profile
 from mfubench.flops.meta_model import bare_model, isolated
 from mfubench.flops.trace import trace
 from mfubench.probe.formulas import described, may_multiply_matrices

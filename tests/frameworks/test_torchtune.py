@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 
 from mfubench.config import Experiment
 from mfubench.files.paths import LAUNCHERS, ROOT
-from mfubench.plan.native import Place, Plan, make_plan
+from mfubench.plan.native import Place, make_plan
+from mfubench.plan.plan import Plan
 from mfubench.workload import Workload
 from mfubench.workload.tokenizer import write_tokenizer
 

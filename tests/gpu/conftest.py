@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from gpu_runs import BASE, RUNS
 
-from mfubench import hardware
 from mfubench.config.compose import compose_one
+from mfubench.hardware.machine import Unavailable, detect
 
 
 @cache
 def why_no_gpu() -> str | None:
     """The reason why nothing here can run; None on a machine with a GPU."""
     try:
-        device = hardware.detect(compose_one([]).hardware).device
-    except hardware.Unavailable as reason:
+        device = detect(compose_one([]).hardware).device
+    except Unavailable as reason:
         return str(reason)
     return None if device == "cuda" else "NVIDIA's driver shows no GPU here"
 

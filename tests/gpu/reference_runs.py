@@ -13,10 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mfubench import hardware
 from mfubench.config.compose import compose_one
 from mfubench.files.paths import ROOT
 from mfubench.hardware.catalogue import known_peaks
+from mfubench.hardware.machine import Unavailable, detect
 
 COMPARISON = "experiment=axolotl-vs-llmforge parallelism.num_devices=1 attention=sdpa"
 STUDIES = {
@@ -28,8 +28,8 @@ STUDIES = {
 def main() -> int:
     """Run the studies on this machine's GPU. Returns the exit status."""
     try:
-        machine = hardware.detect(compose_one([]).hardware)
-    except hardware.Unavailable as reason:
+        machine = detect(compose_one([]).hardware)
+    except Unavailable as reason:
         sys.exit(f"make reference-gpu: {reason}")
     option = known_peaks(machine.device_name) if machine.device == "cuda" else None
     if option is None:

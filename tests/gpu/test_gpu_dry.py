@@ -12,9 +12,9 @@ import pytest
 from gpu_runs import BASE, RUNS
 from reference_runs import STUDIES, hand_in
 
-from mfubench import hardware
 from mfubench.config import Experiment
 from mfubench.config.compose import check_command_line, flags_first, store_schema
+from mfubench.hardware.machine import detect
 from mfubench.plan import prepare
 
 
@@ -66,7 +66,7 @@ def test_results_are_handed_in_with_their_command_in_place_of_earlier_ones(tmp_p
 
 
 def test_without_a_gpu_the_target_says_in_one_line_that_it_needs_one(compose: Callable[..., Experiment]) -> None:
-    if hardware.detect(compose().hardware).device == "cuda":
+    if detect(compose().hardware).device == "cuda":
         pytest.skip("there is a GPU: make reference-gpu would measure")
     command = [sys.executable, Path(__file__).parent / "reference_runs.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

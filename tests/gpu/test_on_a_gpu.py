@@ -21,12 +21,12 @@ import yaml
 from gpu_runs import BASE, RUNS
 from rich.console import Console
 
-from mfubench import hardware
 from mfubench.config import Experiment
 from mfubench.files.paths import PROBE_SITE, ROOT
 from mfubench.hardware.lock import exclusive
+from mfubench.hardware.machine import detect
 from mfubench.probe.device_clock import DeviceClock
-from mfubench.records import read_records
+from mfubench.records.reading import read_records
 
 Ran = Callable[[str], dict[str, Any]]
 TRAINERS = Path(__file__).parents[1] / "trainers"
@@ -77,7 +77,7 @@ def test_the_ceiling_is_below_the_peak_and_above_what_the_run_reached(measured: 
 
 
 def test_a_run_waits_for_the_gpu_that_another_one_has(compose: Callable[..., Experiment], tmp_path: Path) -> None:
-    machine = hardware.detect(compose().hardware)
+    machine = detect(compose().hardware)
     command = [sys.executable, "-m", "mfubench", *BASE, *RUNS["eager"]]
     with exclusive(machine, 1, Path("/some/run"), Console(stderr=True)):
         waits = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -18,13 +18,14 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from mfubench import hardware
 from mfubench.config import Hardware
 from mfubench.files.paths import CONF
-from mfubench.hardware.catalogue import options
+from mfubench.hardware import peaks
+from mfubench.hardware.catalogue import known_peaks, options
 from mfubench.hardware.cores import usable_cores
-from mfubench.hardware.machine import Gpu, Machine, of_gpus, visible
+from mfubench.hardware.machine import Gpu, Machine, Unavailable, detect, of_gpus, planned, resolve_precision, visible
 from mfubench.hardware.matmul import search
+from mfubench.hardware.peaks import Peak, UnknownPeak, peak_dtype
 from mfubench.launch.programs import run_together
 
 NAMES = list(csv.DictReader((Path(__file__).parents[1] / "data" / "device-names.csv").open()))
@@ -54,7 +55,7 @@ def nothing_is_run(commands: Sequence[Sequence[str]], environment: Mapping[str, 
 
 @pytest.mark.parametrize("row", NAMES, ids=lambda row: row["reported_name"])
 def test_a_name_that_a_driver_reports_means_its_own_device_or_none(row: dict[str, str]) -> None:
-    known = hardware.known_peaks(row["reported_name"])
+    known = known_peaks(row["reported_name"])
     assert (known.name if known else "") == row["option"]
 
 
@@ -65,14 +66,14 @@ def test_a_name_that_a_driver_reports_gets_the_peak_of_each_dtype_or_the_way_to_
 ) -> None:
     listed, machine = row[f"{dtype}_tflops"], cuda(row["reported_name"])
     if listed:
-        found = hardware.peak(AUTO, machine, dtype, 1, 1, nothing_is_run)
+        found = peaks.peak(AUTO, machine, dtype, 1, 1, nothing_is_run)
         assert found.flops_per_second == pytest.approx(float(listed) * 1e12)
         assert (found.dtype, found.measured, found.source) == (dtype, False, option(row["option"]).source)
         return
-    with pytest.raises(hardware.UnknownPeak, match=rf"in {dtype} is not known.*hardware\.peak_flops_per_second=312e12"):
-        hardware.peak(AUTO, machine, dtype, 1, 1, nothing_is_run)
+    with pytest.raises(UnknownPeak, match=rf"in {dtype} is not known.*hardware\.peak_flops_per_second=312e12"):
+        peaks.peak(AUTO, machine, dtype, 1, 1, nothing_is_run)
     given = replace(AUTO, peak_flops_per_second=1e14)
-    assert hardware.peak(given, machine, dtype, 1, 1, nothing_is_run).flops_per_second == 1e14
+    assert peaks.peak(given, machine, dtype, 1, 1, nothing_is_run).flops_per_second == 1e14
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_name_that_a_driver_reports_gets_the_peak_of_each_dtype_or_the_way_to_
     ],
 )
 def test_a_name_with_a_word_that_nobody_explained_is_unknown(name: str) -> None:
-    assert hardware.known_peaks(name) is None
+    assert known_peaks(name) is None
 
 
 @pytest.mark.parametrize("known", options(), ids=lambda known: known.name)
@@ -118,7 +119,7 @@ def test_the_dtypes_of_a_device_stand_in_the_ratios_of_its_tensor_cores(known: H
 
 def test_the_peak_of_a_known_chip_holds_at_a_clock_that_it_can_run_at() -> None:
     def clock_of(option: Hardware) -> float | None:
-        return hardware.peak(option, hardware.planned(option, 1), "bf16", 1, 1, nothing_is_run).clock_hz
+        return peaks.peak(option, planned(option, 1), "bf16", 1, 1, nothing_is_run).clock_hz
 
     known = {option.name: option for option in options() if option.multiprocessors is not None}
     clocks = {name: clock_of(option) for name, option in known.items()}
@@ -155,7 +156,7 @@ def test_an_option_is_the_same_numbers_to_both_yaml_readers_and_fits_the_schema(
 def test_every_option_that_has_peaks_is_recognised_by_its_own_words() -> None:
     for known in options():
         for words in (known.device_name or "").split(","):
-            assert hardware.known_peaks(words) == known
+            assert known_peaks(words) == known
 
 
 # Whose figure counts
@@ -163,25 +164,25 @@ def test_every_option_that_has_peaks_is_recognised_by_its_own_words() -> None:
 
 def test_the_users_own_figure_wins_over_the_data_sheet() -> None:
     given = Hardware(name="a100", device="cuda", device_name="A100", peaks={"bf16": 312e12}, peak_flops_per_second=2e14)
-    found = hardware.peak(given, cuda("NVIDIA A100-SXM4-80GB"), "bf16", 1, 1, nothing_is_run)
-    assert found == hardware.Peak(2e14, "bf16", "hardware.peak_flops_per_second", measured=False)
+    found = peaks.peak(given, cuda("NVIDIA A100-SXM4-80GB"), "bf16", 1, 1, nothing_is_run)
+    assert found == Peak(2e14, "bf16", "hardware.peak_flops_per_second", measured=False)
 
 
 def test_a_device_that_is_found_gets_the_figure_of_its_name_and_says_where_from() -> None:
-    found = hardware.peak(AUTO, cuda("NVIDIA H100 PCIe"), "bf16", 1, 1, nothing_is_run)
-    assert found == hardware.Peak(
+    found = peaks.peak(AUTO, cuda("NVIDIA H100 PCIe"), "bf16", 1, 1, nothing_is_run)
+    assert found == Peak(
         756e12, "bf16", "NVIDIA H100 datasheet, PCIe column, dense", measured=False, clock_hz=756e12 / (114 * 4096)
     )
 
 
 def test_an_option_that_is_named_gives_its_figure_to_a_device_with_an_unclear_name() -> None:
-    found = hardware.peak(option("h100-nvl"), cuda("NVIDIA H100"), "bf16", 1, 1, nothing_is_run)
+    found = peaks.peak(option("h100-nvl"), cuda("NVIDIA H100"), "bf16", 1, 1, nothing_is_run)
     assert found.flops_per_second == 835e12
 
 
 def test_an_unknown_device_is_refused_with_the_override_and_the_options_it_may_be() -> None:
-    with pytest.raises(hardware.UnknownPeak) as refused:
-        hardware.peak(AUTO, cuda("NVIDIA H100"), "bf16", 1, 1, nothing_is_run)
+    with pytest.raises(UnknownPeak) as refused:
+        peaks.peak(AUTO, cuda("NVIDIA H100"), "bf16", 1, 1, nothing_is_run)
     said = str(refused.value)
     assert "'NVIDIA H100' in bf16" in said
     assert "hardware=h100-nvl, hardware=h100-pcie, hardware=h100-sxm;" in said
@@ -189,29 +190,29 @@ def test_an_unknown_device_is_refused_with_the_override_and_the_options_it_may_b
 
 
 def test_a_dtype_that_the_device_lacks_is_refused_and_those_it_has_are_named() -> None:
-    with pytest.raises(hardware.UnknownPeak, match=r"in tf32 is not known.*hardware=t4 has fp16"):
-        hardware.peak(AUTO, cuda("Tesla T4"), "tf32", 1, 1, nothing_is_run)
+    with pytest.raises(UnknownPeak, match=r"in tf32 is not known.*hardware=t4 has fp16"):
+        peaks.peak(AUTO, cuda("Tesla T4"), "tf32", 1, 1, nothing_is_run)
 
 
 # Precision
 
 
 def test_auto_is_bf16_on_a_gpu_that_has_it_and_fp32_on_a_cpu() -> None:
-    cpu = hardware.detect(Hardware(name="cpu", device="cpu", peaks={}))
-    assert hardware.resolve_precision("auto", cpu) == "fp32"
-    assert hardware.resolve_precision("bf16", cpu) == "bf16"
-    assert hardware.resolve_precision("auto", cuda("NVIDIA A100-SXM4-80GB")) == "bf16"
-    assert hardware.resolve_precision("fp32", cuda("Tesla T4", supports_bf16=False)) == "fp32"
+    cpu = detect(Hardware(name="cpu", device="cpu", peaks={}))
+    assert resolve_precision("auto", cpu) == "fp32"
+    assert resolve_precision("bf16", cpu) == "bf16"
+    assert resolve_precision("auto", cuda("NVIDIA A100-SXM4-80GB")) == "bf16"
+    assert resolve_precision("fp32", cuda("Tesla T4", supports_bf16=False)) == "fp32"
     for asked in ("bf16", "bf16_pure"):
-        with pytest.raises(hardware.Unavailable, match=f"precision={asked} needs bf16, which Tesla T4"):
-            hardware.resolve_precision(asked, cuda("Tesla T4", supports_bf16=False))
+        with pytest.raises(Unavailable, match=f"precision={asked} needs bf16, which Tesla T4"):
+            resolve_precision(asked, cuda("Tesla T4", supports_bf16=False))
 
 
 def test_fp32_is_held_against_tf32_on_a_gpu_and_against_fp32_on_a_cpu() -> None:
-    cpu, gpu = hardware.detect(replace(AUTO, device="cpu")), cuda("NVIDIA A100-SXM4-80GB")
-    assert hardware.peak_dtype("fp32", gpu) == "tf32"
-    assert hardware.peak_dtype("fp32", cpu) == "fp32"
-    assert {hardware.peak_dtype(p, machine) for p in ("bf16", "bf16_pure") for machine in (cpu, gpu)} == {"bf16"}
+    cpu, gpu = detect(replace(AUTO, device="cpu")), cuda("NVIDIA A100-SXM4-80GB")
+    assert peak_dtype("fp32", gpu) == "tf32"
+    assert peak_dtype("fp32", cpu) == "fp32"
+    assert {peak_dtype(p, machine) for p in ("bf16", "bf16_pure") for machine in (cpu, gpu)} == {"bf16"}
 
 
 @pytest.mark.parametrize(
@@ -219,8 +220,8 @@ def test_fp32_is_held_against_tf32_on_a_gpu_and_against_fp32_on_a_cpu() -> None:
 )
 def test_a_gpu_without_bf16_runs_in_fp32_against_its_fp32_peak_and_says_so(name: str, tera: float) -> None:
     machine = cuda(name, supports_bf16=False)
-    precision = hardware.resolve_precision("auto", machine)
-    found = hardware.peak(AUTO, machine, hardware.peak_dtype(precision, machine), 1, 1, nothing_is_run)
+    precision = resolve_precision("auto", machine)
+    found = peaks.peak(AUTO, machine, peak_dtype(precision, machine), 1, 1, nothing_is_run)
     assert (precision, found.dtype, found.flops_per_second) == ("fp32", "fp32", tera * 1e12)
     assert found.source.endswith("frameworks run in fp32 on it, and fp16 isn't measured for them")
 
@@ -243,7 +244,7 @@ def test_cuda_visible_devices_is_read_as_cuda_reads_it() -> None:
 
 def test_an_index_that_could_mean_either_of_two_kinds_of_gpu_is_refused() -> None:
     listed = [gpu(0, "NVIDIA T400", (7, 5)), gpu(1)]
-    with pytest.raises(hardware.Unavailable, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+    with pytest.raises(Unavailable, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
         visible(listed, "0", None)
     assert visible(listed, "1", "PCI_BUS_ID") == visible(listed, "GPU-1", None) == [listed[1]]
 
@@ -259,36 +260,36 @@ def test_gpus_of_one_kind_are_a_machine() -> None:
 
 
 def test_gpus_of_several_kinds_have_no_one_peak() -> None:
-    with pytest.raises(hardware.Unavailable, match="NVIDIA A100-SXM4-80GB, NVIDIA T400"):
+    with pytest.raises(Unavailable, match="NVIDIA A100-SXM4-80GB, NVIDIA T400"):
         of_gpus(AUTO, "580.1", [gpu(0), gpu(1, "NVIDIA T400", (7, 5))], {})
 
 
 def test_a_named_device_is_not_measured_on_another_that_is_known() -> None:
-    with pytest.raises(hardware.Unavailable, match=r"hardware=h100-sxm is not what is here: .*A100.* is hardware=a100"):
+    with pytest.raises(Unavailable, match=r"hardware=h100-sxm is not what is here: .*A100.* is hardware=a100"):
         of_gpus(option("h100-sxm"), "580.1", [gpu(0)], {})
     unclear = of_gpus(option("h100-sxm"), "580.1", [gpu(0, "NVIDIA H100", (9, 0))], {})
     assert unclear is not None and unclear.device_name == "NVIDIA H100"
 
 
 def test_a_slice_of_a_gpu_is_refused() -> None:
-    with pytest.raises(hardware.Unavailable, match="slice"):
+    with pytest.raises(Unavailable, match="slice"):
         visible([gpu(0)], "MIG-4b8ee1b5", None)
 
 
 def test_without_a_visible_gpu_auto_is_the_cpu_and_a_named_gpu_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    machine = hardware.detect(AUTO)
+    machine = detect(AUTO)
     assert (machine.device, machine.driver) == ("cpu", None)
     assert machine.num_devices == machine.cores == usable_cores()
     assert machine.memory_bytes is not None and machine.memory_bytes > GIB // 2
-    with pytest.raises(hardware.Unavailable, match=r"hardware=a100 needs a CUDA device.*hardware=cpu"):
-        hardware.detect(option("a100"))
+    with pytest.raises(Unavailable, match=r"hardware=a100 needs a CUDA device.*hardware=cpu"):
+        detect(option("a100"))
 
 
 def test_detecting_imports_no_torch_and_so_makes_no_cuda_context() -> None:
     program = (
-        "import sys; from mfubench import hardware; from mfubench.config import Hardware;"
-        " hardware.detect(Hardware(name='auto', device='auto', peaks={})); sys.exit('torch' in sys.modules)"
+        "import sys; from mfubench.hardware.machine import detect; from mfubench.config import Hardware;"
+        " detect(Hardware(name='auto', device='auto', peaks={})); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0
@@ -320,7 +321,7 @@ print(best)
 
 
 @pytest.fixture(scope="module")
-def measured() -> tuple[hardware.Peak, list[dict[str, float]]]:
+def measured() -> tuple[Peak, list[dict[str, float]]]:
     """The peak of as many one-thread ranks as there are cores, at most two, and what each rank printed."""
     printed: list[str] = []
 
@@ -329,13 +330,13 @@ def measured() -> tuple[hardware.Peak, list[dict[str, float]]]:
         return printed
 
     forced = Hardware(name="h100-sxm", device="cpu", device_name="H100 80GB HBM3", peaks={"fp32": 67e12})
-    machine = hardware.detect(forced)
-    found = hardware.peak(forced, machine, "fp32", min(2, machine.cores), 1, keep)
+    machine = detect(forced)
+    found = peaks.peak(forced, machine, "fp32", min(2, machine.cores), 1, keep)
     return found, [json.loads(text) for text in printed]
 
 
 def test_a_cpus_peak_is_the_mean_over_ranks_that_were_busy_at_once(
-    measured: tuple[hardware.Peak, list[dict[str, float]]],
+    measured: tuple[Peak, list[dict[str, float]]],
 ) -> None:
     found, ranks = measured
     assert found.measured and found.dtype == "fp32" and found.source.startswith("measured before the run")
@@ -346,7 +347,7 @@ def test_a_cpus_peak_is_the_mean_over_ranks_that_were_busy_at_once(
 
 
 def test_a_measured_peak_is_known_as_well_as_the_best_rates_of_its_sections_agree(
-    measured: tuple[hardware.Peak, list[dict[str, Any]]],
+    measured: tuple[Peak, list[dict[str, Any]]],
 ) -> None:
     found, ranks = measured
     assert [max(rank["best_of_sections"]) for rank in ranks] == [rank["flops_per_second"] for rank in ranks]
@@ -358,14 +359,14 @@ def test_a_measured_peak_is_known_as_well_as_the_best_rates_of_its_sections_agre
 
 
 def test_a_cpus_peak_is_what_another_matmul_library_says_within_a_factor(
-    measured: tuple[hardware.Peak, list[dict[str, float]]],
+    measured: tuple[Peak, list[dict[str, float]]],
 ) -> None:
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     other = float(run_together([[sys.executable, "-c", OTHER_LIBRARY]], one_thread, 60)[0])
     assert other / 1.3 < measured[0].flops_per_second < other * 2
 
 
-def test_training_does_not_beat_a_cpus_peak(measured: tuple[hardware.Peak, list[dict[str, float]]]) -> None:
+def test_training_does_not_beat_a_cpus_peak(measured: tuple[Peak, list[dict[str, float]]]) -> None:
     reached = float(run_together([[sys.executable, "-c", TRAINING]], {"OMP_NUM_THREADS": "1"}, 60)[0])
     assert reached < 1.05 * measured[0].flops_per_second
 
@@ -419,12 +420,12 @@ def on_the_cpu(commands: Sequence[Sequence[str]], environment: Mapping[str, str]
 
 
 def test_a_gpus_ceiling_is_searched_once_for_each_device_and_driver(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: tuple[hardware.Peak, list[dict[str, float]]]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: tuple[Peak, list[dict[str, float]]]
 ) -> None:
     """The search program runs on the CPU in the GPU's place, and agrees with the other one, which measures a CPU's peak."""
     monkeypatch.setenv("MFUBENCH_CACHE", str(tmp_path))
     one = replace(cuda("NVIDIA A100-SXM4-80GB"), uuids=("GPU-1", "GPU-2"))
-    found = hardware.ceiling(one, "bf16", 1, 1, on_the_cpu)
+    found = peaks.ceiling(one, "bf16", 1, 1, on_the_cpu)
     assert found.flops_per_second > measured[0].flops_per_second / 20  # a busy machine disturbs its longer windows more
     assert found.source.startswith("measured now: the largest bf16 matmul rate, mean of 1 GPU(s) (GPU 0: ")
     (file,) = (tmp_path / "ceilings").iterdir()
@@ -434,19 +435,19 @@ def test_a_gpus_ceiling_is_searched_once_for_each_device_and_driver(
         "580.1",
     )
 
-    again = hardware.ceiling(one, "bf16", 1, 1, nothing_is_run)
+    again = peaks.ceiling(one, "bf16", 1, 1, nothing_is_run)
     assert again.flops_per_second == found.flops_per_second and again.source.startswith("measured before: ")
     for other in (replace(one, driver="590"), replace(one, uuids=("GPU-2",)), replace(one, device_name="NVIDIA A30")):
         with pytest.raises(AssertionError, match="needs no measurement"):
-            hardware.ceiling(other, "bf16", 1, 1, nothing_is_run)
+            peaks.ceiling(other, "bf16", 1, 1, nothing_is_run)
     with pytest.raises(AssertionError, match="needs no measurement"):
-        hardware.ceiling(one, "tf32", 1, 1, nothing_is_run)
+        peaks.ceiling(one, "tf32", 1, 1, nothing_is_run)
 
     def three_times_as_fast(commands: Sequence[Sequence[str]], *_: object) -> list[str]:
         assert [command[2] for command in commands] == ["GPU-2"]  # the first is known
         return [json.dumps({**kept, "flops_per_second": 3 * found.flops_per_second})]
 
-    both = hardware.ceiling(one, "bf16", 2, 1, three_times_as_fast)
+    both = peaks.ceiling(one, "bf16", 2, 1, three_times_as_fast)
     assert both.flops_per_second == pytest.approx(2 * found.flops_per_second)
 
 
@@ -455,10 +456,8 @@ def test_a_ceiling_that_cant_be_measured_is_unavailable_and_kept_nowhere(
 ) -> None:
     monkeypatch.setenv("MFUBENCH_CACHE", str(tmp_path))
     nowhere = replace(cuda("NVIDIA A100-SXM4-80GB"), uuids=("GPU-nowhere",))
-    with pytest.raises(
-        hardware.Unavailable, match=r"A100.* could not be measured: .*; hardware\.measure_ceiling=false"
-    ):
-        hardware.ceiling(nowhere, "bf16", 1, 1, run_together)
+    with pytest.raises(Unavailable, match=r"A100.* could not be measured: .*; hardware\.measure_ceiling=false"):
+        peaks.ceiling(nowhere, "bf16", 1, 1, run_together)
     assert list(tmp_path.rglob("*.json")) == []
 
 
@@ -467,6 +466,6 @@ def test_a_cpus_ceiling_is_measured_as_its_peak_is() -> None:
         assert environment["OMP_NUM_THREADS"] == "1"
         return [json.dumps({"flops_per_second": 1e9, "best_of_sections": [1e9] * 5, "shape": [1, 2, 3], "torch": "2"})]
 
-    cpu = hardware.detect(Hardware(name="cpu", device="cpu", peaks={}))
-    found = hardware.ceiling(cpu, "fp32", 1, 1, one_rank)
+    cpu = detect(Hardware(name="cpu", device="cpu", peaks={}))
+    found = peaks.ceiling(cpu, "fp32", 1, 1, one_rank)
     assert found.flops_per_second == 1e9 and found.source.startswith("measured before the run: the best fp32 matmul")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mfubench.hardware import Machine
 from mfubench.hardware.lock import exclusive
+from mfubench.hardware.machine import Machine
 
 CPU = Machine("cpu", "Some CPU", 2, 2, True, None, None)
 GPUS = replace(CPU, device="cuda", num_devices=3, uuids=("GPU-c", "GPU-a", "GPU-b"))

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from mfubench import hardware
-from mfubench.hardware import CpuConditions, GpuConditions, Machine, troubles
-from mfubench.hardware.conditions import counter_increase, window_slice
+from mfubench.hardware.conditions import CpuConditions, GpuConditions, counter_increase, troubles, window_slice
+from mfubench.hardware.machine import Machine
+from mfubench.hardware.monitor import start_monitor
 from mfubench.hardware.monitor_cpu import TICKS_PER_SECOND, CpuMonitor, core_seconds
 from mfubench.hardware.monitor_gpu import GpuMonitor
 
@@ -246,11 +246,11 @@ def test_a_driver_that_doesnt_answer_or_has_lost_a_gpu_watches_none(driver: Driv
 
 def test_the_watch_is_over_the_first_gpus_of_the_machine_or_over_its_cores(driver: Driver) -> None:
     gpus = Machine("cuda", "NVIDIA A100-SXM4-80GB", 3, 8, True, "580", 80 * 2**30, ("GPU-1", "GPU-2", "GPU-3"))
-    assert [gpu.uuid for gpu in hardware.monitor(gpus, 2).conditions(None) if isinstance(gpu, GpuConditions)] == [
+    assert [gpu.uuid for gpu in start_monitor(gpus, 2).conditions(None) if isinstance(gpu, GpuConditions)] == [
         "GPU-1",
         "GPU-2",
     ]
-    assert isinstance(hardware.monitor(replace(gpus, device="cpu", uuids=()), 2), CpuMonitor)
+    assert isinstance(start_monitor(replace(gpus, device="cpu", uuids=()), 2), CpuMonitor)
 
 
 # The CPU

@@ -21,7 +21,7 @@ from mfubench.launch import programs, supervision
 from mfubench.launch import start as launch
 from mfubench.launch.outcome import Ending
 from mfubench.measure.status import judge
-from mfubench.plan.native import Plan
+from mfubench.plan.plan import Plan
 
 STOPPED = Ending("stopped")
 

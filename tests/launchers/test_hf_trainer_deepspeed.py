@@ -21,7 +21,8 @@ from mfubench.config.defaults import defaults
 from mfubench.files.paths import LAUNCHERS
 from mfubench.launch import extensions
 from mfubench.plan import support
-from mfubench.plan.native import EXTRA_STEPS, Plan
+from mfubench.plan.native import EXTRA_STEPS
+from mfubench.plan.plan import Plan
 
 pytestmark = BUILDS_OPERATORS
 

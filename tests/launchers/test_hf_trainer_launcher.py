@@ -23,7 +23,8 @@ from architectures import MODELS
 from mfubench import workload
 from mfubench.config import Experiment
 from mfubench.files.paths import LAUNCHERS, ROOT
-from mfubench.plan.native import EXTRA_STEPS, Place, Plan, make_plan
+from mfubench.plan.native import EXTRA_STEPS, Place, make_plan
+from mfubench.plan.plan import Plan
 
 TRAIN = LAUNCHERS / "hf_trainer" / "train.py"
 WATCHED = Path(__file__).parents[1] / "trainers" / "watched.py"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mfubench.config import Experiment
 from mfubench.measure.measure import as_done
-from mfubench.records import RankRecord, Records
+from mfubench.records.reading import RankRecord, Records
 
 
 def seen(**work: Any) -> Records:

@@ -9,10 +9,11 @@ import pytest
 
 from mfubench.config import ConfigError, Experiment
 from mfubench.config.validate import validate
-from mfubench.flops import profile_of, step_flops
 from mfubench.flops.crosscheck import compare_counts, contradictions, second_count_in_words
-from mfubench.measure.in_situ import InSitu, in_situ
-from mfubench.records import MicroBatch, RankRecord, Records, StepFlops
+from mfubench.flops.step import profile_of, step_flops
+from mfubench.measure.figures import InSitu
+from mfubench.measure.in_situ import in_situ
+from mfubench.records.reading import MicroBatch, RankRecord, Records, StepFlops
 
 SMALL = (
     "model.architecture.hidden_size=96",

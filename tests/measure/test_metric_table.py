@@ -7,9 +7,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from mfubench.flops.profile import AMOUNTS
+from mfubench.flops.counts import AMOUNTS
+from mfubench.measure.figures import Figures
 from mfubench.measure.metric_table import COLUMNS, METRICS, PER_STEP, WORDS, StepWork, percent, rates
-from mfubench.measure.metrics import Figures
 
 NO_FIGURES = {"rank"}  # a number that measures nothing
 

@@ -7,8 +7,9 @@ from itertools import accumulate
 
 import pytest
 
-from mfubench.flops import FlopCount
-from mfubench.hardware import Ceiling, GpuConditions, Peak
+from mfubench.flops.counts import FlopCount
+from mfubench.hardware.conditions import GpuConditions
+from mfubench.hardware.peaks import Ceiling, Peak
 from mfubench.measure.intervals import widened
 from mfubench.measure.metrics import (
     as_executed,
@@ -23,7 +24,7 @@ from mfubench.measure.metrics import (
     step_history,
     usd_per_million_tokens,
 )
-from mfubench.records import MicroBatch, RankRecord, Records
+from mfubench.records.reading import MicroBatch, RankRecord, Records
 
 PEAK = Peak(100e12, "bf16", "a data sheet", measured=False)
 NO_GPU = GpuConditions(

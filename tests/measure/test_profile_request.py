@@ -10,7 +10,7 @@ import pytest
 
 from mfubench.config import Experiment
 from mfubench.measure.profile_request import DEADLINE_S, ProfileRequest, profile_request
-from mfubench.plan.native import Plan
+from mfubench.plan.plan import Plan
 from mfubench.records.rank_events import RankEvents
 
 

@@ -9,20 +9,22 @@ from typing import Any, get_args
 
 import pytest
 
-from mfubench import hardware
 from mfubench.config import Experiment
-from mfubench.flops import FlopCount
-from mfubench.hardware import Ceiling, GpuConditions, Machine, Peak, Peaks
+from mfubench.flops.counts import FlopCount
+from mfubench.hardware.conditions import GpuConditions
+from mfubench.hardware.machine import Machine
+from mfubench.hardware.monitor import start_monitor
+from mfubench.hardware.peaks import Ceiling, Peak, Peaks
 from mfubench.launch.outcome import Outcome
-from mfubench.measure.in_situ import InSitu
+from mfubench.measure.figures import InSitu, Kind
 from mfubench.measure.measure import Measured
 from mfubench.measure.metrics import measurement_of, of_ceiling
 from mfubench.measure.observe import Observed
-from mfubench.measure.run_warnings import Kind, run_warnings
+from mfubench.measure.run_warnings import run_warnings
 from mfubench.measure.status import RunStatus, Wanted
 from mfubench.plan.native import Place, make_plan
 from mfubench.plan.prepare import Prepared, Target
-from mfubench.records import MicroBatch, RankRecord, Records
+from mfubench.records.reading import MicroBatch, RankRecord, Records
 from mfubench.workload import Workload
 
 FLOPS = FlopCount(10**12, 10**12, 10**12, 10**12, 12_000_000, 12_000_000, {})
@@ -68,7 +70,7 @@ def said(compose: Callable[..., Experiment]) -> Callable[..., list[str]]:
         target = Target(experiment, stage["machine"], "bf16", None)
         plan = make_plan(experiment, WORKLOAD, PLACE)
         prepared = Prepared(target, WORKLOAD, stage["flops"], None, plan)
-        observed = Observed(stage["outcome"], records, hardware.monitor(CPU, 1))
+        observed = Observed(stage["outcome"], records, start_monitor(CPU, 1))
         steps, stages = len(times), (stage["measurement"], stage["flops"], stage["in_situ"], [], ())
         measured = Measured(*stages, stage["conditions"], steps, Wanted(steps, "steps"))
         peaks = Peaks(peak, ceiling)

@@ -9,7 +9,8 @@ import pytest
 from mfubench.launch.outcome import How, Memory, Outcome, with_cause
 from mfubench.measure.status import STATUSES, Wanted, judge, wanted
 from mfubench.measure.stopping_rule import Rule
-from mfubench.records import Difference, RankRecord, Records
+from mfubench.records.expected import Difference
+from mfubench.records.reading import RankRecord, Records
 
 PLANNED = 35
 DIFFERENCE = (Difference(what="world size", asked="2", seen="1"),)

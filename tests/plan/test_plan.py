@@ -12,7 +12,8 @@ import yaml
 
 from mfubench.config import Experiment
 from mfubench.plan import support
-from mfubench.plan.native import Place, Plan, make_plan, num_samples, threads_per_rank
+from mfubench.plan.native import Place, make_plan, num_samples, threads_per_rank
+from mfubench.plan.plan import Plan
 from mfubench.workload import Workload
 
 WORKLOAD = Workload("/w/model", "/w/tokenizer", "/w/messages.jsonl", "/w/alpaca.jsonl", 74, None)

@@ -13,7 +13,7 @@ from mfubench.config import Experiment, Framework, Mode
 from mfubench.config.compose import GROUPS
 from mfubench.config.defaults import defaults
 from mfubench.files.paths import CONF
-from mfubench.hardware import Machine
+from mfubench.hardware.machine import Machine
 from mfubench.plan import engines, support
 from mfubench.plan.native import Place, make_plan
 from mfubench.workload import Workload

@@ -15,7 +15,7 @@ import pytest
 
 from mfubench.files.paths import PROBE_SITE
 from mfubench.launch import extensions
-from mfubench.records import RankRecord, Records, read_records
+from mfubench.records.reading import RankRecord, Records, read_records
 
 TRAINERS = Path(__file__).parents[1] / "trainers"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)

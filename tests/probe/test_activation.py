@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mfubench.files.paths import PROBE_SITE
-from mfubench.records import read_records
+from mfubench.records.reading import read_records
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mfubench.records import read_records
+from mfubench.records.reading import read_records
 
 
 @pytest.mark.parametrize("profile", ["", "1"])

@@ -8,7 +8,9 @@ from statistics import mean
 
 import pytest
 
-from mfubench.records import Expected, Records, differences, read_records
+from mfubench.records.expected import Expected
+from mfubench.records.invariants import differences
+from mfubench.records.reading import Records, read_records
 
 SLOW_S = 0.4
 

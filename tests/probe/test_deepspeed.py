@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from architectures import BUILDS_OPERATORS
 
-from mfubench.records import Expected, MicroBatch, differences
+from mfubench.records.expected import Expected
+from mfubench.records.invariants import differences
+from mfubench.records.reading import MicroBatch
 
 pytestmark = BUILDS_OPERATORS
 

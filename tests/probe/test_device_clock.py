@@ -14,7 +14,7 @@ from mfubench.measure.step_breakdown import step_breakdown
 from mfubench.probe.device_clock import DeviceClock
 from mfubench.probe.events import Writer
 from mfubench.probe.observer import Observer
-from mfubench.records import read_records
+from mfubench.records.reading import read_records
 
 IDS = torch.zeros(2, 8, dtype=torch.int64)
 

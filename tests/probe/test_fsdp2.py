@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from mfubench.records import Expected, MicroBatch, differences
+from mfubench.records.expected import Expected
+from mfubench.records.invariants import differences
+from mfubench.records.reading import MicroBatch
 
 LAYERS, HIDDEN, MLP, VOCABULARY, KEYS = 3, 32, 48, 64, 16  # of the trainer's model; 2 of 4 heads have keys of their own
 MATRICES = 2 * VOCABULARY * HIDDEN + LAYERS * (2 * HIDDEN * (HIDDEN + KEYS) + 3 * HIDDEN * MLP)

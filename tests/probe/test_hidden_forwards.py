@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mfubench.records import RankRecord
+from mfubench.records.reading import RankRecord
 
 SCENARIOS = {
     "the model's forward called directly": "--hidden forward",

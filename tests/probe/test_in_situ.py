@@ -9,8 +9,8 @@ import pytest
 from architectures import BUILDS_OPERATORS
 
 from mfubench.config import Mode
-from mfubench.flops import count
-from mfubench.records import RankRecord, Records, read_records
+from mfubench.flops.count import count
+from mfubench.records.reading import RankRecord, Records, read_records
 
 ARCHITECTURE = {  # of the trainers' model
     "model_type": "llama",

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from mfubench.probe.liger import find_liger_kernels
-from mfubench.records import RankRecord
+from mfubench.records.reading import RankRecord
 from mfubench.records.work_check import liger_switches
 
 SWITCHES = ("rope", "rms_norm", "swiglu", "cross_entropy", "fused_linear_cross_entropy")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mfubench.records import RankRecord
+from mfubench.records.reading import RankRecord
 
 SCENARIOS = {
     "full, none": "",

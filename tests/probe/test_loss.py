@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mfubench.records import RankRecord, Records, first_loss, last_loss
+from mfubench.records.loss import first_loss, last_loss
+from mfubench.records.reading import RankRecord, Records
 from mfubench.report.first_losses import TOLERANCE
 
 SCENARIOS = {

@@ -14,7 +14,7 @@ from mfubench.explain.difference import difference
 from mfubench.explain.exclusive import by_category, exclusive
 from mfubench.explain.timeline import NoProfile, Timeline, timeline
 from mfubench.explain.waterfall import StepTime, step_time
-from mfubench.records import read_records
+from mfubench.records.reading import read_records
 
 FIRST, STEPS = 3, 3
 LONG = ("--sleep", 0.15, "--matmuls", 12, "--copies", 12)

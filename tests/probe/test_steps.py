@@ -11,7 +11,7 @@ from statistics import mean
 import pytest
 
 from mfubench.measure.step_breakdown import step_breakdown
-from mfubench.records import MicroBatch, RankRecord, read_records
+from mfubench.records.reading import MicroBatch, RankRecord, read_records
 
 # Steps whose every part sleeps for a known time, over three orders of magnitude.
 TIMED = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mfubench.records import RankRecord, read_records
+from mfubench.records.reading import RankRecord, read_records
 
 
 @pytest.fixture

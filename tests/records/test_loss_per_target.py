@@ -6,8 +6,10 @@ import math
 
 import pytest
 
-from mfubench.records import Expected, MicroBatch, RankRecord, Records, differences, finite, first_loss, last_loss
-from mfubench.records.loss import loss_per_target
+from mfubench.records.expected import Expected
+from mfubench.records.invariants import differences
+from mfubench.records.loss import finite, first_loss, last_loss, loss_per_target
+from mfubench.records.reading import MicroBatch, RankRecord, Records
 
 BATCH = MicroBatch(2, 256, 512, 512, targets=510)
 UNKNOWN = MicroBatch(2, 256, None, None)

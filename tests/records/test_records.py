@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from mfubench.measure.step_breakdown import StepBreakdown, step_breakdown
-from mfubench.records import Expected, Follower, MicroBatch, StepFlops, differences, read_records
+from mfubench.records.expected import Expected
+from mfubench.records.invariants import differences
+from mfubench.records.reading import Follower, MicroBatch, StepFlops, read_records
 
 HOUR_NS = 3_600_000_000_000
 WORK = {

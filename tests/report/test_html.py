@@ -15,7 +15,7 @@ import pytest
 from html_results import FRAMEWORKS, HOSTILE, Lab, forty, over_batch_size, spoilt
 
 from mfubench.config import Experiment
-from mfubench.measure.run_warnings import RunWarning
+from mfubench.measure.figures import RunWarning
 from mfubench.report.html import page
 from mfubench.report.html.details import details
 from mfubench.report.section import Section

@@ -14,7 +14,7 @@ from html_results import FRAMEWORKS, Lab, over_batch_size, spoilt
 from made_results import h200_lora, h200_slower
 
 from mfubench.config import Experiment
-from mfubench.measure.run_warnings import RunWarning
+from mfubench.measure.figures import RunWarning
 from mfubench.report.html import page
 from mfubench.result import Result
 

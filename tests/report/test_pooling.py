@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mfubench.measure.run_warnings import RunWarning
+from mfubench.measure.figures import RunWarning
 from mfubench.report.overview import overview
 from mfubench.report.pooling import pairs, pool
 from mfubench.result import Result

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mfubench.flops import FlopCount
+from mfubench.flops.counts import FlopCount
 from mfubench.report.published.studies import Study, counted, meaning, share, studies
 from mfubench.report.published.tables import sections
 from mfubench.report.section import Section

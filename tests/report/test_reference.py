@@ -13,7 +13,7 @@ import pytest
 from made_results import make_result
 
 from mfubench.config import Experiment
-from mfubench.flops import step_flops
+from mfubench.flops.step import step_flops
 from mfubench.measure.intervals import MIN_STEPS, summarize
 from mfubench.measure.metric_table import STEP_RATES
 from mfubench.measure.steady_state import steadiness

@@ -14,7 +14,6 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mfubench import hardware
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.compose import GROUPS, check_command_line, store_schema
 from mfubench.config.defaults import defaults
@@ -22,9 +21,10 @@ from mfubench.config.errors import key_of
 from mfubench.config.hydra_errors import FREE_FORM, known_settings
 from mfubench.config.validate import validate
 from mfubench.files.paths import CONF, LAUNCHERS, ROOT
-from mfubench.hardware import Machine
+from mfubench.hardware.machine import Machine, resolve_precision
 from mfubench.plan import engines, support
-from mfubench.plan.native import Place, Plan, make_plan, plan_file, threads_per_rank
+from mfubench.plan.native import Place, make_plan, threads_per_rank
+from mfubench.plan.plan import Plan, plan_file
 from mfubench.plan.prepare import REFUSALS
 from mfubench.result.identity import identity
 from mfubench.result.resume import resume_command
@@ -97,7 +97,7 @@ def planned(experiment: Experiment, machine: Machine) -> Plan | None:
     """The plan of what is valid on any machine; None where it is refused for this one."""
     try:
         framework, engine = engines.choose(experiment.framework, lambda _: True)
-        precision = hardware.resolve_precision(experiment.precision, machine)
+        precision = resolve_precision(experiment.precision, machine)
         experiment, known = replace(experiment, framework=framework), defaults(experiment.mode.name)
         support.check_supported(experiment, support.values_of(experiment, machine.device, precision, engine), known)
         support.check_devices(experiment.parallelism, machine)

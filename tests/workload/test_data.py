@@ -17,7 +17,7 @@ from mfubench import config
 from mfubench.config import ConfigError, Experiment, WrongCombination
 from mfubench.config.validate import validate
 from mfubench.files.paths import ROOT
-from mfubench.plan.native import Plan
+from mfubench.plan.plan import Plan
 from mfubench.plan.support import Unsupported
 from mfubench.workload import Workload, prepare_workload
 from mfubench.workload.jsonl import read_jsonl

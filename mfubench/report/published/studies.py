@@ -11,8 +11,8 @@ import yaml
 
 from mfubench.config import Mode
 from mfubench.files.paths import CONF
-from mfubench.flops.analytic import AnalyticCount, analytic_count
-from mfubench.flops.profile import AMOUNTS
+from mfubench.flops.analytic import analytic_count
+from mfubench.flops.counts import AMOUNTS, AnalyticCount
 
 
 @dataclass(frozen=True)

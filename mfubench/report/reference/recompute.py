@@ -11,12 +11,14 @@ from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
 from mfubench.config import Experiment
-from mfubench.flops import step_flops
-from mfubench.hardware import Peak, known_peaks
-from mfubench.measure.metrics import Figures, impossible, measurement_of, step_history
+from mfubench.flops.step import step_flops
+from mfubench.hardware.catalogue import known_peaks
+from mfubench.hardware.peaks import Peak
+from mfubench.measure.figures import Figures
+from mfubench.measure.metrics import impossible, measurement_of, step_history
 from mfubench.measure.observe import rule_of
 from mfubench.measure.stopping_rule import enough_after
-from mfubench.records import MicroBatch, RankRecord, Records
+from mfubench.records.reading import MicroBatch, RankRecord, Records
 from mfubench.result import Result
 from mfubench.result.result_file import FoundHardware
 

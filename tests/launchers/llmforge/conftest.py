@@ -14,7 +14,8 @@ import yaml
 
 from mfubench.config import Experiment
 from mfubench.files.paths import LAUNCHERS
-from mfubench.plan.native import EXTRA_STEPS, Plan
+from mfubench.plan.native import EXTRA_STEPS
+from mfubench.plan.plan import Plan
 
 DATA = Path(__file__).parents[2] / "data" / "llmforge"
 OVERRIDES = (

@@ -16,7 +16,7 @@ import yaml
 from architectures import BUILDS_OPERATORS
 
 from mfubench.launch import extensions
-from mfubench.plan.native import Plan
+from mfubench.plan.plan import Plan
 
 pytestmark = BUILDS_OPERATORS
 
