@@ -198,16 +198,18 @@ def test_a_job_that_slurm_ends_keeps_what_was_measured(slurm: Slurm, tmp_path: P
 
 @pytest.mark.slow
 def test_a_job_that_is_requeued_goes_on_where_it_was(slurm: Slurm, tmp_path: Path) -> None:
-    first, second, again = (tmp_path / "sweep" / job / "result.json" for job in ("0", "1", "1-2"))
+    first, ended, again = (
+        tmp_path / "sweep" / path for path in ("0/result.json", "1/superseded.json", "1-2/result.json")
+    )
     job = submit(slurm, tmp_path, "--requeue", "-m", "seed=1,2", "resume=true", "hydra.sweep.dir=sweep", DDP)
     wait_until(first.is_file, tmp_path)
     before = first.read_bytes()
-    wait_until(second.with_name("plan.json").is_file, tmp_path)
+    wait_until(ended.with_name("plan.json").is_file, tmp_path)
     slurm.run("scontrol", "requeue", job)
     wait_until(lambda: slurm.run("squeue", "--noheader", f"--job={job}", "--format=%T").strip() == "PENDING", tmp_path)
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
     wait_until(again.is_file, tmp_path)
-    assert [json.loads(path.read_text())["status"] for path in (first, second, again)] == ["ok", "interrupted", "ok"]
+    assert [json.loads(path.read_text())["status"] for path in (first, ended, again)] == ["ok", "interrupted", "ok"]
     assert first.read_bytes() == before
 
 
