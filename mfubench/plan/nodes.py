@@ -17,9 +17,13 @@ from mfubench.plan.interpolation import resolve, spliced
 
 NODE = "MFUBENCH_NODE"  # to the probe: the node's name
 PORT_OF_A_DRY_RUN = 29500
-# Runs on every node: its number, name and host, and each path that isn't there.
+# Runs on every node: its number, name and host, and each path that isn't there. A folder just made on another node may be
+# seen late on a network file system; listing the folder above it looks anew.
 LOOK = f"""here="$NODE_RANK ${NODE}"; echo "host $here $(uname -n)"
-for path; do [ -e "$path" ] || echo "lacks $here $path"; done"""
+for path; do
+  for second in 1 2 3 4 5; do [ -e "$path" ] && break; ls "$(dirname "$path")" >/dev/null 2>&1; sleep 1; done
+  [ -e "$path" ] || echo "lacks $here $path"
+done"""
 
 
 @dataclass(frozen=True)

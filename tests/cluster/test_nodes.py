@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from mfubench.config.validate import validate
 from mfubench.hardware.machine import Machine, Unavailable
 from mfubench.launch.outcome import Outcome, with_cause
 from mfubench.plan import support
-from mfubench.plan.nodes import Nodes, find_nodes, node_rank, run_id
+from mfubench.plan.nodes import LOOK, NODE, Nodes, find_nodes, node_rank, run_id
 from mfubench.plan.plan import Plan
 
 SIXTEEN = ("parallelism=zero2", "parallelism.num_nodes=2", "parallelism.num_devices=16")
@@ -154,6 +156,17 @@ def test_a_node_that_lacks_something_is_named_before_the_start(compose: Compose,
     with pytest.raises(Unavailable) as refused:
         found(compose("cluster=slurm", *SIXTEEN), said, SLURM_JOB_ID="7")
     assert words in str(refused.value)
+
+
+def test_a_folder_that_a_node_sees_late_is_waited_for(tmp_path: Path) -> None:
+    late, never = tmp_path / "runs" / "late", tmp_path / "runs" / "never"
+    environment = {**os.environ, "NODE_RANK": "1", NODE: "b"}
+    argv = ["sh", "-c", LOOK, "sh", str(late), str(never)]
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as looks:
+        time.sleep(1.5)
+        late.mkdir(parents=True)
+        said, _ = looks.communicate(timeout=60)
+    assert said.splitlines() == [f"host 1 b {HERE}", f"lacks 1 b {never}"]
 
 
 def test_the_first_node_is_where_mfubench_runs(compose: Compose) -> None:
