@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-# Two tests at a time: the real runs among them take two cores each.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist
+# Three tests at a time on two cores: many of them wait, for ranks that meet or for the end of a run.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist
 
 .PHONY: run test test-all test-frameworks test-gpu reference-gpu check bench bench-faults setup
 
@@ -20,7 +20,7 @@ test-all: .venv/ready
 # The other frameworks: the first time this installs each into launchers/NAME/.venv, some 3 GB apiece.
 test-frameworks: .venv/ready
 	$(BIN)/python launchers/install --all
-	$(PYTEST) loadfile -m frameworks $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m frameworks $(ARGS)
 
 # On one GPU, some minutes: what a CPU can't show. Without one each test is skipped, and says why.
 test-gpu: .venv/ready

@@ -63,7 +63,7 @@ def test_a_gpu_that_is_not_here_is_planned_for_by_its_data_sheet_and_never_asked
     def detected(*_: object) -> None:
         raise AssertionError("the device was asked for")
 
-    monkeypatch.setattr(prepare.hardware, "detect", detected)
+    monkeypatch.setattr(prepare, "detect", detected)
 
     def needed(batch_size: int) -> int:
         experiment = compose("dry_run=true", *planned, f"batch_size={batch_size}")
