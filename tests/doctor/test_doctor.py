@@ -114,6 +114,7 @@ def test_the_matrix_says_what_a_run_says(found: dict[str, Any], tmp_path: Path) 
     assert run.returncode == 3 and reason in " ".join(run.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_command_to_try_next_works_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["framework=hf_trainer", "hardware=cpu", "sequence_length=64", "--json"])
     command = shlex.split(json.loads(capsys.readouterr().out)["commands"][0])

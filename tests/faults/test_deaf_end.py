@@ -17,12 +17,11 @@ TRAINER = ("${run.python}", "${parallelism.launcher}", "${run.launchers}/hf_trai
 RANKS = "parallelism.num_devices=2"
 
 
+ALONE = pytest.param((), id="alone", marks=pytest.mark.slow)
 DEEPSPEED = pytest.param(("parallelism=zero2", RANKS), id="deepspeed", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(
-    "parallelism", [pytest.param((), id="alone"), pytest.param(("parallelism=ddp", RANKS), id="torchrun"), DEEPSPEED]
-)
+@pytest.mark.parametrize("parallelism", [ALONE, pytest.param(("parallelism=ddp", RANKS), id="torchrun"), DEEPSPEED])
 def test_a_trainer_that_ignores_sigterm_is_gone_within_two_seconds_of_the_last_step_wanted(
     parallelism: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mfubench.records.reading import read_records
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("profile", ["", "1"])
 def test_torch_compile_captures_the_same_graphs_after_a_model_of_which_few_classes_are_watched(
     tmp_path: Path, run: Callable, trainers: Path, monkeypatch: pytest.MonkeyPatch, profile: str

@@ -51,6 +51,7 @@ def test_latent_attention_and_shared_experts_do_in_the_process_what_was_counted(
     assert result["in_situ"]["flops"] == expected  # channels of keys and values differ: the CPU has no fused kernel
 
 
+@pytest.mark.slow
 def test_states_are_counted_by_formula_and_all_else_is_what_the_process_did(tmp_path: Path) -> None:
     result = trained(
         tmp_path,

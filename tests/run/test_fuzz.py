@@ -30,7 +30,7 @@ from mfubench.result.identity import identity
 from mfubench.result.resume import resume_command
 from mfubench.workload import Workload
 
-EXAMPLES = int(os.environ.get("MFUBENCH_FUZZ", "60"))
+EXAMPLES = int(os.environ.get("MFUBENCH_FUZZ", "40"))
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in (*GROUPS, "experiment")}
 ODD = (
     *("0", "1", "2", "-1", "3.5", "1e9", "1e400", "99999999999999999999", "nan", "inf", "-inf", "0x10", "1_000"),
