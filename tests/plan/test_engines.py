@@ -109,7 +109,12 @@ def run(folder: Path, *, path: Path, **environment: str) -> dict:
 
     small = ("hidden_size=96", "intermediate_size=192", "num_hidden_layers=2", "vocab_size=8192")
     argv = [sys.executable, "-m", "mfubench", "framework=llmforge", "gradient_checkpointing=reentrant"]
-    argv += ["measurement=quick", "sequence_length=64", *(f"model.architecture.{each}" for each in small)]
+    argv += [
+        "measurement=quick",
+        "hardware.peak_flops_per_second=1e12",
+        "sequence_length=64",
+        *(f"model.architecture.{each}" for each in small),
+    ]
     env = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
     env |= {key: os.pathsep.join([value, env.get(key, "")]) for key, value in environment.items()}
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600)

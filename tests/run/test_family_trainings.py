@@ -14,6 +14,7 @@ from mfubench.measure.in_situ import IN_CHUNKS
 
 TOKENS = 2 * 64
 SMALL = (
+    "hardware.peak_flops_per_second=1e12",  # to measure one takes seconds
     *("measurement=quick", "measurement.profile_flops=true", "measurement.warmup_steps=3", "batch_size=2"),
     *("sequence_length=64", "tracking=none", "hydra.run.dir=run"),
 )
