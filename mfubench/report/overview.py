@@ -14,8 +14,7 @@ from mfubench.report.first_losses import not_comparable
 from mfubench.report.labels import HEAD, SEPARATOR, differing_settings, in_short, labels
 from mfubench.report.pooling import Pooled, by_sweep, pool
 from mfubench.report.ratios import Comparison, comparisons, fastest, sentence
-from mfubench.report.scaling import scaling_section
-from mfubench.report.section import Section
+from mfubench.report.scaling import Scaling, scalings
 from mfubench.report.settings import one_line
 from mfubench.report.step_time import Explained, explained
 from mfubench.result.result_file import Result
@@ -68,7 +67,7 @@ class Overview:
     rows: tuple[Row, ...]
     ratios: Mapping[str, Sequence[RatioLine]]  # to the first row of each task, by a title that names it
     note: str  # on the ratios; empty: none
-    scaling: Section | None  # the table of what ran on several numbers of devices
+    scalings: Sequence[Scaling]  # what ran on several numbers of devices
     remarks: tuple[Remark, ...]
 
     @property
@@ -137,7 +136,7 @@ def overview(results: Sequence[Result], title: str = "") -> Overview:
             for task in compared
         },
         note=SINGLE if any(each.ratio.basis == "single" for task in compared for each in task) else "",
-        scaling=scaling_section(settings),
+        scalings=scalings(settings),
         remarks=tuple(_remarks(rows)),
     )
 

@@ -68,11 +68,8 @@ def scalings(settings: Sequence[Pooled]) -> list[Scaling]:
     return [Scaling(name, _points(sizes)) for name, sizes in zip(names, several, strict=True)]
 
 
-def scaling_section(settings: Sequence[Pooled]) -> Section | None:
-    """Return the table of all scalings, a row for each number of devices and nodes; None if there are none."""
-    found = scalings(settings)
-    if not found:
-        return None
+def scaling_section(found: Sequence[Scaling]) -> Section:
+    """Return the table of at least one scaling, a row for each number of devices and nodes."""
     single = any(len(point.pooled.ok) == 1 for each in found for point in each.points)
     about = (
         "Efficiency: tokens/s per device over those of the fewest devices, with its 95 % interval"

@@ -12,6 +12,7 @@ from rich.text import Text
 from mfubench.explain.categories import CATEGORIES
 from mfubench.measure.metric_table import COLUMNS, WORDS, percent, seconds
 from mfubench.report.overview import Overview, Row, legend, overviews
+from mfubench.report.scaling import scaling_section
 from mfubench.report.section import Section
 from mfubench.result.result_file import Result
 
@@ -32,7 +33,7 @@ def show(results: Sequence[Result], console: Console, sections: Sequence[Section
         if len(sweeps) > 1:
             _print_line(seen.title, console, "bold")
         _show_sweep(seen, console)
-        if seen.ratios or seen.remarks or seen.scaling:
+        if seen.ratios or seen.remarks or seen.scalings:
             console.print()
     for line in legend(sweeps):
         _print_line(line, console, "dim")
@@ -64,8 +65,8 @@ def _show_sweep(seen: Overview, console: Console) -> None:
     for remark in seen.remarks:
         style, cut = ("red", False) if remark.failure else ("yellow", several)
         _print_line(f"{remark.about}: {remark.text}", console, style, cut)
-    if seen.scaling:
-        show_section(seen.scaling, console)
+    if seen.scalings:
+        show_section(scaling_section(seen.scalings), console)
 
 
 def _show_step_times(rows: Sequence[Row], console: Console) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Iterator, Sequence
 
 from mfubench.report.overview import Overview, legend, overviews
+from mfubench.report.scaling import scaling_section
 from mfubench.report.section import Section
 from mfubench.result.result_file import Result
 
@@ -47,8 +48,8 @@ def _sweep(seen: Overview) -> Iterator[str]:
         yield f"- {_escaped(seen.note)}"
     for remark in seen.remarks:
         yield f"- {_escaped(remark.about)}: {_escaped(remark.text)}"
-    if seen.scaling:
-        yield from ("", *_section(seen.scaling))
+    if seen.scalings:
+        yield from ("", *_section(scaling_section(seen.scalings)))
 
 
 def _section(section: Section) -> Iterator[str]:

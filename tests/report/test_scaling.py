@@ -33,9 +33,7 @@ def of(runs: list[Result]) -> Scaling:
 
 def about(runs: list[Result]) -> str:
     """The sentences above the table."""
-    found = scaling_section(pool(runs))
-    assert found
-    return found.paragraphs[0]
+    return scaling_section(scalings(pool(runs))).paragraphs[0]
 
 
 def efficiencies(found: Scaling) -> list[float | None]:
@@ -92,16 +90,11 @@ def test_only_settings_that_are_otherwise_the_same_are_one_line(result: Made) ->
         ("hf_trainer full · batch 2", 2),
         ("hf_trainer full · batch 8", 2),
     ]
-    table = scaling_section(pool(runs))
-    assert (
-        table
-        and table.headers[0] == "setting"
-        and [row[0] for row in table.rows][1:3]
-        == [
-            "hf_trainer full · batch 2",
-            "hf_trainer full · batch 8",
-        ]
-    )
+    table = scaling_section(scalings(pool(runs)))
+    assert table.headers[0] == "setting" and [row[0] for row in table.rows][1:3] == [
+        "hf_trainer full · batch 2",
+        "hf_trainer full · batch 8",
+    ]
     assert not scalings(pool([result(*on(2), seconds=0.2), result(*on(2, "mode=lora"), seconds=0.2)]))
     assert not scalings(pool([result(*on(1), seconds=0.2), result(*on(2), status="failed", measurement=None)]))
 

@@ -11,16 +11,17 @@ from mfubench.report.html.axes import MARKERS, Bar, Plot, draw_bars, draw_lines,
 from mfubench.report.html.step_time import time_by_category, waterfalls
 from mfubench.report.html.svg import style
 from mfubench.report.labels import labels
-from mfubench.report.overview import Row
+from mfubench.report.overview import Overview, Row
 from mfubench.report.pooling import Figure, Pooled
-from mfubench.report.scaling import scalings
+from mfubench.report.scaling import Scaling
 
 
-def charts(rows: Sequence[Row], part: str) -> list[Plot]:
-    """Draw what the rows of a part of the page have figures for, in the order in which it is shown."""
-    with style(part):
+def charts(seen: Overview) -> list[Plot]:
+    """Draw what a part of the page has figures for, in the order in which it is shown."""
+    rows = seen.rows
+    with style(seen.title):
         drawn = (utilisation(rows), time_by_category(rows), *throughput(rows), ladder(rows), where_time_goes(rows))
-        drawn += (memory(rows), *scaling(rows), *waterfalls(rows))
+        drawn += (memory(rows), *scaling(seen.scalings), *waterfalls(rows))
         return [chart for chart in drawn if chart]
 
 
@@ -137,11 +138,10 @@ def throughput(rows: Sequence[Row]) -> Iterator[Plot]:
         yield Plot(title, draw_lines(part, f"throughput-{start}", title, of, EngFormatter(sep="")), about)
 
 
-def scaling(rows: Sequence[Row]) -> Iterator[Plot]:
+def scaling(found: Sequence[Scaling]) -> Iterator[Plot]:
     """Efficiency of settings that ran on several numbers of devices, as many lines to a chart as there are colours."""
     from matplotlib.ticker import PercentFormatter
 
-    found = scalings([row.pooled for row in rows])
     efficiency = {id(point.pooled): point.efficiency for each in found for point in each.points}
     lines = [(each.name, {point.size: point.pooled for point in each.points}) for each in found]
     title, about = "Scaling efficiency", "Tokens per second and device, over those of the fewest devices; by devices."

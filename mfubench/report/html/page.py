@@ -17,6 +17,7 @@ from mfubench.report.html.axes import in_words
 from mfubench.report.html.charts import charts, panels
 from mfubench.report.html.details import Details, details
 from mfubench.report.overview import Overview, Row, legend, overviews
+from mfubench.report.scaling import scaling_section
 from mfubench.report.section import Section
 from mfubench.result.result_file import Result
 
@@ -42,10 +43,9 @@ def page(results: Sequence[Result], notes: Sequence[str] = (), sections: Sequenc
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         title=only if len(sweeps) == 1 else f"{len(sweeps)} groups of runs",
         counts=_counts([row for seen in sweeps for row in seen.rows]),
-        sweeps=[
-            (seen, _counts(seen.rows), charts(seen.rows, seen.title), panels(seen.rows, seen.title)) for seen in sweeps
-        ],
+        sweeps=[(seen, _counts(seen.rows), charts(seen), panels(seen.rows, seen.title)) for seen in sweeps],
         legend=legend(sweeps),
+        scaling_section=scaling_section,
         COLUMNS=COLUMNS,
         in_words=in_words,
         OPEN_PANELS=OPEN_PANELS,
