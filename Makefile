@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 # Three tests at a time on two cores: many of them wait, for ranks that meet or for the end of a run.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist
+PYTEST := $(BIN)/python -m pytest
+AT_A_TIME := -n 3 --dist worksteal
 
 .PHONY: run test test-all test-frameworks test-gpu reference-gpu check bench bench-faults setup
 
@@ -11,20 +12,20 @@ run: .venv/ready
 	$(BIN)/python -m mfubench $(ARGS)
 
 test: .venv/ready
-	$(PYTEST) worksteal $(ARGS)
+	$(PYTEST) $(AT_A_TIME) $(ARGS)
 
 # The rest: what is marked slow.
 test-all: .venv/ready
-	$(PYTEST) worksteal -m "slow and not frameworks and not gpu" $(ARGS)
+	$(PYTEST) $(AT_A_TIME) -m "slow and not frameworks and not gpu" $(ARGS)
 
 # The other frameworks: the first time this installs each into launchers/NAME/.venv, some 3 GB apiece.
 test-frameworks: .venv/ready
 	$(BIN)/python launchers/install --all
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m frameworks $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile -m frameworks $(ARGS)
 
 # On one GPU, some minutes: what a CPU can't show. Without one each test is skipped, and says why.
 test-gpu: .venv/ready
-	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)
+	$(PYTEST) -m gpu -rs tests/gpu $(ARGS)
 
 # The published comparison on one GPU, into outputs/reference/: LoRA in minutes, then full fine-tuning.
 reference-gpu: .venv/ready

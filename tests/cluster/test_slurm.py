@@ -134,14 +134,13 @@ FAULT = (
 
 def wait_for_steps(folder: Path, steps: int = 3, within_s: float = 300) -> None:
     """Wait until both ranks have recorded some steps."""
-    deadline = time.monotonic() + within_s
-    records = folder / "run" / "records"
-    while True:
-        done = [path.read_text().count('"event": "step"') for path in records.glob("rank*.jsonl")]
-        if len(done) == 2 and min(done) >= steps:
-            return
-        assert time.monotonic() < deadline, (folder / "run" / "framework.log").read_text()
-        time.sleep(0.1)
+
+    def recorded() -> bool:
+        ranks = (folder / "run" / "records").glob("rank*.jsonl")
+        done = [path.read_text().count('"event": "step"') for path in ranks]
+        return len(done) == 2 and min(done) >= steps
+
+    wait_until(recorded, folder / "run" / "framework.log", within_s)
 
 
 def submit(slurm: Slurm, folder: Path, option: str, *overrides: str) -> str:
@@ -154,12 +153,12 @@ def submit(slurm: Slurm, folder: Path, option: str, *overrides: str) -> str:
     return done.stdout.strip()
 
 
-def wait_until(true: Callable[[], bool], folder: Path, within_s: float = 180) -> None:
-    """Wait for what the job in that folder comes to."""
+def wait_until(true: Callable[[], bool], log: Path, within_s: float = 180) -> None:
+    """Wait for what a job comes to; its log says why it doesn't."""
     deadline = time.monotonic() + within_s
     while not true():
-        assert time.monotonic() < deadline, (folder / "job.log").read_text()
-        time.sleep(0.2)
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 LONG = (DDP, "measurement.steps=5000", "measurement.stall_s=60")
@@ -190,7 +189,7 @@ def test_a_job_that_slurm_ends_keeps_what_was_measured(slurm: Slurm, tmp_path: P
         slurm.run("scancel", job)
     else:
         slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-    wait_until((tmp_path / "run" / "result.json").exists, tmp_path)
+    wait_until((tmp_path / "run" / "result.json").exists, tmp_path / "job.log")
     result = result_of(tmp_path)
     assert (result["status"], result["stopped_by"]) == ("ok", "user"), result["reason"]
     assert result["measurement"]["steps"] >= 4 and result["outcome"]["pids_left"] == []
@@ -202,13 +201,16 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(slurm: Slurm, tmp_path: Pat
         tmp_path / "sweep" / path for path in ("0/result.json", "1/superseded.json", "1-2/result.json")
     )
     job = submit(slurm, tmp_path, "--requeue", "-m", "seed=1,2", "resume=true", "hydra.sweep.dir=sweep", DDP)
-    wait_until(first.is_file, tmp_path)
+    wait_until(first.is_file, tmp_path / "job.log")
     before = first.read_bytes()
-    wait_until(ended.with_name("plan.json").is_file, tmp_path)
+    wait_until(ended.with_name("plan.json").is_file, tmp_path / "job.log")
     slurm.run("scontrol", "requeue", job)
-    wait_until(lambda: slurm.run("squeue", "--noheader", f"--job={job}", "--format=%T").strip() == "PENDING", tmp_path)
+    wait_until(
+        lambda: slurm.run("squeue", "--noheader", f"--job={job}", "--format=%T").strip() == "PENDING",
+        tmp_path / "job.log",
+    )
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
-    wait_until(again.is_file, tmp_path)
+    wait_until(again.is_file, tmp_path / "job.log")
     assert [json.loads(path.read_text())["status"] for path in (first, ended, again)] == ["ok", "interrupted", "ok"]
     assert first.read_bytes() == before
 
